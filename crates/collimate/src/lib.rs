@@ -1,0 +1,1 @@
+//! Align language models from preference pairs, fair to length.

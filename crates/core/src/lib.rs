@@ -1,0 +1,102 @@
+//! The formalism of direct alignment, and nothing else.
+//!
+//! A method is a triple: an [averaging operator](averaging::AveragingOperator) 𝒜, which weighs the token
+//! log-probabilities of a completion; an [optimality operator](optimality::OptimalityOperator) 𝓑, whose inverse turns
+//! scores into implicit rewards; and a [preference loss](loss::PreferenceLoss) ℓ on the rewards of a pair.
+//! [`Objective`] composes the three and holds the named methods.
+//!
+//! Every formula is written once, generic over the [`Number`] it runs on: `f64` (the exact oracle) or a [`Batch`] on
+//! any device.
+
+pub mod averaging;
+pub mod loss;
+pub mod number;
+pub mod objective;
+pub mod optimality;
+pub mod registry;
+
+pub use averaging::AveragingOperator;
+pub use loss::{Preference, PreferenceLoss};
+pub use number::{Batch, Number};
+pub use objective::{Completion, Evaluation, Objective, Totals};
+pub use optimality::OptimalityOperator;
+
+use serde::{Deserialize, Serialize};
+
+/// Something held once for the chosen completion of a pair and once for the rejected.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pair<T> {
+    /// Of the preferred completion y⁺.
+    pub chosen: T,
+    /// Of the dispreferred completion y⁻.
+    pub rejected: T,
+}
+
+impl<T> Pair<T> {
+    /// A pair from its two halves, chosen first.
+    pub fn new(chosen: T, rejected: T) -> Self {
+        Self { chosen, rejected }
+    }
+
+    /// Applies `f` to both halves, chosen first.
+    pub fn map<U>(self, mut f: impl FnMut(T) -> U) -> Pair<U> {
+        Pair { chosen: f(self.chosen), rejected: f(self.rejected) }
+    }
+
+    /// Joins two pairs half by half.
+    pub fn zip<U>(self, other: Pair<U>) -> Pair<(T, U)> {
+        Pair { chosen: (self.chosen, other.chosen), rejected: (self.rejected, other.rejected) }
+    }
+
+    /// Borrows both halves.
+    pub fn as_ref(&self) -> Pair<&T> {
+        Pair { chosen: &self.chosen, rejected: &self.rejected }
+    }
+
+    /// Both halves as an array, chosen first.
+    pub fn into_array(self) -> [T; 2] {
+        [self.chosen, self.rejected]
+    }
+}
+
+/// A parameter, or a set of them, that the mathematics does not allow.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A parameter lies outside its range.
+    #[error("{owner}: {key} must be {rule}, got {value}")]
+    Parameter {
+        /// The operator or loss, by its registered name.
+        owner: &'static str,
+        /// The configuration key.
+        key: &'static str,
+        /// The range allowed, as in "greater than 0".
+        rule: &'static str,
+        /// What was given.
+        value: f64,
+    },
+    /// A name that nothing is registered under.
+    #[error("unknown {kind} \"{name}\"; there are: {known}")]
+    Unknown {
+        /// What was looked for: "method", "loss" …
+        kind: &'static str,
+        /// The name given.
+        name: String,
+        /// The names that exist, separated by commas.
+        known: String,
+    },
+    /// A configuration that names a key wrongly or gives it a value of the wrong type.
+    #[error("{0}")]
+    Configuration(String),
+}
+
+/// Checks a parameter against its rule, the one way every constructor here says what it wants.
+pub(crate) fn check(
+    holds: bool,
+    owner: &'static str,
+    key: &'static str,
+    rule: &'static str,
+    value: f64,
+) -> Result<(), Error> {
+    if holds { Ok(()) } else { Err(Error::Parameter { owner, key, rule, value }) }
+}

@@ -1,0 +1,51 @@
+//! `reverse_kl`: regularisation towards the reference by KL(π‖μ).
+
+use serde::{Deserialize, Serialize};
+
+use super::{AnyOptimality, OptimalityOperator};
+use crate::{Error, Number, check};
+
+/// D = KL(π‖μ): 𝓑\[R\](y|x) = μ(y|x) exp(R/β) / Z, so r = β (s(π) − s(μ)) (arXiv:2305.18290, eq. 4 and 5).
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ReverseKl {
+    /// β > 0, the strength of the regularisation.
+    pub beta: f64,
+}
+
+impl<T: Number> OptimalityOperator<T> for ReverseKl {
+    fn reward(&self, policy: T, reference: T) -> T {
+        (policy - reference) * self.beta
+    }
+}
+
+#[typetag::serde(name = "reverse_kl")]
+impl AnyOptimality for ReverseKl {
+    fn beta(&self) -> f64 {
+        self.beta
+    }
+    fn uses_reference(&self) -> bool {
+        true
+    }
+    fn validate(&self) -> Result<(), Error> {
+        check(self.beta > 0.0 && self.beta.is_finite(), "reverse_kl", "beta", "a finite number greater than 0", self.beta)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reward_is_the_scaled_log_ratio() {
+        // 0.1 · (−3 − (−5)) = 0.2
+        assert!((ReverseKl { beta: 0.1 }.reward(-3.0, -5.0) - 0.2).abs() < 1e-15);
+    }
+
+    #[test]
+    fn beta_must_be_positive() {
+        let said = ReverseKl { beta: 0.0 }.validate().unwrap_err().to_string();
+        assert_eq!(said, "reverse_kl: beta must be a finite number greater than 0, got 0");
+        assert!(ReverseKl { beta: f64::NAN }.validate().is_err());
+    }
+}

@@ -1,0 +1,1 @@
+//! Preference data: files to pairs to tokens to laid-out batches.

@@ -1,0 +1,1 @@
+//! Training: reference scores, optimiser, schedules, metrics and checkpoints.
