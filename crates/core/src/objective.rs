@@ -16,6 +16,10 @@ pub struct Completion<T> {
     pub score: T,
     /// The plain sum Σ_t ln π(y_t | x, y_<t), in nats.
     pub sum: T,
+    /// n, the number of scored tokens.
+    pub tokens: T,
+    /// Confidence.
+    pub confidence: T,
 }
 
 /// What the whole batch of an optimiser step holds, however it is cut into micro-batches.
@@ -89,6 +93,16 @@ impl Objective {
         self.optimality.uses_reference()
     }
 
+    /// Whether losses depend on each other across pairs.
+    pub fn coupled(&self) -> bool {
+        false
+    }
+
+    /// Whether confidence is used.
+    pub fn needs_confidence(&self) -> bool {
+        false
+    }
+
     /// The loss and the rewards of one pair, exactly.
     pub fn evaluate(
         &self,
@@ -112,7 +126,7 @@ impl Objective {
     /// The loss where policy and reference agree (π = μ), if the method has a reference: ln 2 for the logistic loss,
     /// 1/(4β²) for the squared, 1 for the hinge. A run that starts elsewhere has a fault.
     pub fn loss_at_reference(&self) -> Option<f64> {
-        let same = Pair::new(-1.0, -1.0).map(|s| Completion { score: s, sum: s });
+        let same = Pair::new(-1.0, -1.0).map(|s| Completion { score: s, sum: s, tokens: 1.0, confidence: 0.0 });
         let totals = Totals { pairs: 1, chosen_tokens: 1 };
         self.uses_reference().then(|| self.evaluate(&same, &same, totals).loss)
     }
