@@ -1,1 +1,24 @@
-//! Align language models from preference pairs, fair to length.
+//! Collimate aligns language models from preference pairs, fair to length.
+//!
+//! This crate joins the parts: [`core`] (the formalism), [`data`] (preference files to tokens), [`model`] (checkpoints
+//! and the log-prob engine), [`train`] (the loop), [`backend`] (the plug-in point for tensors), and [`cli`], the
+//! `collimate` command. A program that links further losses, operators or backends and calls [`cli::main`] has them all
+//! by name.
+
+pub mod cli;
+mod commands;
+pub mod config;
+mod output;
+mod progress;
+
+pub use collimate_backend as backend;
+pub use collimate_core as core;
+pub use collimate_data as data;
+pub use collimate_model as model;
+pub use collimate_train as train;
+
+// A plug-in that nobody names is dropped by the linker.
+#[cfg(feature = "flex")]
+use collimate_backend_flex as _;
+#[cfg(feature = "ndarray")]
+use collimate_backend_ndarray as _;

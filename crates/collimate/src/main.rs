@@ -1,2 +1,7 @@
 //! The `collimate` command.
-fn main() {}
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    collimate::cli::main()
+}

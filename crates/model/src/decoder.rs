@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 
 use burn::tensor::{Device, IndexingUpdateOp, Int, Tensor, TensorData};
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
 
 use crate::checkpoint::Checkpoint;
 use crate::config::ModelConfig;
@@ -127,6 +129,24 @@ impl Decoder {
         let inventory = Inventory::new(&config);
         let rotary = Rotary::new(&config);
         Self { config, inventory, parameters, rotary, device: device.clone() }
+    }
+
+    /// A decoder of random weights: normal with deviation 0.02, norms 1, biases 0; the same on every backend.
+    pub fn random(config: ModelConfig, seed: u64, device: &Device) -> Self {
+        let inventory = Inventory::new(&config);
+        let mut rng = StdRng::seed_from_u64(seed);
+        let mut normal = || {
+            // Box and Muller's transform, one half of it.
+            let (u, v): (f64, f64) = (1.0 - rng.random::<f64>(), rng.random());
+            ((-2.0 * u.ln()).sqrt() * (std::f64::consts::TAU * v).cos() * 0.02) as f32
+        };
+        let values = inventory.specs.iter().map(|s| match s.name.as_str() {
+            name if name.contains("norm") => vec![1.0; s.len()],
+            name if name.ends_with("bias") => vec![0.0; s.len()],
+            _ => (0..s.len()).map(|_| normal()).collect(),
+        });
+        let parameters = Tensors::from_host(&inventory, values.collect(), device);
+        Self::new(config, parameters, device)
     }
 
     /// The configuration.

@@ -54,6 +54,9 @@ pub enum Error {
     /// Reading or writing state failed.
     #[error(transparent)]
     Checkpoint(#[from] collimate_model::Error),
+    /// Whoever watches the run could not go on.
+    #[error("{0}")]
+    Observer(String),
     /// A checkpoint that does not belong to this run.
     #[error("{0}")]
     Resume(String),

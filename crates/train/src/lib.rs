@@ -3,6 +3,7 @@
 mod adamw;
 mod error;
 mod metrics;
+mod part;
 mod schedule;
 mod settings;
 mod step;
@@ -10,6 +11,7 @@ mod trainer;
 
 pub use adamw::{AdamW, Moments};
 pub use error::Error;
+pub use part::Part;
 pub use schedule::Schedule;
 pub use settings::Settings;
 pub use trainer::{Event, Observer, Progress, State, StepInfo, Trainer};

@@ -3,7 +3,6 @@
 use std::time::Instant;
 
 use collimate_core::{Objective, Pair};
-use collimate_data::Dataset;
 use collimate_model::{Decoder, Options};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
@@ -14,6 +13,7 @@ use serde_json::{Map, Value};
 use crate::adamw::{AdamW, Moments};
 use crate::error::Error;
 use crate::metrics::Window;
+use crate::part::Part;
 use crate::settings::Settings;
 use crate::step::{self, How, Item};
 
@@ -94,8 +94,8 @@ pub struct Trainer {
     reference: Option<Decoder>,
     objective: Objective,
     settings: Settings,
-    train: Dataset,
-    eval: Option<Dataset>,
+    train: Part,
+    eval: Option<Part>,
     moments: Moments,
     progress: Progress,
 }
@@ -111,8 +111,8 @@ impl Trainer {
         policy: Decoder,
         objective: Objective,
         settings: Settings,
-        train: Dataset,
-        eval: Option<Dataset>,
+        train: Part,
+        eval: Option<Part>,
     ) -> Result<Self, Error> {
         settings.validate()?;
         if train.is_empty() {
@@ -192,7 +192,7 @@ impl Trainer {
     /// Scores the pairs of `wanted` under the reference; each once.
     fn score_reference(
         &self,
-        data: &Dataset,
+        data: &Part,
         mut wanted: Vec<usize>,
         progress: &mut dyn FnMut(usize) -> Result<(), Error>,
     ) -> Result<Cache, Error> {
@@ -228,7 +228,7 @@ impl Trainer {
         Ok(cache)
     }
 
-    fn items(&self, data: &Dataset, cache: &Cache, pairs: &[usize]) -> Vec<Item> {
+    fn items(&self, data: &Part, cache: &Cache, pairs: &[usize]) -> Vec<Item> {
         pairs.iter().map(|i| Item::new(&self.objective, data.get(*i), cache[*i].as_ref())).collect()
     }
 
@@ -241,7 +241,7 @@ impl Trainer {
         let steps = self.steps();
         let mut order = (0, Vec::new());
         let wanted: Vec<usize> = (self.progress.step..steps).flat_map(|s| self.pairs_of(s, &mut order)).collect();
-        let eval_pairs: Vec<usize> = (0..self.eval.as_ref().map_or(0, Dataset::len)).collect();
+        let eval_pairs: Vec<usize> = (0..self.eval.as_ref().map_or(0, Part::len)).collect();
         let distinct = wanted.iter().collect::<std::collections::HashSet<_>>().len();
         let total = distinct + eval_pairs.len();
         let cache = self.score_reference(&self.train, wanted, &mut |done| observer(Event::Reference { done, total }))?;

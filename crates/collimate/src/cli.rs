@@ -1,0 +1,152 @@
+//! The `collimate` command.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+use clap::{Arg, ArgAction, ArgMatches, Command, builder::ValueParser};
+use collimate_core::objective::Method;
+use serde_json::{Map, Value};
+
+use crate::commands;
+use crate::config::{self, KEYS, Key};
+
+/// Runs the command line of this process; a fault is one paragraph on standard error and a failing exit code.
+pub fn main() -> ExitCode {
+    match dispatch(&command().get_matches()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            let chain: Vec<String> = e.chain().map(ToString::to_string).collect();
+            eprintln!("error: {}", chain.join(": "));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The command line, for help and completion.
+pub fn command() -> Command {
+    Command::new("collimate")
+        .version(env!("CARGO_PKG_VERSION"))
+        .about("Align language models from preference pairs, fair to length")
+        .subcommand_required(true)
+        .arg_required_else_help(true)
+        .subcommand(align())
+        .subcommand(generate())
+        .subcommand(
+            Command::new("methods")
+                .about("List the methods, losses, averagings and optimality operators that are linked")
+                .arg(json()),
+        )
+        .subcommand(
+            Command::new("backends")
+                .about("List the tensor backends that are linked, and which are usable on this machine")
+                .arg(json()),
+        )
+        .subcommand(commands::demo::command())
+}
+
+fn json() -> Arg {
+    Arg::new("json").long("json").action(ArgAction::SetTrue).help("Print JSON")
+}
+
+fn flag(key: &'static str, help: String, heading: &'static str) -> Arg {
+    let arg = Arg::new(key).long(key).value_name("VALUE").help(help).help_heading(heading).action(ArgAction::Set);
+    // A value may begin with a dash: a number below 0 is refused by its key, not by the parser.
+    let arg = arg.allow_hyphen_values(true);
+    if key.contains('_') { arg.alias(key.replace('_', "-")) } else { arg }
+}
+
+/// The parameters of all methods, each with the methods that have it.
+fn parameters() -> Vec<(&'static str, String)> {
+    let mut all: Vec<(&'static str, String)> = Vec::new();
+    for m in Method::all() {
+        for p in m.parameters {
+            if !all.iter().any(|(k, _)| *k == p.key) {
+                all.push((p.key, format!("{} (see `collimate methods` for defaults)", p.about)));
+            }
+        }
+    }
+    all.sort();
+    all
+}
+
+fn align() -> Command {
+    let about = "Align a checkpoint on preference pairs";
+    let long = "Align a checkpoint on preference pairs.\n\n\
+        Every key below can be set in a TOML file (CONFIG), as a flag, or both: flags win. Dashes are accepted for \
+        underscores. The run's effective configuration is written to the output folder as collimate.toml and repeats \
+        the run.\n\nExample:\n  collimate align --model my-model --data pairs.jsonl --method averaged-dpo --beta 2 \
+        --learning_rate 1e-6 --output_dir aligned";
+    let config = Arg::new("config")
+        .value_name("CONFIG")
+        .help("A TOML file of keys")
+        .value_parser(clap::value_parser!(PathBuf));
+    let keys = KEYS.iter().map(|k| flag(k.name, k.help.to_owned(), k.heading));
+    let parameters = parameters().into_iter().map(|(k, about)| flag(k, about, "Parameters of the method"));
+    Command::new("align").about(about).long_about(long).arg(config).args(keys).args(parameters).args([
+        Arg::new("quiet").long("quiet").short('q').action(ArgAction::SetTrue).help("Print the summary only"),
+    ])
+}
+
+fn generate() -> Command {
+    let number = |name: &'static str, default: &'static str, help: &'static str, parser: ValueParser| {
+        Arg::new(name)
+            .long(name)
+            .alias(name.replace('_', "-"))
+            .value_name("N")
+            .default_value(default)
+            .help(help)
+            .value_parser(parser)
+    };
+    Command::new("generate").about("Write text with a checkpoint").args([
+        Arg::new("model").long("model").value_name("FOLDER").required(true).help("A Hugging Face checkpoint folder"),
+        Arg::new("prompt").long("prompt").value_name("TEXT").required(true).help("What the text begins with"),
+        number("max_new_tokens", "256", "Most tokens to write", clap::value_parser!(u64).into()),
+        number("temperature", "0", "0 takes the likeliest token; above 0 samples", clap::value_parser!(f64).into()),
+        number("top_p", "1", "Sample from the likeliest tokens of this total probability", clap::value_parser!(f64).into()),
+        number("top_k", "0", "Sample from this many of the likeliest tokens; 0: all", clap::value_parser!(u64).into()),
+        number("seed", "42", "What samples are drawn from", clap::value_parser!(u64).into()),
+        Arg::new("backend").long("backend").value_name("NAME").help("Tensors: see `collimate backends`"),
+    ])
+}
+
+fn dispatch(matches: &ArgMatches) -> Result<()> {
+    match matches.subcommand() {
+        Some(("align", m)) => commands::align::run(table(m)?, m.get_flag("quiet")),
+        Some(("generate", m)) => commands::generate::run(m),
+        Some(("methods", m)) => commands::methods::run(m.get_flag("json")),
+        Some(("backends", m)) => commands::backends::run(m.get_flag("json")),
+        Some(("demo", m)) => commands::demo::run(m),
+        _ => bail!("no command given; see --help"),
+    }
+}
+
+/// The keys of a run: the file's, with the flags over them.
+fn table(m: &ArgMatches) -> Result<Map<String, Value>> {
+    let mut table = match m.get_one::<PathBuf>("config") {
+        Some(path) => config::read_file(path)?,
+        None => Map::new(),
+    };
+    let parameters = parameters();
+    let parameters = parameters.iter().map(|(name, _)| Key { name, heading: "", help: "", text: false });
+    for key in KEYS.iter().copied().chain(parameters) {
+        if let Some(given) = m.get_one::<String>(key.name) {
+            // A method by name and a triple in the file exclude each other: what the flag says goes.
+            match key.name {
+                "method" => table.remove("objective"),
+                "objective" => table.remove("method"),
+                _ => None,
+            };
+            table.insert(key.name.to_owned(), config::flag_value(&key, given));
+        }
+    }
+    Ok(table)
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_command_line_is_consistent() {
+        super::command().debug_assert();
+    }
+}

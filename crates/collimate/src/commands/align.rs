@@ -1,0 +1,88 @@
+//! `collimate align`.
+
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use collimate_data::{Dataset, Options, Report, Source, Tokenizer};
+use collimate_model::{Checkpoint, Decoder};
+use collimate_train::{Error as TrainError, Event, Part, Trainer};
+use serde_json::{Map, Value, json};
+
+use crate::config::Run;
+use crate::output::Output;
+use crate::progress::Progress;
+
+/// Reads, trains, saves; nothing is written before everything was read.
+pub(crate) fn run(table: Map<String, Value>, quiet: bool) -> Result<()> {
+    let run = Run::new(table)?;
+    align(&run, quiet)
+}
+
+pub(crate) fn align(run: &Run, quiet: bool) -> Result<()> {
+    let mut inputs: Vec<&Path> = vec![&run.model];
+    inputs.extend(run.ref_model.as_deref());
+    let mut output = Output::check(&run.output_dir, &inputs)?;
+    let (backend, device) = super::device(run.backend.as_deref())?;
+    let checkpoint = Checkpoint::open(&run.model)?;
+    let tokenizer = Tokenizer::from_folder(&run.model)?;
+
+    let mut options = run.data_options.clone();
+    // Longer than the model's positions is not trainable: the row is named here, not by the model.
+    let limit = checkpoint.config.max_position_embeddings;
+    options.max_length = Some(options.max_length.map_or(limit, |n| n.min(limit)));
+    let (data, report) = load(&run.data, &tokenizer, &options, quiet)?;
+    let eval = match run.eval_data.is_empty() {
+        true => None,
+        false => Some(load(&run.eval_data, &tokenizer, &options, quiet)?),
+    };
+    let reports = json!({"train": report, "eval": eval.as_ref().map(|(_, r)| r)});
+    let (train, eval) = match eval {
+        Some((eval, _)) => (Part::whole(data), Some(Part::whole(eval))),
+        None if run.eval_split > 0.0 => {
+            let (train, eval) = Part::split(data, run.eval_split, run.settings.seed);
+            (train, Some(eval))
+        }
+        None => (Part::whole(data), None),
+    };
+
+    let policy = Decoder::load(&checkpoint, &device)?;
+    let mut trainer = Trainer::new(policy, run.objective_again()?, run.settings.clone(), train, eval)?;
+    if let Some(folder) = &run.ref_model {
+        let other = Checkpoint::open(folder)?;
+        trainer = trainer.with_reference(Decoder::load(&other, &device)?);
+    }
+    if !quiet {
+        let parameters = checkpoint.inventory.elements();
+        eprintln!(
+            "{}: {} parameters on {backend}; {} steps of {} pairs",
+            run.model.display(),
+            parameters,
+            trainer.steps(),
+            run.settings.per_device_train_batch_size * run.settings.gradient_accumulation_steps
+        );
+    }
+    let config = run.to_toml()?;
+    let mut progress = Progress::new(quiet);
+    let io = |e: anyhow::Error| TrainError::Observer(format!("{e:#}"));
+    trainer.run(&mut |event| {
+        progress.event(&event);
+        match event {
+            Event::Begin { .. } => output.begin(&config).map_err(io),
+            Event::Metrics(line) => output.metrics(line).context("metrics.jsonl").map_err(io),
+            _ => Ok(()),
+        }
+    })?;
+    output.report("data_report.json", &reports)?;
+    checkpoint.save(trainer.policy().parameters(), output.folder())?;
+    let summary = progress.finish();
+    println!("{summary}\nsaved to {}", output.folder().display());
+    Ok(())
+}
+
+fn load(sources: &[Source], tokenizer: &Tokenizer, options: &Options, quiet: bool) -> Result<(Dataset, Report)> {
+    let (data, report) = collimate_data::load(sources, tokenizer, options)?;
+    if !quiet {
+        eprintln!("{}", report.to_string().trim_end());
+    }
+    Ok((data, report))
+}

@@ -1,0 +1,21 @@
+//! One file per command.
+
+pub(crate) mod align;
+pub(crate) mod backends;
+pub(crate) mod demo;
+pub(crate) mod generate;
+pub(crate) mod methods;
+
+use anyhow::{Context, Result};
+use burn::tensor::Device;
+use collimate_backend::Backend;
+
+/// Opens the backend of that name, or the first usable one, and makes it the default of this process.
+pub(crate) fn device(name: Option<&str>) -> Result<(String, Device)> {
+    let name = match name {
+        Some(name) => name.to_owned(),
+        None => Backend::preferred().context("no backend that is linked is usable here; see `collimate backends`")?.name.to_owned(),
+    };
+    let device = Backend::device(&name)?;
+    Ok((name, device))
+}

@@ -1,0 +1,413 @@
+//! The configuration of a run: keys, where they come from, and what they become.
+//!
+//! A run is described by one flat table of keys, from a TOML file, from flags of the same names, or both (flags win).
+//! Keys that TRL also has are spelt as TRL spells them.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, anyhow, bail};
+use collimate_core::Objective;
+use collimate_core::objective::Method;
+use collimate_data::{Options as DataOptions, Source};
+use collimate_train::Settings;
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
+
+/// A configuration key: its name, the heading it stands under, and what it does.
+#[derive(Clone, Copy, Debug)]
+pub struct Key {
+    /// The name in TOML; the flag is `--name`, dashes accepted for underscores.
+    pub name: &'static str,
+    /// The heading in `--help`.
+    pub heading: &'static str,
+    /// What it does, its default and its choices.
+    pub help: &'static str,
+    /// Whether the flag's value is text even where it looks like a number.
+    pub text: bool,
+}
+
+const fn key(heading: &'static str, name: &'static str, help: &'static str) -> Key {
+    Key { name, heading, help, text: false }
+}
+
+const fn text(heading: &'static str, name: &'static str, help: &'static str) -> Key {
+    Key { name, heading, help, text: true }
+}
+
+const RUN: &str = "What to run";
+const METHOD: &str = "Method";
+const TRAIN: &str = "Training";
+const DATA: &str = "Data";
+const ENGINE: &str = "Engine";
+
+/// The keys that make up a run itself.
+const RUN_KEYS: [&str; 9] = [
+    "model",
+    "ref_model",
+    "data",
+    "eval_data",
+    "eval_split",
+    "backend",
+    "output_dir",
+    "method",
+    "objective",
+];
+
+/// All keys but the parameters of methods, which the methods themselves declare.
+pub const KEYS: &[Key] = &[
+    text(RUN, "model", "The checkpoint to align: a Hugging Face folder"),
+    text(RUN, "data", "Preference pairs: a file or folder, or in TOML a list of them or of {path, weight}"),
+    text(RUN, "output_dir", "Where the aligned checkpoint, metrics.jsonl and collimate.toml go"),
+    text(RUN, "ref_model", "The reference; default: the model as it is before training"),
+    text(RUN, "eval_data", "Preference pairs to evaluate on"),
+    key(RUN, "eval_split", "Share of data kept for evaluation instead, 0 to 1 [default: 0]"),
+    text(RUN, "backend", "Tensors: see `collimate backends` [default: the first that is usable]"),
+    text(METHOD, "method", "The method by name: see `collimate methods` [default: averaged-dpo]"),
+    key(METHOD, "objective", "In place of method, the triple spelt out: {averaging = {type = …}, optimality = {…}, loss = {…}}"),
+    key(TRAIN, "learning_rate", "Peak learning rate of AdamW [default: 1e-6]"),
+    text(TRAIN, "lr_scheduler_type", "constant, constant_with_warmup, linear or cosine [default: linear]"),
+    key(TRAIN, "warmup_steps", "Optimiser steps over which the learning rate rises from 0 [default: 0]"),
+    key(TRAIN, "warmup_ratio", "The same as a share of all steps [default: 0]"),
+    key(TRAIN, "per_device_train_batch_size", "Pairs per micro-batch [default: 8]"),
+    key(TRAIN, "gradient_accumulation_steps", "Micro-batches per optimiser step [default: 1]"),
+    key(TRAIN, "num_train_epochs", "Passes over the data [default: 3]"),
+    key(TRAIN, "max_steps", "Optimiser steps; above 0 it overrides num_train_epochs [default: 0]"),
+    key(TRAIN, "adam_beta1", "Decay of the mean of gradients [default: 0.9]"),
+    key(TRAIN, "adam_beta2", "Decay of the mean of squared gradients [default: 0.999]"),
+    key(TRAIN, "adam_epsilon", "The small number beside AdamW's root [default: 1e-8]"),
+    key(TRAIN, "weight_decay", "Decoupled weight decay [default: 0]"),
+    key(TRAIN, "max_grad_norm", "The gradient is scaled down to this norm; 0: never [default: 1]"),
+    key(TRAIN, "logging_steps", "Optimiser steps per line of metrics [default: 10]"),
+    key(TRAIN, "eval_steps", "Optimiser steps between evaluations; 0: at the end [default: 0]"),
+    key(TRAIN, "per_device_eval_batch_size", "Pairs per batch in evaluation and under the reference [default: 8]"),
+    key(TRAIN, "save_steps", "Optimiser steps between checkpoints; 0: at the end [default: 0]"),
+    key(TRAIN, "seed", "What the order of the data and all else that is random is drawn from [default: 42]"),
+    key(TRAIN, "shuffle", "Whether the data is shuffled, anew for each epoch [default: true]"),
+    key(ENGINE, "prefix_sharing", "Whether a pair's prompt is computed once for both completions [default: true]"),
+    key(ENGINE, "max_tokens_per_batch", "Bound on input tokens per micro-batch; 0: none [default: 0]"),
+    key(ENGINE, "gradient_checkpointing", "Recompute layers in the backward pass instead of storing them [default: false]"),
+    key(ENGINE, "logits_chunk", "Logits held at a time, in numbers [default: 16777216]"),
+    key(DATA, "max_length", "Most tokens in prompt + completion [default: what the model takes]"),
+    text(DATA, "overlong", "A longer pair: error, drop, truncate-prompt, truncate-completion, truncate-completion-keep-eos [default: error]"),
+    text(DATA, "boundary", "Tokens that merge across prompt and completion: error, separate or merge [default: error]"),
+    text(DATA, "format", "standard, conversational, implicit-standard, implicit-conversational, alpaca, sharegpt or llamafactory-v1 [default: recognised]"),
+    key(DATA, "columns", "Renamed columns: {question = \"prompt\"}"),
+    text(DATA, "split", "The split read from a folder whose files are named by split [default: train]"),
+    text(DATA, "implicit_prompt", "Where the prompt stands inside the completions only: auto, turn or common-prefix [default: auto]"),
+    text(DATA, "empty_completion", "error or drop [default: error]"),
+    text(DATA, "empty_prompt", "error or drop [default: error]"),
+    text(DATA, "identical_pair", "error or drop [default: error]"),
+    text(DATA, "differing_prompts", "error or drop [default: error]"),
+    text(DATA, "wrong_type", "error or drop [default: error]"),
+    text(DATA, "duplicate_row", "keep, drop or error [default: keep]"),
+    text(DATA, "identical_after_truncation", "error or drop [default: error]"),
+    text(DATA, "untruncatable", "error or drop [default: error]"),
+    text(DATA, "inner_eos", "error or drop [default: error]"),
+    text(DATA, "chat_template", "A chat template, or a path to one ending in .jinja, in place of the checkpoint's"),
+    key(DATA, "chat_template_kwargs", "Variables for the chat template: {enable_thinking = false}"),
+    key(DATA, "assistant_only_loss", "Score only what the template marks as generated [default: false]"),
+    text(DATA, "cache_dir", "Folder for tokenised data, reused by later runs [default: none]"),
+];
+
+/// A run, read and checked as far as that goes without its files.
+#[derive(Debug)]
+pub struct Run {
+    /// The checkpoint to align.
+    pub model: PathBuf,
+    /// The reference, if it is another than the model.
+    pub ref_model: Option<PathBuf>,
+    /// Preference pairs.
+    pub data: Vec<Source>,
+    /// Preference pairs for evaluation.
+    pub eval_data: Vec<Source>,
+    /// Share of `data` kept for evaluation.
+    pub eval_split: f64,
+    /// The backend by name, if one was chosen.
+    pub backend: Option<String>,
+    /// Where the output goes.
+    pub output_dir: PathBuf,
+    /// The method.
+    pub objective: Objective,
+    /// The trainer's settings.
+    pub settings: Settings,
+    /// How data is read.
+    pub data_options: DataOptions,
+    /// All keys as they take effect, defaults included.
+    pub effective: Map<String, Value>,
+}
+
+/// The names of the keys of a settings type, from its defaults.
+fn names<T: serde::Serialize + Default>() -> Vec<String> {
+    match serde_json::to_value(T::default()) {
+        Ok(Value::Object(table)) => table.into_iter().map(|(k, _)| k).collect(),
+        _ => unreachable!("settings are a table"),
+    }
+}
+
+/// Every key that a run may have: [`KEYS`] and the parameters of all methods.
+fn known() -> Vec<String> {
+    let parameters = Method::all().into_iter().flat_map(|m| m.parameters.iter().map(|p| p.key.to_owned()));
+    let mut all: Vec<_> = KEYS.iter().map(|k| k.name.to_owned()).chain(parameters).collect();
+    all.sort();
+    all.dedup();
+    all
+}
+
+/// The known key nearest to `name`, if one is near.
+fn nearest<'a>(name: &str, known: &'a [String]) -> Option<&'a str> {
+    let distance = |other: &str| {
+        let b: Vec<char> = other.chars().collect();
+        let mut row: Vec<usize> = (0..=b.len()).collect();
+        for (i, x) in name.chars().enumerate() {
+            let mut corner = row[0];
+            row[0] = i + 1;
+            for j in 0..b.len() {
+                let change = corner + usize::from(x != b[j]);
+                corner = row[j + 1];
+                row[j + 1] = change.min(corner + 1).min(row[j] + 1);
+            }
+        }
+        row[b.len()]
+    };
+    let best = known.iter().min_by_key(|k| distance(k))?;
+    (distance(best) <= 1 + name.len() / 4).then_some(best)
+}
+
+fn section<T: DeserializeOwned>(table: Map<String, Value>, from: &str) -> Result<T> {
+    serde_path_to_error::deserialize(Value::Object(table)).map_err(|e| {
+        let path = e.path().to_string();
+        anyhow!("{from}{path}: {}", e.into_inner())
+    })
+}
+
+/// A list of sources from a path, a list of paths, or a list of `{path, weight}`.
+fn sources(key: &str, value: Value) -> Result<Vec<Source>> {
+    let one = |v: Value| match v {
+        Value::String(path) => Ok(Source::from(path)),
+        Value::Object(_) => section(v.as_object().cloned().expect("it is one"), &format!("{key}: ")),
+        other => bail!("{key}: expected a path or {{path, weight}}, got {other}"),
+    };
+    match value {
+        Value::Array(list) => list.into_iter().map(one).collect(),
+        v => Ok(vec![one(v)?]),
+    }
+}
+
+fn string(key: &str, value: Value) -> Result<String> {
+    match value {
+        Value::String(s) if !s.is_empty() => Ok(s),
+        other => bail!("{key}: expected text, got {other}"),
+    }
+}
+
+/// Reads a TOML file as a flat table of keys.
+///
+/// # Errors
+/// A file that can't be read or is not TOML; the message names the line.
+pub fn read_file(path: &Path) -> Result<Map<String, Value>> {
+    let text = std::fs::read_to_string(path).with_context(|| format!("{} can't be read", path.display()))?;
+    let table: toml::Table =
+        toml::from_str(&text).map_err(|e| anyhow!("{}: {}", path.display(), e.to_string().trim_end()))?;
+    match serde_json::to_value(table)? {
+        Value::Object(map) => Ok(map),
+        _ => unreachable!("a TOML document is a table"),
+    }
+}
+
+/// The value of a flag: TOML where it reads as TOML, text otherwise.
+pub fn flag_value(key: &Key, given: &str) -> Value {
+    if key.text {
+        return Value::String(given.to_owned());
+    }
+    let parsed = toml::from_str::<toml::Table>(&format!("v = {given}")).ok().and_then(|mut t| t.remove("v"));
+    parsed.and_then(|v| serde_json::to_value(v).ok()).unwrap_or_else(|| Value::String(given.to_owned()))
+}
+
+impl Run {
+    /// Reads a flat table of keys.
+    ///
+    /// # Errors
+    /// Names the first key that is missing, unknown, of the wrong type or out of range.
+    pub fn new(mut table: Map<String, Value>) -> Result<Self> {
+        let known = known();
+        if let Some(odd) = table.keys().find(|k| !known.contains(k)) {
+            let hint = nearest(odd, &known).map_or_else(String::new, |k| format!("; did you mean `{k}`?"));
+            bail!("unknown key `{odd}`{hint} (`collimate align --help` lists all keys)");
+        }
+        let mut take = |key: &str| table.remove(key);
+        let required = |key: &str, v: Option<Value>| v.ok_or_else(|| anyhow!("`{key}` is missing: give --{key} or set it in the file"));
+        let model = PathBuf::from(string("model", required("model", take("model"))?)?);
+        let ref_model = take("ref_model").map(|v| string("ref_model", v)).transpose()?.map(PathBuf::from);
+        let data_value = required("data", take("data"))?;
+        let data = sources("data", data_value.clone())?;
+        let eval_value = take("eval_data");
+        let eval_data = eval_value.clone().map_or(Ok(Vec::new()), |v| sources("eval_data", v))?;
+        let eval_split = match take("eval_split") {
+            None => 0.0,
+            Some(v) => v
+                .as_f64()
+                .filter(|s| (0.0..1.0).contains(s))
+                .ok_or_else(|| anyhow!("eval_split: expected a number from 0 to below 1, got {v}"))?,
+        };
+        if eval_split > 0.0 && !eval_data.is_empty() {
+            bail!("eval_split and eval_data both say what to evaluate on: give one");
+        }
+        let backend = take("backend").map(|v| string("backend", v)).transpose()?;
+        let output_dir = PathBuf::from(string("output_dir", required("output_dir", take("output_dir"))?)?);
+        let method = take("method").map(|v| string("method", v)).transpose()?;
+        let triple = take("objective");
+
+        let mut pick = |names: Vec<String>| -> Map<String, Value> {
+            names.into_iter().filter_map(|k| table.remove(&k).map(|v| (k, v))).collect()
+        };
+        let mut given: BTreeMap<&str, Map<String, Value>> = BTreeMap::new();
+        given.insert("train", pick(names::<Settings>()));
+        given.insert("data", pick(names::<DataOptions>().into_iter().filter(|k| k != "seed").collect()));
+        // What is left are parameters of methods.
+        let parameters = table;
+        let objective = match (&method, triple) {
+            (Some(_), Some(_)) => bail!("method and objective both say what to optimise: give one"),
+            (None, Some(triple)) => {
+                if let Some(key) = parameters.keys().next() {
+                    bail!("{key}: with `objective`, parameters belong inside its tables");
+                }
+                Objective::from_value(&triple)?
+            }
+            (name, None) => Method::find(name.as_deref().unwrap_or("averaged-dpo"))?.objective(&parameters)?,
+        };
+        let settings: Settings = section(given.remove("train").expect("it was put there"), "")?;
+        settings.validate()?;
+        let data_table = given.remove("data").expect("it was put there");
+        let data_options = DataOptions { seed: settings.seed, ..section(data_table, "")? };
+        data_options.validate()?;
+
+        let mut run = Self {
+            model,
+            ref_model,
+            data,
+            eval_data,
+            eval_split,
+            backend,
+            output_dir,
+            objective,
+            settings,
+            data_options,
+            effective: Map::new(),
+        };
+        run.effective = run.effective_table(data_value, eval_value)?;
+        Ok(run)
+    }
+
+    fn effective_table(&self, data: Value, eval: Option<Value>) -> Result<Map<String, Value>> {
+        let mut all = Map::new();
+        let path = |p: &Path| Value::String(p.display().to_string());
+        all.insert("model".into(), path(&self.model));
+        if let Some(r) = &self.ref_model {
+            all.insert("ref_model".into(), path(r));
+        }
+        all.insert("data".into(), data);
+        if let Some(eval) = eval {
+            all.insert("eval_data".into(), eval);
+        }
+        all.insert("eval_split".into(), self.eval_split.into());
+        if let Some(b) = &self.backend {
+            all.insert("backend".into(), b.clone().into());
+        }
+        all.insert("output_dir".into(), path(&self.output_dir));
+        let tables = [serde_json::to_value(&self.settings)?, serde_json::to_value(&self.data_options)?];
+        for table in tables {
+            let Value::Object(table) = table else { unreachable!("settings are a table") };
+            let said = table.into_iter().filter(|(_, v)| !v.is_null());
+            all.extend(said.filter(|(_, v)| v.as_object().is_none_or(|o| !o.is_empty())));
+        }
+        all.insert("objective".into(), self.objective.to_value());
+        Ok(all)
+    }
+
+    /// The objective once more, for an owner that consumes it.
+    ///
+    /// # Errors
+    /// None that [`new`](Self::new) has not seen.
+    pub fn objective_again(&self) -> Result<Objective> {
+        Ok(Objective::from_value(&self.objective.to_value())?)
+    }
+
+    /// The effective configuration as a TOML file that reruns this run.
+    ///
+    /// # Errors
+    /// A value that TOML can't hold.
+    pub fn to_toml(&self) -> Result<String> {
+        let text = toml::to_string(&Value::Object(self.effective.clone())).context("writing the configuration")?;
+        Ok(format!("# The configuration of this run as it took effect: `collimate align collimate.toml` repeats it.\n{text}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn table(text: &str) -> Map<String, Value> {
+        match serde_json::to_value(toml::from_str::<toml::Table>(text).unwrap()).unwrap() {
+            Value::Object(map) => map,
+            _ => unreachable!(),
+        }
+    }
+
+    const LEAST: &str = "model = 'm'\ndata = 'd.jsonl'\noutput_dir = 'o'\n";
+
+    fn refused(more: &str) -> String {
+        Run::new(table(&format!("{LEAST}{more}"))).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn every_setting_has_a_key_and_every_key_a_setting() {
+        let mut settings: Vec<String> = names::<Settings>();
+        settings.extend(names::<DataOptions>());
+        settings.extend(RUN_KEYS.map(String::from));
+        settings.sort();
+        settings.dedup();
+        let mut keys: Vec<String> = KEYS.iter().map(|k| k.name.to_owned()).collect();
+        keys.sort();
+        assert_eq!(keys, settings);
+    }
+
+    #[test]
+    fn the_effective_configuration_is_the_same_run() {
+        let run = Run::new(table(&format!("{LEAST}method = 'averaged-ipo'\nbeta = 0.7\nmax_steps = 3\noverlong = 'drop'"))).unwrap();
+        let again = Run::new(table(&run.to_toml().unwrap())).unwrap();
+        assert_eq!(again.effective, run.effective);
+        assert_eq!(again.settings, run.settings);
+        assert_eq!(again.data_options, run.data_options);
+        assert_eq!(again.objective.to_value(), run.objective.to_value());
+    }
+
+    #[test]
+    fn faults_name_their_key() {
+        let said = refused("bta = 1");
+        assert!(said.starts_with("unknown key `bta`; did you mean `beta`?"), "{said}");
+        let said = refused("learning_rate = 'fast'");
+        assert!(said.starts_with("learning_rate: invalid type: string"), "{said}");
+        let said = refused("learning_rate = 0");
+        assert_eq!(said, "learning_rate must be above 0, got 0");
+        let said = refused("overlong = 'cut'");
+        assert!(said.starts_with("overlong: unknown variant `cut`, expected one of"), "{said}");
+        let said = refused("beta = 0");
+        assert!(said.ends_with("beta must be a finite number greater than 0, got 0"), "{said}");
+        let said = refused("method = 'dpoo'");
+        assert!(said.starts_with("unknown method \"dpoo\"; there are:"), "{said}");
+        let said = refused("eval_data = 'e'\neval_split = 0.5");
+        assert!(said.contains("give one"), "{said}");
+        let said = Run::new(table("model = 'm'")).unwrap_err().to_string();
+        assert!(said.starts_with("`data` is missing"), "{said}");
+    }
+
+    #[test]
+    fn flags_read_as_toml_or_text() {
+        let find = |n: &str| KEYS.iter().find(|k| k.name == n).unwrap();
+        assert_eq!(flag_value(find("max_steps"), "20"), Value::from(20));
+        assert_eq!(flag_value(find("shuffle"), "false"), Value::from(false));
+        assert_eq!(flag_value(find("model"), "123"), Value::from("123"));
+        assert_eq!(flag_value(find("learning_rate"), "fast"), Value::from("fast"));
+    }
+}

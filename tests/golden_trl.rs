@@ -1,0 +1,169 @@
+//! A training run of another implementation, replayed step by step on every backend.
+
+mod common;
+
+use std::io::Write;
+
+use collimate::core::objective::Method;
+use collimate::data::{Options as DataOptions, Source, Tokenizer};
+use collimate::model::{Checkpoint, Decoder, Layout, Options, Text};
+use collimate::train::{Event, Part, Schedule, Settings, Trainer};
+use serde_json::{Map, Value, json};
+
+fn golden() -> Option<(Value, Checkpoint, Tokenizer)> {
+    let path = common::shared("data/golden-trl/shared_trl_dpo_stories260k.json")?;
+    let folder = common::shared("data/stories260k-hf")?;
+    let golden = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+    Some((golden, Checkpoint::open(&folder).unwrap(), Tokenizer::from_folder(&folder).unwrap()))
+}
+
+/// The texts of the reference run as the file that a user would have.
+fn file(golden: &Value) -> tempfile::NamedTempFile {
+    let mut file = tempfile::Builder::new().suffix(".jsonl").tempfile().unwrap();
+    for example in golden["examples"].as_array().unwrap() {
+        writeln!(file, "{}", example["text"]).unwrap();
+    }
+    file
+}
+
+fn data(golden: &Value, tokenizer: &Tokenizer) -> collimate::data::Dataset {
+    let file = file(golden);
+    let sources = [Source::from(file.path())];
+    collimate::data::load(&sources, tokenizer, &DataOptions::default()).unwrap().0
+}
+
+fn ids(v: &Value) -> Vec<u32> {
+    v.as_array().unwrap().iter().map(|n| n.as_u64().unwrap() as u32).collect()
+}
+
+#[test]
+fn token_ids_are_equal() {
+    let Some((golden, _, tokenizer)) = golden() else { return };
+    let data = data(&golden, &tokenizer);
+    let examples = golden["examples"].as_array().unwrap();
+    assert_eq!(data.len(), 16);
+    for (i, e) in examples.iter().enumerate() {
+        let t = data.get(i);
+        assert_eq!(t.prompt, ids(&e["prompt_ids"]), "prompt {i}");
+        assert_eq!(t.chosen, ids(&e["chosen_ids"]), "chosen {i}");
+        assert_eq!(t.rejected, ids(&e["rejected_ids"]), "rejected {i}");
+    }
+}
+
+#[test]
+fn log_probs_are_within_a_thousandth() {
+    let Some((golden, checkpoint, tokenizer)) = golden() else { return };
+    let data = data(&golden, &tokenizer);
+    for (name, device) in common::devices() {
+        let decoder = Decoder::load(&checkpoint, &device).unwrap();
+        for share in [true, false] {
+            let mut layout = Layout::default();
+            for t in data.iter() {
+                layout.push(&t.prompt, &[Text::whole(&t.chosen), Text::whole(&t.rejected)], share).unwrap();
+            }
+            let scores = decoder.score(&layout, Options::default()).unwrap();
+            let expected = golden["examples"].as_array().unwrap().iter();
+            let expected = expected.flat_map(|e| [&e["chosen_logp"], &e["rejected_logp"]].map(|v| v.as_f64().unwrap()));
+            for (range, expected) in layout.completions.iter().zip(expected) {
+                let got: f64 = scores.log_probs[range.clone()].iter().map(|p| f64::from(*p)).sum();
+                assert!((got - expected).abs() < 1e-3, "{name}, share {share}: {got} is not {expected}");
+            }
+        }
+    }
+}
+
+/// Runs the reference run's settings and returns the metrics of each step.
+fn replay(golden: &Value, run: &Value, checkpoint: &Checkpoint, tokenizer: &Tokenizer, device: &burn::tensor::Device, more: &dyn Fn(&mut Settings)) -> Option<Vec<Map<String, Value>>> {
+    // The method of this name that stands for TRL's loss type.
+    let method = match run["loss_type"].as_str().unwrap() {
+        "sigmoid" => "dpo",
+        "sigmoid_norm" => "averaged-dpo",
+        "ipo" => "averaged-ipo",
+        "hinge" => "slic",
+        _ => return None,
+    };
+    let parameters = Map::from_iter([("beta".to_owned(), run["beta"].clone())]);
+    let objective = Method::find(method).unwrap().objective(&parameters).unwrap();
+    let mut settings = Settings {
+        learning_rate: 2e-5,
+        lr_scheduler_type: Schedule::Constant,
+        per_device_train_batch_size: 16,
+        max_steps: 8,
+        max_grad_norm: 0.0,
+        logging_steps: 1,
+        shuffle: false,
+        ..Settings::default()
+    };
+    more(&mut settings);
+    let policy = Decoder::load(checkpoint, device).unwrap();
+    let train = Part::whole(data(golden, tokenizer));
+    let mut trainer = Trainer::new(policy, objective, settings, train, None).unwrap();
+    let mut lines = Vec::new();
+    trainer
+        .run(&mut |event| {
+            if let Event::Metrics(line) = event {
+                lines.push(line.clone());
+            }
+            Ok(())
+        })
+        .unwrap();
+    Some(lines)
+}
+
+/// Loss within 1e-4 relative, gradient norm within 1e-3 relative, and what is reported beside them.
+fn assert_steps(got: &[Map<String, Value>], expected: &[Value], what: &str) {
+    assert_eq!(got.len(), expected.len(), "{what}");
+    for (got, expected) in got.iter().zip(expected) {
+        let step = expected["step"].as_u64().unwrap();
+        assert_eq!(got["step"], json!(step));
+        assert_eq!(got["num_tokens"].as_f64(), expected["num_tokens"].as_f64());
+        let number = |v: &Value| v.as_f64().unwrap();
+        for (key, tolerance) in [("loss", 1e-4), ("grad_norm", 1e-3), ("logps/chosen", 1e-4), ("logps/rejected", 1e-4)] {
+            let (g, e) = (number(&got[key]), number(&expected[key]));
+            assert!((g - e).abs() <= tolerance * e.abs(), "{what}, step {step}: {key} {g} is not {e}");
+        }
+        for key in ["rewards/chosen", "rewards/rejected", "rewards/margins"] {
+            let (g, e) = (number(&got[key]), number(&expected[key]));
+            assert!((g - e).abs() < 2e-3 * e.abs().max(0.1), "{what}, step {step}: {key} {g} is not {e}");
+        }
+        // At step 1 every margin is 0, and rounding decides which are counted.
+        if step > 1 {
+            assert_eq!(number(&got["rewards/accuracies"]), number(&expected["rewards/accuracies"]), "{what}, step {step}");
+        }
+    }
+}
+
+#[test]
+fn every_run_is_replayed_on_every_backend() {
+    let Some((golden, checkpoint, tokenizer)) = golden() else { return };
+    let mut compared = 0;
+    for (name, run) in golden["runs"].as_object().unwrap() {
+        for (backend, device) in common::devices() {
+            let Some(lines) = replay(&golden, run, &checkpoint, &tokenizer, &device, &|_| {}) else {
+                eprintln!("skipped: run {name}: no method for loss type {}", run["loss_type"]);
+                continue;
+            };
+            assert_steps(&lines, run["steps"].as_array().unwrap(), &format!("{name} on {backend}"));
+            compared += 1;
+        }
+    }
+    assert!(compared >= 2, "sigmoid must be compared on each backend");
+}
+
+#[test]
+fn how_it_is_computed_changes_nothing() {
+    let Some((golden, checkpoint, tokenizer)) = golden() else { return };
+    let run = &golden["runs"]["sigmoid_b0.1"];
+    let ways: [(&str, fn(&mut Settings)); 5] = [
+        ("micro-batches of 4", |s| (s.per_device_train_batch_size, s.gradient_accumulation_steps) = (4, 4)),
+        ("micro-batches of 3 and 1000 tokens", |s| (s.per_device_train_batch_size, s.gradient_accumulation_steps, s.max_tokens_per_batch) = (8, 2, 1000)),
+        ("prompts not shared", |s| s.prefix_sharing = false),
+        ("layers recomputed", |s| s.gradient_checkpointing = true),
+        ("head in chunks of 37 tokens", |s| s.logits_chunk = 37 * 512),
+    ];
+    let (_, device) = common::devices().remove(0);
+    for (what, way) in ways {
+        let lines = replay(&golden, run, &checkpoint, &tokenizer, &device, &way).unwrap();
+        assert_steps(&lines, run["steps"].as_array().unwrap(), what);
+    }
+}
