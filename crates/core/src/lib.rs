@@ -3,23 +3,26 @@
 //! A method is a triple: an [averaging operator](averaging::AveragingOperator) 𝒜, which weighs the token
 //! log-probabilities of a completion; an [optimality operator](optimality::OptimalityOperator) 𝓑, whose inverse turns
 //! scores into implicit rewards; and a [preference loss](loss::PreferenceLoss) ℓ on the rewards of a pair.
-//! [`Objective`] composes the three and holds the named methods.
+//! [`Objective`] composes the three, [`methods`] names the compositions, and [`trl`] reads another trainer's keys.
 //!
-//! Every formula is written once, generic over the [`Number`] it runs on: `f64` (the exact oracle) or a [`Batch`] on
-//! any device.
+//! Every formula is written once, generic over the [`Number`] it runs on: `f64` or a [`Column`] (the exact oracle), or
+//! a [`Batch`] on any device.
 
 pub mod averaging;
 pub mod loss;
+pub mod methods;
 pub mod number;
 pub mod objective;
 pub mod optimality;
 pub mod registry;
+pub mod trl;
 
 pub use averaging::AveragingOperator;
 pub use loss::{Preference, PreferenceLoss};
-pub use number::{Batch, Number};
+pub use methods::Method;
+pub use number::{Batch, Column, Number};
 pub use objective::{Completion, Evaluation, Objective, Totals};
-pub use optimality::OptimalityOperator;
+pub use optimality::{OptimalityOperator, Scores};
 
 use serde::{Deserialize, Serialize};
 

@@ -1,13 +1,15 @@
-//! The composition of the three parts, and the methods that have a name.
+//! The composition of the three parts.
 
 use serde::Serialize;
-use serde_json::{Map, Value, json};
+use serde_json::Value;
 
 use crate::averaging::AnyAveraging;
 use crate::loss::AnyLoss;
-use crate::optimality::{AnyOptimality, OptimalityOperator};
+use crate::optimality::{AnyOptimality, OptimalityOperator, Scores};
 use crate::registry;
-use crate::{Batch, Error, Number, Pair, Preference, PreferenceLoss};
+use crate::{Batch, Column, Error, Number, Pair, Preference, PreferenceLoss};
+
+pub use crate::methods::{Method, Parameter};
 
 /// What an objective is told about one completion under one model; in a batch, about each completion at its place.
 #[derive(Clone, Debug)]
@@ -16,6 +18,19 @@ pub struct Completion<T> {
     pub score: T,
     /// The plain sum Σ_t ln π(y_t | x, y_<t), in nats.
     pub sum: T,
+    /// n, the number of scored tokens.
+    pub tokens: T,
+    /// (1/n) Σ_t [ln π(y_t | x, y_<t) − ln Σ_v π(v | x, y_<t)²], in nats, under the policy; zero where
+    /// [`Objective::needs_confidence`] says that it isn't asked for.
+    pub confidence: T,
+}
+
+impl<T: Number> Completion<T> {
+    /// A completion whose confidence isn't asked for.
+    pub fn new(score: T, sum: T, tokens: T) -> Self {
+        let confidence = score.constant(0.0);
+        Self { score, sum, tokens, confidence }
+    }
 }
 
 /// What the whole batch of an optimiser step holds, however it is cut into micro-batches.
@@ -48,6 +63,22 @@ pub struct Objective {
 }
 
 impl Objective {
+    /// Composes the three parts.
+    ///
+    /// # Errors
+    /// Parameters out of range, and a loss that doesn't go with the optimality operator.
+    pub fn new(
+        averaging: Box<dyn AnyAveraging>,
+        optimality: Box<dyn AnyOptimality>,
+        loss: Box<dyn AnyLoss>,
+    ) -> Result<Self, Error> {
+        averaging.validate()?;
+        optimality.validate()?;
+        loss.validate()?;
+        loss.suits(optimality.as_ref())?;
+        Ok(Self { averaging, optimality, loss })
+    }
+
     /// Reads an objective from a table of the three parts.
     ///
     /// # Errors
@@ -63,15 +94,11 @@ impl Objective {
         let part = |key| {
             table.get(key).ok_or_else(|| Error::Configuration(format!("objective.{key} is missing; expected a table")))
         };
-        let objective = Self {
-            averaging: registry::read("averaging", part("averaging")?)?,
-            optimality: registry::read("optimality", part("optimality")?)?,
-            loss: registry::read("loss", part("loss")?)?,
-        };
-        objective.averaging.validate()?;
-        objective.optimality.validate()?;
-        objective.loss.validate()?;
-        Ok(objective)
+        Self::new(
+            registry::read("averaging", part("averaging")?)?,
+            registry::read("optimality", part("optimality")?)?,
+            registry::read("loss", part("loss")?)?,
+        )
     }
 
     /// The same table that [`from_value`](Self::from_value) reads.
@@ -89,13 +116,34 @@ impl Objective {
         self.optimality.uses_reference()
     }
 
-    /// The loss and the rewards of one pair, exactly.
+    /// Whether the losses of a batch depend on each other across its pairs. Then `evaluate_batch` must be given the
+    /// whole batch of the optimiser step at once; otherwise any cut into micro-batches gives the same value.
+    pub fn coupled(&self) -> bool {
+        self.loss.coupled()
+    }
+
+    /// Whether [`Completion::confidence`] is used.
+    pub fn needs_confidence(&self) -> bool {
+        self.loss.needs_confidence()
+    }
+
+    /// The loss and the rewards of one pair, exactly; a coupled loss takes it for the whole batch.
     pub fn evaluate(
         &self,
         policy: &Pair<Completion<f64>>,
         reference: &Pair<Completion<f64>>,
         totals: Totals,
     ) -> Evaluation<f64> {
+        compose(self.optimality.as_ref(), self.loss.as_ref(), self.optimality.beta(), policy, reference, totals)
+    }
+
+    /// The loss and the rewards of each pair of a batch, exactly, on the host.
+    pub fn evaluate_column(
+        &self,
+        policy: &Pair<Completion<Column>>,
+        reference: &Pair<Completion<Column>>,
+        totals: Totals,
+    ) -> Evaluation<Column> {
         compose(self.optimality.as_ref(), self.loss.as_ref(), self.optimality.beta(), policy, reference, totals)
     }
 
@@ -109,12 +157,21 @@ impl Objective {
         compose(self.optimality.as_ref(), self.loss.as_ref(), self.optimality.beta(), policy, reference, totals)
     }
 
-    /// The loss where policy and reference agree (π = μ), if the method has a reference: ln 2 for the logistic loss,
-    /// 1/(4β²) for the squared, 1 for the hinge. A run that starts elsewhere has a fault.
+    /// The loss where policy and reference agree (π = μ), if the method has a reference and that value is the same for
+    /// every pair: ln 2 for the logistic loss, 1/(4β²) for the squared, 1 for the hinge. A run that starts elsewhere
+    /// has a fault. A supervised term, a price on length or a weight by confidence makes it depend on the pair.
     pub fn loss_at_reference(&self) -> Option<f64> {
-        let same = Pair::new(-1.0, -1.0).map(|s| Completion { score: s, sum: s });
-        let totals = Totals { pairs: 1, chosen_tokens: 1 };
-        self.uses_reference().then(|| self.evaluate(&same, &same, totals).loss)
+        let at = |score: [f64; 2], tokens: [usize; 2]| {
+            let same = Pair::new((score[0], tokens[0]), (score[1], tokens[1])).map(|(score, n)| Completion {
+                score,
+                sum: score * n as f64,
+                tokens: n as f64,
+                confidence: score,
+            });
+            self.evaluate(&same, &same, Totals { pairs: 1, chosen_tokens: tokens[0] }).loss
+        };
+        let (one, other) = (at([-1.0, -1.0], [1, 1]), at([-2.0, -3.5], [3, 7]));
+        (self.uses_reference() && one == other).then_some(one)
     }
 }
 
@@ -124,195 +181,61 @@ fn compose<T: Number>(
     beta: f64,
     policy: &Pair<Completion<T>>,
     reference: &Pair<Completion<T>>,
-    _totals: Totals,
+    totals: Totals,
 ) -> Evaluation<T> {
-    let reward = policy
-        .as_ref()
-        .zip(reference.as_ref())
-        .map(|(p, r)| optimality.reward(p.score.clone(), r.score.clone()));
-    let loss = loss.loss(&Preference { reward: reward.clone(), beta });
-    Evaluation { loss, reward }
+    let reward = policy.as_ref().zip(reference.as_ref()).map(|(p, r)| {
+        optimality.reward(&Scores { policy: p.score.clone(), reference: r.score.clone(), tokens: p.tokens.clone() })
+    });
+    let pair =
+        Preference { reward: reward.clone(), beta, policy: policy.clone(), reference: reference.clone(), totals };
+    Evaluation { loss: loss.loss(&pair), reward }
 }
-
-/// A parameter of a named method.
-#[derive(Clone, Copy, Debug)]
-pub struct Parameter {
-    /// The key in configuration, spelt as TRL spells it where TRL has it.
-    pub key: &'static str,
-    /// Where it goes in the objective's table: part and key.
-    pub path: (&'static str, &'static str),
-    /// Its value if none is given.
-    pub default: f64,
-    /// What it does.
-    pub about: &'static str,
-}
-
-/// A method that has a name: a triple, its parameters and its source. Any crate can register one with `inventory`.
-#[derive(Clone, Copy, Debug)]
-pub struct Method {
-    /// The name in configuration.
-    pub name: &'static str,
-    /// What it is, in a line.
-    pub about: &'static str,
-    /// The loss as a formula.
-    pub formula: &'static str,
-    /// Where it comes from.
-    pub paper: &'static str,
-    /// The names of its averaging, optimality and loss.
-    pub triple: (&'static str, &'static str, &'static str),
-    /// Its parameters.
-    pub parameters: &'static [Parameter],
-}
-
-inventory::collect!(Method);
-
-impl Method {
-    /// All methods linked into this program, by name.
-    pub fn all() -> Vec<&'static Method> {
-        let mut all: Vec<_> = inventory::iter::<Method>.into_iter().collect();
-        all.sort_by_key(|m| m.name);
-        all
-    }
-
-    /// The method of that name.
-    ///
-    /// # Errors
-    /// [`Error::Unknown`], with the names that exist.
-    pub fn find(name: &str) -> Result<&'static Method, Error> {
-        let all = Self::all();
-        let known = || all.iter().map(|m| m.name).collect::<Vec<_>>().join(", ");
-        all.iter().find(|m| m.name == name).copied().ok_or_else(|| Error::Unknown {
-            kind: "method",
-            name: name.to_owned(),
-            known: known(),
-        })
-    }
-
-    /// The objective of this method, with `given` in place of the defaults.
-    ///
-    /// # Errors
-    /// A parameter that this method lacks is refused by name; so is a value out of range or of the wrong type.
-    pub fn objective(&self, given: &Map<String, Value>) -> Result<Objective, Error> {
-        if let Some(key) = given.keys().find(|k| !self.parameters.iter().any(|p| p.key == k.as_str())) {
-            let known = self.parameters.iter().map(|p| p.key).collect::<Vec<_>>().join(", ");
-            return Err(Error::Configuration(format!(
-                "{key}: method \"{}\" has no such parameter; it has: {known}",
-                self.name
-            )));
-        }
-        let (averaging, optimality, loss) = self.triple;
-        let mut value = json!({
-            "averaging": {"type": averaging}, "optimality": {"type": optimality}, "loss": {"type": loss}
-        });
-        for p in self.parameters {
-            let v = given.get(p.key).cloned().unwrap_or_else(|| json!(p.default));
-            value[p.path.0][p.path.1] = v;
-        }
-        Objective::from_value(&value)
-    }
-}
-
-const fn beta(default: f64) -> Parameter {
-    Parameter {
-        key: "beta",
-        path: ("optimality", "beta"),
-        default,
-        about: "strength of the regularisation towards the reference",
-    }
-}
-
-inventory::submit! { Method {
-    name: "dpo",
-    about: "direct preference optimisation",
-    formula: "−ln σ(β(a − b))",
-    paper: "arXiv:2305.18290",
-    triple: ("sum", "reverse_kl", "logistic"),
-    parameters: &[beta(0.1)],
-} }
-inventory::submit! { Method {
-    name: "averaged-dpo",
-    about: "DPO on length-averaged log-likelihoods",
-    formula: "−ln σ(β(a/n⁺ − b/n⁻))",
-    paper: "arXiv:2406.19188",
-    triple: ("mean", "reverse_kl", "logistic"),
-    parameters: &[beta(2.0)],
-} }
-inventory::submit! { Method {
-    name: "ipo",
-    about: "identity preference optimisation",
-    formula: "(a − b − 1/(2β))²",
-    paper: "arXiv:2310.12036",
-    triple: ("sum", "reverse_kl", "squared"),
-    parameters: &[beta(0.1)],
-} }
-inventory::submit! { Method {
-    name: "averaged-ipo",
-    about: "IPO on length-averaged log-likelihoods",
-    formula: "(a/n⁺ − b/n⁻ − 1/(2β))²",
-    paper: "arXiv:2406.19188",
-    triple: ("mean", "reverse_kl", "squared"),
-    parameters: &[beta(1.0)],
-} }
-inventory::submit! { Method {
-    name: "slic",
-    about: "SLiC's hinge, with a reference",
-    formula: "max(0, 1 − β(a − b))",
-    paper: "arXiv:2305.10425",
-    triple: ("sum", "reverse_kl", "hinge"),
-    parameters: &[beta(0.1)],
-} }
-inventory::submit! { Method {
-    name: "averaged-slic",
-    about: "SLiC's hinge on length-averaged log-likelihoods",
-    formula: "max(0, 1 − β(a/n⁺ − b/n⁻))",
-    paper: "arXiv:2406.19188",
-    triple: ("mean", "reverse_kl", "hinge"),
-    parameters: &[beta(2.0)],
-} }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::{Map, json};
 
-    fn given(text: &str) -> Map<String, Value> {
-        serde_json::from_str(text).unwrap()
+    #[test]
+    fn a_value_at_the_reference_is_given_only_where_there_is_one() {
+        let at = |name: &str| Method::find(name).unwrap().objective(&Map::new()).unwrap().loss_at_reference();
+        assert_eq!(at("dpo"), Some(std::f64::consts::LN_2));
+        assert_eq!(at("aot"), Some(std::f64::consts::LN_2));
+        // No reference; a price on length; a supervised term; a weight by confidence.
+        for name in ["simpo", "r-dpo", "rpo", "wpo"] {
+            assert_eq!(at(name), None, "{name}");
+        }
     }
 
     #[test]
-    fn named_methods_start_at_their_known_values() {
-        let at = |name: &str, params: &str| {
-            Method::find(name).unwrap().objective(&given(params)).unwrap().loss_at_reference().unwrap()
+    fn parts_that_do_not_go_together_are_refused() {
+        let said = Objective::from_value(&json!({
+            "averaging": {"type": "sum"}, "optimality": {"type": "none", "beta": 1.0}, "loss": {"type": "aot"},
+        }));
+        assert!(said.unwrap_err().to_string().contains("it goes with optimality \"reverse_kl\""));
+    }
+
+    #[test]
+    fn a_column_is_its_pairs_one_by_one() {
+        let objective = Method::find("averaged-mpo").unwrap().objective(&Map::new()).unwrap();
+        let totals = Totals { pairs: 2, chosen_tokens: 9 };
+        let one = |a: f64, n: f64| Completion::new(a, a * n, n);
+        let policy = [Pair::new(one(-1.0, 4.0), one(-2.0, 3.0)), Pair::new(one(-0.5, 5.0), one(-0.25, 8.0))];
+        let reference = [Pair::new(one(-1.5, 4.0), one(-1.0, 3.0)), Pair::new(one(-0.75, 5.0), one(-0.5, 8.0))];
+        let column = |of: &[Pair<Completion<f64>>; 2]| {
+            let half = |f: fn(&Pair<Completion<f64>>) -> &Completion<f64>| Completion {
+                score: Column(of.iter().map(|p| f(p).score).collect()),
+                sum: Column(of.iter().map(|p| f(p).sum).collect()),
+                tokens: Column(of.iter().map(|p| f(p).tokens).collect()),
+                confidence: Column(vec![0.0; 2]),
+            };
+            Pair::new(half(|p| &p.chosen), half(|p| &p.rejected))
         };
-        for name in ["dpo", "averaged-dpo"] {
-            assert_eq!(at(name, "{}"), std::f64::consts::LN_2);
-        }
-        for name in ["ipo", "averaged-ipo"] {
-            assert!((at(name, r#"{"beta": 0.1}"#) - 25.0).abs() < 1e-12);
-        }
-        for name in ["slic", "averaged-slic"] {
-            assert_eq!(at(name, "{}"), 1.0);
-        }
-    }
-
-    #[test]
-    fn faults_are_named() {
-        let said = Method::find("dpoo").unwrap_err().to_string();
-        assert!(said.starts_with("unknown method \"dpoo\"; there are: averaged-dpo, averaged-ipo"), "{said}");
-        let dpo = Method::find("dpo").unwrap();
-        let said = dpo.objective(&given(r#"{"betta": 1}"#)).unwrap_err().to_string();
-        assert_eq!(said, "betta: method \"dpo\" has no such parameter; it has: beta");
-        let said = dpo.objective(&given(r#"{"beta": -1}"#)).unwrap_err().to_string();
-        assert_eq!(said, "reverse_kl: beta must be a finite number greater than 0, got -1");
-        let said = dpo.objective(&given(r#"{"beta": "x"}"#)).unwrap_err().to_string();
-        assert!(said.starts_with("optimality.beta (of \"reverse_kl\")"), "{said}");
-    }
-
-    #[test]
-    fn an_objective_survives_its_own_table() {
-        for m in Method::all() {
-            let one = m.objective(&Map::new()).unwrap();
-            let two = Objective::from_value(&one.to_value()).unwrap();
-            assert_eq!(one.to_value(), two.to_value(), "{}", m.name);
+        let together = objective.evaluate_column(&column(&policy), &column(&reference), totals);
+        for i in 0..2 {
+            let alone = objective.evaluate(&policy[i], &reference[i], totals);
+            assert_eq!(together.loss.0[i], alone.loss);
+            assert_eq!(together.reward.rejected.0[i], alone.reward.rejected);
         }
     }
 }

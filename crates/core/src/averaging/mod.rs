@@ -5,10 +5,18 @@
 //! (𝒜_ω π)(y|x) = exp s_ω(π; x, y) / Z_𝒜(x) (arXiv:2406.19188). The weights are computed when a batch is built, and are
 //! the same for the policy and for the reference.
 
+mod constant;
+mod down_sampled;
+mod length_desensitised;
 mod mean;
+mod power;
 mod sum;
 
+pub use constant::Constant;
+pub use down_sampled::DownSampled;
+pub use length_desensitised::LengthDesensitised;
 pub use mean::Mean;
+pub use power::Power;
 pub use sum::Sum;
 
 use std::fmt::Debug;

@@ -3,21 +3,42 @@
 use serde::{Deserialize, Serialize};
 
 use super::{AnyLoss, Preference, PreferenceLoss};
-use crate::Number;
+use crate::{Error, Number, check};
 
-/// φ(z) = max(0, 1 − z), with z the margin r⁺ − r⁻ (arXiv:2305.10425; with a reference as in arXiv:2309.06657). At z = 0: 1.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+/// φ(z) = max(0, δ − z), with z the margin r⁺ − r⁻ and δ `self.delta` (arXiv:2305.10425, eq. 1; with a reference and
+/// δ = 1 as in arXiv:2309.06657). At z = 0: δ.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Hinge {}
+pub struct Hinge {
+    /// δ > 0, the margin from which on nothing is charged; 1 if left out.
+    #[serde(default = "one")]
+    pub delta: f64,
+}
+
+/// The usual margin.
+fn one() -> f64 {
+    1.0
+}
+
+impl Default for Hinge {
+    fn default() -> Self {
+        Self { delta: one() }
+    }
+}
 
 impl<T: Number> PreferenceLoss<T> for Hinge {
     fn loss(&self, pair: &Preference<T>) -> T {
-        (-pair.margin() + 1.0).relu()
+        (-pair.margin() + self.delta).relu()
     }
 }
 
 #[typetag::serde(name = "hinge")]
-impl AnyLoss for Hinge {}
+impl AnyLoss for Hinge {
+    fn validate(&self) -> Result<(), Error> {
+        let holds = self.delta > 0.0 && self.delta.is_finite();
+        check(holds, "hinge", "delta", "a finite number greater than 0", self.delta)
+    }
+}
 
 #[cfg(test)]
 mod tests {
@@ -26,8 +47,15 @@ mod tests {
 
     #[test]
     fn values() {
-        assert_eq!(Hinge {}.loss(&at(0.0, 0.0, 1.0)), 1.0);
-        assert_eq!(Hinge {}.loss(&at(0.75, 0.5, 1.0)), 0.75);
-        assert_eq!(Hinge {}.loss(&at(3.0, 0.5, 1.0)), 0.0);
+        assert_eq!(Hinge::default().loss(&at(0.0, 0.0, 1.0)), 1.0);
+        assert_eq!(Hinge::default().loss(&at(0.75, 0.5, 1.0)), 0.75);
+        assert_eq!(Hinge::default().loss(&at(3.0, 0.5, 1.0)), 0.0);
+        assert_eq!(Hinge { delta: 2.5 }.loss(&at(1.5, 0.5, 1.0)), 1.5);
+    }
+
+    #[test]
+    fn delta_must_be_positive() {
+        let said = Hinge { delta: 0.0 }.validate().unwrap_err().to_string();
+        assert_eq!(said, "hinge: delta must be a finite number greater than 0, got 0");
     }
 }

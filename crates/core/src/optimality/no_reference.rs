@@ -2,8 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{AnyOptimality, OptimalityOperator};
-use crate::{Error, Number, check};
+use super::{AnyOptimality, OptimalityOperator, Scores};
+use crate::Number;
 
 /// D = −H(π), the entropy: 𝓑\[R\](y|x) = exp(R/β) / Z, so r = β s(π), and no reference is asked (arXiv:2405.14734).
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -14,8 +14,8 @@ pub struct NoReference {
 }
 
 impl<T: Number> OptimalityOperator<T> for NoReference {
-    fn reward(&self, policy: T, _reference: T) -> T {
-        policy * self.beta
+    fn reward(&self, scores: &Scores<T>) -> T {
+        scores.policy.clone() * self.beta
     }
 }
 
@@ -27,8 +27,8 @@ impl AnyOptimality for NoReference {
     fn uses_reference(&self) -> bool {
         false
     }
-    fn validate(&self) -> Result<(), Error> {
-        check(self.beta > 0.0 && self.beta.is_finite(), "none", "beta", "a finite number greater than 0", self.beta)
+    fn score(&self, reward: f64, _reference: f64, _tokens: f64) -> f64 {
+        reward / self.beta
     }
 }
 
@@ -39,7 +39,7 @@ mod tests {
     #[test]
     fn the_reference_does_not_enter() {
         let o = NoReference { beta: 2.0 };
-        assert_eq!(o.reward(-1.5, -7.0), -3.0);
-        assert_eq!(o.reward(-1.5, 7.0), -3.0);
+        assert_eq!(o.reward(&Scores { policy: -1.5, reference: -7.0, tokens: 1.0 }), -3.0);
+        assert_eq!(o.reward(&Scores { policy: -1.5, reference: -2.0, tokens: 1.0 }), -3.0);
     }
 }

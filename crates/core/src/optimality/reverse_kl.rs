@@ -2,8 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{AnyOptimality, OptimalityOperator};
-use crate::{Error, Number, check};
+use super::{AnyOptimality, OptimalityOperator, Scores};
+use crate::Number;
 
 /// D = KL(π‖μ): 𝓑\[R\](y|x) = μ(y|x) exp(R/β) / Z, so r = β (s(π) − s(μ)) (arXiv:2305.18290, eq. 4 and 5).
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -14,8 +14,8 @@ pub struct ReverseKl {
 }
 
 impl<T: Number> OptimalityOperator<T> for ReverseKl {
-    fn reward(&self, policy: T, reference: T) -> T {
-        (policy - reference) * self.beta
+    fn reward(&self, scores: &Scores<T>) -> T {
+        scores.log_ratio() * self.beta
     }
 }
 
@@ -27,8 +27,8 @@ impl AnyOptimality for ReverseKl {
     fn uses_reference(&self) -> bool {
         true
     }
-    fn validate(&self) -> Result<(), Error> {
-        check(self.beta > 0.0 && self.beta.is_finite(), "reverse_kl", "beta", "a finite number greater than 0", self.beta)
+    fn score(&self, reward: f64, reference: f64, _tokens: f64) -> f64 {
+        reference + reward / self.beta
     }
 }
 
@@ -39,7 +39,8 @@ mod tests {
     #[test]
     fn reward_is_the_scaled_log_ratio() {
         // 0.1 · (−3 − (−5)) = 0.2
-        assert!((ReverseKl { beta: 0.1 }.reward(-3.0, -5.0) - 0.2).abs() < 1e-15);
+        let r = ReverseKl { beta: 0.1 }.reward(&Scores { policy: -3.0, reference: -5.0, tokens: 2.0 });
+        assert!((r - 0.2).abs() < 1e-15);
     }
 
     #[test]

@@ -1,0 +1,72 @@
+//! `aot`: the chosen ratios of the batch, as a distribution, above the reference's.
+
+use serde::{Deserialize, Serialize};
+
+use super::{AnyLoss, Cdpo, Preference, PreferenceLoss};
+use crate::optimality::AnyOptimality;
+use crate::{Error, Number, Pair};
+
+/// cDPO on δ_(i) = β (d_(i) − e_(i)), where d = s(π; y⁺) − s(π; y⁻) and e = s(μ; y⁺) − s(μ; y⁻) over the batch, each
+/// sorted by itself: the i-th smallest meets the i-th smallest (AOT for pairs, arXiv:2406.05882, eq. 8). One pair alone
+/// is cDPO. **Couples the pairs of the batch.**
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Aot {
+    /// ε from 0 to below ½, as in `cdpo`.
+    #[serde(default)]
+    pub label_smoothing: f64,
+}
+
+impl<T: Number> PreferenceLoss<T> for Aot {
+    fn loss(&self, pair: &Preference<T>) -> T {
+        let [d, e] = [&pair.policy, &pair.reference].map(|model| {
+            let scores = model.as_ref().map(|c| c.score.clone());
+            (scores.chosen - scores.rejected).sorted() * pair.beta
+        });
+        Cdpo { label_smoothing: self.label_smoothing }.loss(&Preference { reward: Pair::new(d, e), ..pair.clone() })
+    }
+}
+
+#[typetag::serde(name = "aot")]
+impl AnyLoss for Aot {
+    fn validate(&self) -> Result<(), Error> {
+        Cdpo { label_smoothing: self.label_smoothing }.validate()
+    }
+    fn coupled(&self) -> bool {
+        true
+    }
+    fn suits(&self, optimality: &dyn AnyOptimality) -> Result<(), Error> {
+        if optimality.typetag_name() == "reverse_kl" {
+            return Ok(());
+        }
+        Err(Error::Configuration(format!(
+            "loss \"aot\" compares the policy's score differences with the reference's: it goes with optimality \
+             \"reverse_kl\", not with \"{}\"",
+            optimality.typetag_name()
+        )))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::batch;
+    use super::*;
+    use crate::optimality::{Odds, ReverseKl};
+
+    #[test]
+    fn quantiles_meet_quantiles() {
+        // d = (3, 1), e = (0, 5); sorted (1, 3) and (0, 5): δ = (1, −2)
+        let pair = batch(&[(-1.0, -4.0), (-2.0, -3.0)], &[(-2.0, -2.0), (-1.0, -6.0)], 1.0);
+        let loss = Aot { label_smoothing: 0.0 }.loss(&pair).0;
+        for (loss, delta) in loss.iter().zip([1.0f64, -2.0]) {
+            assert!((loss - (-delta).exp().ln_1p()).abs() < 1e-15);
+        }
+    }
+
+    #[test]
+    fn it_goes_with_the_reverse_kl_alone() {
+        assert!(Aot::default().suits(&ReverseKl { beta: 1.0 }).is_ok());
+        let said = Aot::default().suits(&Odds { beta: 1.0 }).unwrap_err().to_string();
+        assert!(said.ends_with("it goes with optimality \"reverse_kl\", not with \"odds\""), "{said}");
+    }
+}

@@ -1,0 +1,34 @@
+//! `bco`: binary classification of each completion.
+
+use serde::{Deserialize, Serialize};
+
+use super::{AnyLoss, Preference, PreferenceLoss};
+use crate::Number;
+
+/// ℓ = −ln σ(r⁺) − ln σ(−r⁻), with r⁺ and r⁻ the rewards (BCO for pairs, without its reward shift, arXiv:2404.04656,
+/// eq. 7). At r⁺ = r⁻ = 0: 2 ln 2.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Bco {}
+
+impl<T: Number> PreferenceLoss<T> for Bco {
+    fn loss(&self, pair: &Preference<T>) -> T {
+        -pair.reward.chosen.clone().log_sigmoid() - (-pair.reward.rejected.clone()).log_sigmoid()
+    }
+}
+
+#[typetag::serde(name = "bco")]
+impl AnyLoss for Bco {}
+
+#[cfg(test)]
+mod tests {
+    use super::super::at;
+    use super::*;
+
+    #[test]
+    fn values() {
+        assert_eq!(Bco {}.loss(&at(0.0, 0.0, 1.0)), 2.0 * std::f64::consts::LN_2);
+        // σ(r⁺) = 3/4, σ(−r⁻) = 2/3
+        assert!((Bco {}.loss(&at(3f64.ln(), -2f64.ln(), 1.0)) + (0.75f64 * 2.0 / 3.0).ln()).abs() < 1e-15);
+    }
+}
