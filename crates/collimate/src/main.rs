@@ -1,1 +1,2 @@
+//! The `collimate` command.
 fn main() {}

@@ -1,1 +1,23 @@
-//! Decoder-only transformers read from and written to Hugging Face folders, and the log-prob engine.
+//! Decoder-only transformers of the Llama family: read from and written to Hugging Face folders, scored and
+//! differentiated by one log-prob engine.
+
+mod checkpoint;
+mod config;
+mod decoder;
+mod engine;
+mod error;
+mod generate;
+mod layout;
+mod ops;
+mod parameters;
+mod rotary;
+
+pub use checkpoint::{Checkpoint, write_whole};
+pub use config::{MODEL_TYPES, ModelConfig, RopeScaling};
+pub use decoder::{Decoder, Gradients};
+pub use engine::{Options, Pass, Scores};
+pub use error::Error;
+pub use generate::{Generation, Sampling};
+pub use layout::{Layout, Row, Text};
+pub use parameters::{Inventory, Spec, Tensors};
+pub use rotary::Rotary;

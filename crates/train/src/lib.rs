@@ -1,1 +1,15 @@
-//! Training: reference scores, optimiser, schedules, metrics and checkpoints.
+//! Training: reference scores, optimiser, schedules, metrics and the loop that joins them.
+
+mod adamw;
+mod error;
+mod metrics;
+mod schedule;
+mod settings;
+mod step;
+mod trainer;
+
+pub use adamw::{AdamW, Moments};
+pub use error::Error;
+pub use schedule::Schedule;
+pub use settings::Settings;
+pub use trainer::{Event, Observer, Progress, State, StepInfo, Trainer};

@@ -1,0 +1,359 @@
+//! Tokenised pairs, in memory or in a memory-mapped file, found by index.
+
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+use bytemuck::{Pod, Zeroable};
+
+use crate::encode::Tokens;
+use crate::{Error, Report};
+
+/// Marks a token that is not scored; ids stay below it.
+const UNSCORED: u32 = 1 << 31;
+/// Begins and ends a cache file; changes with its layout, and differs on a machine of the other byte order.
+const MAGIC: u64 = u64::from_le_bytes(*b"CLMDATA1");
+/// In memory without a cache: this many tokens (256 MiB), then a temporary file takes over.
+const SPILL: usize = 1 << 26;
+
+/// Where a pair stands among the words.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+pub(crate) struct Entry {
+    offset: u64,
+    key: u64,
+    row: u64,
+    file: u32,
+    prompt: u32,
+    chosen: u32,
+    rejected: u32,
+    masked: u32,
+    padding: u32,
+}
+
+/// The last bytes of a cache file.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+struct Footer {
+    words: u64,
+    entries: u64,
+    report: u64,
+    /// Hash of entries and report, against a torn write.
+    check: u64,
+    magic: u64,
+}
+
+#[derive(Debug)]
+enum Words {
+    Memory(Vec<u32>),
+    Mapped(memmap2::Mmap),
+}
+
+/// Tokenised pairs.
+#[derive(Debug)]
+pub struct Dataset {
+    words: Words,
+    entries: Vec<Entry>,
+    /// The entries of one epoch, where the weights of the sources make it other than all of them once.
+    epoch: Option<Vec<u32>>,
+}
+
+/// The token counts of one pair.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lengths {
+    /// In the prompt.
+    pub prompt: usize,
+    /// In the chosen completion.
+    pub chosen: usize,
+    /// In the rejected completion.
+    pub rejected: usize,
+}
+
+impl Dataset {
+    /// The pairs of one epoch; repeats by weight are counted as often as they come.
+    pub fn len(&self) -> usize {
+        self.epoch.as_ref().map_or(self.entries.len(), Vec::len)
+    }
+
+    /// Whether there is no pair.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    fn entry(&self, i: usize) -> &Entry {
+        &self.entries[self.epoch.as_ref().map_or(i, |e| e[i] as usize)]
+    }
+
+    fn words(&self) -> &[u32] {
+        match &self.words {
+            Words::Memory(words) => words,
+            // Checked to be cut and aligned rightly when it was mapped.
+            Words::Mapped(map) => bytemuck::cast_slice(&map[..map.len() & !3]),
+        }
+    }
+
+    /// The token counts of pair `i`, without touching its tokens.
+    ///
+    /// # Panics
+    /// If `i` is not below [`len`](Self::len).
+    pub fn lengths(&self, i: usize) -> Lengths {
+        let e = self.entry(i);
+        Lengths { prompt: e.prompt as usize, chosen: e.chosen as usize, rejected: e.rejected as usize }
+    }
+
+    /// The key of pair `i`: see [`Tokens::key`].
+    ///
+    /// # Panics
+    /// If `i` is not below [`len`](Self::len).
+    pub fn key(&self, i: usize) -> u64 {
+        self.entry(i).key
+    }
+
+    /// Pair `i`.
+    ///
+    /// # Panics
+    /// If `i` is not below [`len`](Self::len).
+    pub fn get(&self, i: usize) -> Tokens {
+        let e = self.entry(i);
+        let mut at = e.offset as usize;
+        let mut take = |n: u32| {
+            let slice = &self.words()[at..at + n as usize];
+            at += n as usize;
+            slice
+        };
+        let (prompt, chosen, rejected) = (take(e.prompt), take(e.chosen), take(e.rejected));
+        let ids = |side: &[u32]| side.iter().map(|w| w & !UNSCORED).collect::<Vec<_>>();
+        let mask = |side: &[u32]| (e.masked != 0).then(|| side.iter().map(|w| w & UNSCORED == 0).collect());
+        Tokens {
+            prompt: prompt.to_vec(),
+            chosen: ids(chosen),
+            rejected: ids(rejected),
+            chosen_mask: mask(chosen),
+            rejected_mask: mask(rejected),
+            key: e.key,
+            file: e.file as usize,
+            row: e.row as usize,
+        }
+    }
+
+    /// The pairs, in the order of [`get`](Self::get).
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = Tokens> + '_ {
+        (0..self.len()).map(|i| self.get(i))
+    }
+
+    /// Makes the epoch: `times[f]` is how often the pairs of file `f` are seen.
+    pub(crate) fn weigh(&mut self, times: &[f64], seed: u64) {
+        if times.iter().all(|t| *t == 1.0) {
+            return;
+        }
+        let mut epoch = Vec::new();
+        let mut start = 0;
+        while start < self.entries.len() {
+            let file = self.entries[start].file;
+            let n = self.entries[start..].iter().take_while(|e| e.file == file).count();
+            let weight = times[file as usize];
+            let all: Vec<u32> = (start as u32..(start + n) as u32).collect();
+            for _ in 0..weight as usize {
+                epoch.extend(&all);
+            }
+            let part = (weight.fract() * n as f64).round() as usize;
+            // Ranking by a hash is a seeded choice that does not depend on the other files.
+            let mut ranked = all;
+            ranked.sort_by_key(|i| {
+                let e = &self.entries[*i as usize];
+                (xxhash_rust::xxh3::xxh3_64_with_seed(&[e.key.to_le_bytes(), e.row.to_le_bytes()].concat(), seed), *i)
+            });
+            ranked.truncate(part);
+            ranked.sort_unstable();
+            epoch.extend(ranked);
+            start += n;
+        }
+        self.epoch = Some(epoch);
+    }
+
+    /// Opens a cache file. None if there is none, or if it is not whole (it is then written anew).
+    pub(crate) fn open(path: &Path) -> Result<Option<(Self, Report)>, Error> {
+        let file = match File::open(path) {
+            Ok(file) => file,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(Error::io(path, "open")(e)),
+        };
+        let map = map(&file).map_err(Error::io(path, "map"))?;
+        Ok(Self::parse(map))
+    }
+
+    fn parse(map: memmap2::Mmap) -> Option<(Self, Report)> {
+        let body = map.len().checked_sub(size_of::<Footer>())?;
+        let footer: Footer = bytemuck::pod_read_unaligned(&map[body..]);
+        let words = usize::try_from(footer.words).ok()?;
+        let entries = usize::try_from(footer.entries).ok()?.checked_mul(size_of::<Entry>())?;
+        let index = words.checked_mul(4)?;
+        let report = index.checked_add(entries)?;
+        if footer.magic != MAGIC || report.checked_add(usize::try_from(footer.report).ok()?)? != body {
+            return None;
+        }
+        if xxhash_rust::xxh3::xxh3_64(&map[index..body]) != footer.check {
+            return None;
+        }
+        let entries: Vec<Entry> =
+            map[index..report].chunks_exact(size_of::<Entry>()).map(bytemuck::pod_read_unaligned).collect();
+        let fits = |e: &Entry| {
+            let n = [e.prompt, e.chosen, e.rejected].iter().map(|n| u64::from(*n)).sum::<u64>();
+            e.offset.checked_add(n).is_some_and(|end| end <= footer.words)
+        };
+        if !entries.iter().all(fits) {
+            return None;
+        }
+        let report = serde_json::from_slice(&map[report..body]).ok()?;
+        Some((Self { words: Words::Mapped(map), entries, epoch: None }, report))
+    }
+}
+
+/// Maps a file of this crate's own making.
+fn map(file: &File) -> std::io::Result<memmap2::Mmap> {
+    // SAFETY: the file is either unlinked and ours alone, or a cache file that is written beside and renamed, never
+    // changed afterwards. A user who truncates a cache file under a running program gets SIGBUS, as with any mmap.
+    #[allow(unsafe_code)]
+    unsafe {
+        memmap2::Mmap::map(file)
+    }
+}
+
+/// Takes pairs one by one and becomes a [`Dataset`].
+#[derive(Debug)]
+pub(crate) struct Builder {
+    sink: Sink,
+    written: u64,
+    entries: Vec<Entry>,
+    scratch: Vec<u32>,
+}
+
+#[derive(Debug)]
+enum Sink {
+    Memory(Vec<u32>),
+    /// The final name, the name until then, and the file.
+    Cache(PathBuf, PathBuf, BufWriter<File>),
+    Spilled(BufWriter<File>),
+}
+
+impl Builder {
+    /// Into `cache`, or into memory.
+    pub fn new(cache: Option<PathBuf>) -> Result<Self, Error> {
+        let sink = match cache {
+            None => Sink::Memory(Vec::new()),
+            Some(path) => {
+                let folder = path.parent().unwrap_or(Path::new("."));
+                std::fs::create_dir_all(folder).map_err(Error::io(folder, "create"))?;
+                // Two processes may fill the same cache: each beside the other, the last rename wins with equal bytes.
+                let beside = path.with_extension(format!("{}.partial", std::process::id()));
+                let file = File::options()
+                    .read(true)
+                    .write(true)
+                    .create(true)
+                    .truncate(true)
+                    .open(&beside)
+                    .map_err(Error::io(&beside, "create"))?;
+                Sink::Cache(path, beside, BufWriter::with_capacity(1 << 20, file))
+            }
+        };
+        Ok(Self { sink, written: 0, entries: Vec::new(), scratch: Vec::new() })
+    }
+
+    pub fn push(&mut self, tokens: &Tokens) -> Result<(), Error> {
+        let masked = tokens.chosen_mask.is_some() || tokens.rejected_mask.is_some();
+        self.scratch.clear();
+        self.scratch.extend(&tokens.prompt);
+        for (side, mask) in [(&tokens.chosen, &tokens.chosen_mask), (&tokens.rejected, &tokens.rejected_mask)] {
+            match mask {
+                None => self.scratch.extend(side),
+                Some(mask) => self
+                    .scratch
+                    .extend(side.iter().zip(mask).map(|(id, scored)| if *scored { *id } else { *id | UNSCORED })),
+            }
+        }
+        self.entries.push(Entry {
+            offset: self.written,
+            key: tokens.key,
+            row: tokens.row as u64,
+            file: tokens.file as u32,
+            prompt: tokens.prompt.len() as u32,
+            chosen: tokens.chosen.len() as u32,
+            rejected: tokens.rejected.len() as u32,
+            masked: u32::from(masked),
+            padding: 0,
+        });
+        self.written += self.scratch.len() as u64;
+        let scratch = std::mem::take(&mut self.scratch);
+        self.write(&scratch)?;
+        self.scratch = scratch;
+        Ok(())
+    }
+
+    fn write(&mut self, words: &[u32]) -> Result<(), Error> {
+        match &mut self.sink {
+            Sink::Memory(all) => {
+                all.extend(words);
+                if all.len() > SPILL {
+                    let folder = std::env::temp_dir();
+                    let file = tempfile::tempfile().map_err(Error::io(&folder, "create a temporary file in"))?;
+                    let mut file = BufWriter::with_capacity(1 << 20, file);
+                    file.write_all(bytemuck::cast_slice(all)).map_err(Error::io(&folder, "write"))?;
+                    self.sink = Sink::Spilled(file);
+                }
+                Ok(())
+            }
+            Sink::Cache(_, beside, file) => {
+                file.write_all(bytemuck::cast_slice(words)).map_err(Error::io(beside, "write"))
+            }
+            Sink::Spilled(file) => file
+                .write_all(bytemuck::cast_slice(words))
+                .map_err(Error::io(&std::env::temp_dir(), "write a temporary file in")),
+        }
+    }
+
+    pub fn finish(mut self, report: &Report) -> Result<Dataset, Error> {
+        let entries = std::mem::take(&mut self.entries);
+        let words = match &mut self.sink {
+            Sink::Memory(words) => Words::Memory(std::mem::take(words)),
+            Sink::Spilled(file) => {
+                let folder = std::env::temp_dir();
+                file.flush().map_err(Error::io(&folder, "write a temporary file in"))?;
+                Words::Mapped(map(file.get_ref()).map_err(Error::io(&folder, "map a temporary file in"))?)
+            }
+            Sink::Cache(path, beside, file) => {
+                let report = serde_json::to_vec(report).map_err(|e| Error::file(beside, e.to_string()))?;
+                let index: &[u8] = bytemuck::cast_slice(&entries);
+                let mut hash = xxhash_rust::xxh3::Xxh3::new();
+                hash.update(index);
+                hash.update(&report);
+                let footer = Footer {
+                    words: self.written,
+                    entries: entries.len() as u64,
+                    report: report.len() as u64,
+                    check: hash.digest(),
+                    magic: MAGIC,
+                };
+                let write = |file: &mut BufWriter<File>| {
+                    file.write_all(index)?;
+                    file.write_all(&report)?;
+                    file.write_all(bytemuck::bytes_of(&footer))?;
+                    file.flush()?;
+                    file.get_ref().sync_all()
+                };
+                write(file).map_err(Error::io(beside, "write"))?;
+                std::fs::rename(&*beside, &*path).map_err(Error::io(path, "rename to"))?;
+                Words::Mapped(map(file.get_ref()).map_err(Error::io(path, "map"))?)
+            }
+        };
+        Ok(Dataset { words, entries, epoch: None })
+    }
+}
+
+impl Drop for Builder {
+    fn drop(&mut self) {
+        // After a finished rename there is nothing under this name any more.
+        if let Sink::Cache(_, beside, _) = &self.sink {
+            let _ = std::fs::remove_file(beside);
+        }
+    }
+}

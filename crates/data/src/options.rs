@@ -1,0 +1,348 @@
+//! What the user decides about data: one commented key each, and no silent default for anything that loses data.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// How preference data is read and tokenised.
+///
+/// Every default either keeps the data as it is or stops with an error; nothing is dropped or cut unless a key says so.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Options {
+    /// The format of the rows; recognised from the first row of each file unless set.
+    pub format: Option<Format>,
+    /// Renamed columns: `{ question = "prompt" }` reads the file's `question` as `prompt`.
+    pub columns: BTreeMap<String, String>,
+    /// The split that is read from a folder whose files are named by split (`train-00000-of-00002.parquet`).
+    pub split: String,
+    /// The most tokens in prompt + completion, EOS included. None: no limit.
+    pub max_length: Option<usize>,
+    /// What happens to a pair of which one side is longer than `max_length`.
+    pub overlong: Overlong,
+    /// What happens when the tokens of the prompt are not a prefix of the tokens of prompt + completion.
+    pub boundary: Boundary,
+    /// How the prompt is told from the completions where it stands only inside them.
+    pub implicit_prompt: ImplicitPrompt,
+    /// A completion without a character other than white space.
+    pub empty_completion: Policy,
+    /// A prompt that leaves no token before the completion (no text, and a tokenizer without BOS).
+    pub empty_prompt: Policy,
+    /// A pair whose chosen and rejected are the same.
+    pub identical_pair: Policy,
+    /// A pair whose chosen and rejected turn out to answer different prompts.
+    pub differing_prompts: Policy,
+    /// A field that should be text (or messages) and is something else.
+    pub wrong_type: Policy,
+    /// A row whose prompt, chosen and rejected all stood in an earlier row.
+    pub duplicate_row: Duplicates,
+    /// A pair whose two sides became the same by truncation.
+    pub identical_after_truncation: Policy,
+    /// A pair that truncation would leave without a completion or without a prompt.
+    pub untruncatable: Policy,
+    /// A completion that has the EOS token somewhere before its end.
+    pub inner_eos: Policy,
+    /// The text of a chat template, or a path to one ending in `.jinja`, in place of the checkpoint's own.
+    pub chat_template: Option<String>,
+    /// Variables handed to the chat template of every row; a row's own `chat_template_kwargs` go before these.
+    pub chat_template_kwargs: serde_json::Map<String, serde_json::Value>,
+    /// Score only what the chat template marks with `{% generation %}`. False scores the whole completion.
+    pub assistant_only_loss: bool,
+    /// Folder for tokenised data, found again by a hash of data, tokenizer, template and options. None: no cache.
+    pub cache_dir: Option<PathBuf>,
+    /// Seeds the choice of pairs where a data set's weight is not a whole number.
+    pub seed: u64,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            format: None,
+            columns: BTreeMap::new(),
+            split: "train".to_owned(),
+            max_length: None,
+            overlong: Overlong::Error,
+            boundary: Boundary::Error,
+            implicit_prompt: ImplicitPrompt::Auto,
+            empty_completion: Policy::Error,
+            empty_prompt: Policy::Error,
+            identical_pair: Policy::Error,
+            differing_prompts: Policy::Error,
+            wrong_type: Policy::Error,
+            duplicate_row: Duplicates::Keep,
+            identical_after_truncation: Policy::Error,
+            untruncatable: Policy::Error,
+            inner_eos: Policy::Error,
+            chat_template: None,
+            chat_template_kwargs: serde_json::Map::new(),
+            assistant_only_loss: false,
+            cache_dir: None,
+            seed: 0,
+        }
+    }
+}
+
+/// The formats of rows that are known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Format {
+    /// `prompt`, `chosen`, `rejected`: strings.
+    Standard,
+    /// `prompt`, `chosen`, `rejected`: lists of `{role, content}`.
+    Conversational,
+    /// `chosen`, `rejected`: strings that both begin with the prompt.
+    ImplicitStandard,
+    /// `chosen`, `rejected`: whole conversations that both begin with the prompt's messages.
+    ImplicitConversational,
+    /// LLaMA-Factory's alpaca ranking: `instruction`, `input`, `chosen`, `rejected`, and `system`, `history` if any.
+    Alpaca,
+    /// LLaMA-Factory's ShareGPT ranking: `conversations` of `{from, value}`, and `chosen`, `rejected` of the same.
+    Sharegpt,
+    /// LLaMA-Factory's version 1: `chosen_messages`, `rejected_messages`, each content a list of parts.
+    LlamafactoryV1,
+}
+
+impl Format {
+    /// The name that configuration and reports use.
+    pub fn name(self) -> &'static str {
+        match self {
+            Format::Standard => "standard",
+            Format::Conversational => "conversational",
+            Format::ImplicitStandard => "implicit-standard",
+            Format::ImplicitConversational => "implicit-conversational",
+            Format::Alpaca => "alpaca",
+            Format::Sharegpt => "sharegpt",
+            Format::LlamafactoryV1 => "llamafactory-v1",
+        }
+    }
+}
+
+/// What happens to a pair of which one side is longer than `max_length`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Overlong {
+    /// Stop and name the row.
+    #[default]
+    Error,
+    /// Leave the pair out, and count it.
+    Drop,
+    /// Cut the prompt from the left, after BOS, by the same tokens for both sides.
+    TruncatePrompt,
+    /// Cut each completion from the right; a cut completion loses its EOS, as it was not finished.
+    TruncateCompletion,
+    /// Cut each completion from the right, and end it with EOS all the same.
+    TruncateCompletionKeepEos,
+}
+
+/// What happens when the tokens of the prompt are not a prefix of the tokens of prompt + completion.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Boundary {
+    /// Stop and name the row.
+    #[default]
+    Error,
+    /// Tokenise the completion apart from the prompt.
+    Separate,
+    /// Move the boundary back to the last token that the prompt alone, prompt + chosen and prompt + rejected have in
+    /// common; the rest of the prompt's text is scored with each completion.
+    Merge,
+}
+
+/// How the prompt is told from the completions where it stands only inside them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ImplicitPrompt {
+    /// `turn` where both sides have an `Assistant:` turn (the hh-rlhf dialogues); else `common-prefix`, moved back so
+    /// that no word is cut.
+    #[default]
+    Auto,
+    /// Everything up to the last `\n\nAssistant:`; both sides must agree on it.
+    Turn,
+    /// The longest common run of characters, less a space at its end: TRL's `extract_prompt`.
+    CommonPrefix,
+}
+
+/// What happens to a row with dirt in it. Either way it is counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Policy {
+    /// Stop and name the row.
+    #[default]
+    Error,
+    /// Leave the row out, and count it.
+    Drop,
+}
+
+/// What happens to a row that stood in the data before. Either way it is counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Duplicates {
+    /// Train on it as often as it stands there.
+    #[default]
+    Keep,
+    /// Leave the later rows out.
+    Drop,
+    /// Stop and name the later row.
+    Error,
+}
+
+/// The kinds of dirt that are looked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Dirt {
+    /// A field that should be text (or messages) and is something else.
+    WrongType,
+    /// The two sides answer different prompts.
+    DifferingPrompts,
+    /// No token before the completion.
+    EmptyPrompt,
+    /// A chosen completion without a character other than white space.
+    EmptyChosen,
+    /// A rejected completion without a character other than white space.
+    EmptyRejected,
+    /// Chosen and rejected are the same.
+    IdenticalPair,
+    /// Prompt, chosen and rejected all stood in an earlier row.
+    DuplicateRow,
+    /// EOS before the end of a completion.
+    InnerEos,
+    /// One side is longer than `max_length`.
+    Overlong,
+    /// Truncation would leave no completion or no prompt.
+    Untruncatable,
+    /// Chosen and rejected became the same by truncation.
+    IdenticalAfterTruncation,
+    /// The prompt's tokens are not a prefix of those of prompt + completion.
+    Boundary,
+}
+
+impl Dirt {
+    /// Every kind, in the order in which a row is examined.
+    pub const ALL: [Dirt; 12] = [
+        Dirt::WrongType,
+        Dirt::DifferingPrompts,
+        Dirt::EmptyPrompt,
+        Dirt::EmptyChosen,
+        Dirt::EmptyRejected,
+        Dirt::IdenticalPair,
+        Dirt::DuplicateRow,
+        Dirt::InnerEos,
+        Dirt::Boundary,
+        Dirt::Overlong,
+        Dirt::Untruncatable,
+        Dirt::IdenticalAfterTruncation,
+    ];
+
+    /// In words, for reports: "empty chosen".
+    pub fn words(self) -> &'static str {
+        match self {
+            Dirt::WrongType => "field of the wrong type",
+            Dirt::DifferingPrompts => "prompts that differ",
+            Dirt::EmptyPrompt => "empty prompt",
+            Dirt::EmptyChosen => "empty chosen",
+            Dirt::EmptyRejected => "empty rejected",
+            Dirt::IdenticalPair => "identical pair",
+            Dirt::DuplicateRow => "duplicated row",
+            Dirt::InnerEos => "EOS inside a completion",
+            Dirt::Overlong => "longer than max_length",
+            Dirt::Untruncatable => "cannot be truncated",
+            Dirt::IdenticalAfterTruncation => "identical after truncation",
+            Dirt::Boundary => "tokens merge across the boundary",
+        }
+    }
+
+    /// Which key decides, and its other values.
+    pub(crate) fn hint(self) -> &'static str {
+        match self {
+            Dirt::WrongType => "`wrong_type = \"drop\"` leaves such rows out and counts them",
+            Dirt::DifferingPrompts => "`differing_prompts = \"drop\"` leaves such rows out and counts them",
+            Dirt::EmptyPrompt => "`empty_prompt = \"drop\"` leaves such rows out and counts them",
+            Dirt::EmptyChosen | Dirt::EmptyRejected => {
+                "`empty_completion = \"drop\"` leaves such rows out and counts them"
+            }
+            Dirt::IdenticalPair => "`identical_pair = \"drop\"` leaves such rows out and counts them",
+            Dirt::DuplicateRow => "`duplicate_row = \"drop\"` keeps the first of them, \"keep\" all",
+            Dirt::InnerEos => "`inner_eos = \"drop\"` leaves such rows out and counts them",
+            Dirt::Overlong => {
+                "`overlong` may be \"drop\", \"truncate-prompt\", \"truncate-completion\" or \
+                 \"truncate-completion-keep-eos\", or raise `max_length`"
+            }
+            Dirt::Untruncatable => "`untruncatable = \"drop\"` leaves such rows out and counts them",
+            Dirt::IdenticalAfterTruncation => {
+                "`identical_after_truncation = \"drop\"` leaves such rows out and counts them"
+            }
+            Dirt::Boundary => "`boundary` may be \"separate\" or \"merge\"",
+        }
+    }
+}
+
+/// What the policies say of one kind of dirt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    Refuse,
+    Drop,
+    Keep,
+}
+
+impl Options {
+    /// Checks the ranges of all keys.
+    ///
+    /// # Errors
+    /// Names the first key outside its range.
+    pub fn validate(&self) -> Result<(), crate::Error> {
+        if self.max_length.is_some_and(|n| n < 2) {
+            return Err(crate::Error::Option {
+                key: "max_length",
+                message: "must be at least 2: one token of prompt and one of completion".to_owned(),
+            });
+        }
+        if let Some(name) = self.columns.values().find(|name| !crate::format::FIELDS.contains(&name.as_str())) {
+            return Err(crate::Error::Option {
+                key: "columns",
+                message: format!(
+                    "renames to `{name}`, which no format reads; it is `{{ their_name = \"name\" }}` with one of {}",
+                    crate::format::FIELDS.join(", ")
+                ),
+            });
+        }
+        Ok(())
+    }
+
+    pub(crate) fn verdict(&self, dirt: Dirt) -> Verdict {
+        let policy = match dirt {
+            Dirt::WrongType => self.wrong_type,
+            Dirt::DifferingPrompts => self.differing_prompts,
+            Dirt::EmptyPrompt => self.empty_prompt,
+            Dirt::EmptyChosen | Dirt::EmptyRejected => self.empty_completion,
+            Dirt::IdenticalPair => self.identical_pair,
+            Dirt::InnerEos => self.inner_eos,
+            Dirt::Untruncatable => self.untruncatable,
+            Dirt::IdenticalAfterTruncation => self.identical_after_truncation,
+            Dirt::DuplicateRow => {
+                return match self.duplicate_row {
+                    Duplicates::Keep => Verdict::Keep,
+                    Duplicates::Drop => Verdict::Drop,
+                    Duplicates::Error => Verdict::Refuse,
+                };
+            }
+            Dirt::Overlong => {
+                return match self.overlong {
+                    Overlong::Error => Verdict::Refuse,
+                    Overlong::Drop => Verdict::Drop,
+                    _ => Verdict::Keep,
+                };
+            }
+            Dirt::Boundary => {
+                return match self.boundary {
+                    Boundary::Error => Verdict::Refuse,
+                    _ => Verdict::Keep,
+                };
+            }
+        };
+        match policy {
+            Policy::Error => Verdict::Refuse,
+            Policy::Drop => Verdict::Drop,
+        }
+    }
+}

@@ -1,0 +1,367 @@
+//! The decoder: forward and backward through its layers.
+
+use std::collections::BTreeMap;
+
+use burn::tensor::{Device, IndexingUpdateOp, Int, Tensor, TensorData};
+
+use crate::checkpoint::Checkpoint;
+use crate::config::ModelConfig;
+use crate::error::Error;
+use crate::layout::Layout;
+use crate::ops::attention::{self, Heads, Mask};
+use crate::ops::{linear, rms_norm, rope, swiglu};
+use crate::parameters::{Inventory, Layer, Linear, Spec, Tensors};
+use crate::rotary::Rotary;
+
+/// A decoder-only transformer of the Llama family, on a device.
+#[derive(Clone, Debug)]
+pub struct Decoder {
+    pub(crate) config: ModelConfig,
+    pub(crate) inventory: Inventory,
+    pub(crate) parameters: Tensors,
+    pub(crate) rotary: Rotary,
+    pub(crate) device: Device,
+}
+
+/// A gradient for each parameter that has one, in the order of the inventory.
+#[derive(Clone, Debug)]
+pub struct Gradients(pub Vec<Option<Tensor<2>>>);
+
+impl Gradients {
+    /// No gradients yet, for `parameters` parameters.
+    pub fn none(parameters: usize) -> Self {
+        Self(vec![None; parameters])
+    }
+
+    pub(crate) fn add(&mut self, index: usize, more: Tensor<2>) {
+        self.0[index] = Some(match self.0[index].take() {
+            None => more,
+            Some(sum) => sum + more,
+        });
+    }
+
+    /// √Σ g² over all parameters.
+    pub fn norm(&self) -> f64 {
+        let squares = self.0.iter().flatten().map(|g| f64::from(g.clone().square().sum().into_scalar::<f32>()));
+        squares.sum::<f64>().sqrt()
+    }
+}
+
+/// What all layers share for one batch.
+pub(crate) struct Context {
+    cos: Tensor<2>,
+    sin: Tensor<2>,
+    masks: BTreeMap<Option<usize>, Mask>,
+    /// The inputs whose last hidden state is read, in rising order: behind the last attention only they go on.
+    kept: Tensor<1, Int>,
+    /// For each scored token, its predictor among `kept`.
+    readers: Tensor<1, Int>,
+    ids: Tensor<1, Int>,
+    tokens: usize,
+}
+
+impl Context {
+    fn new(layout: &Layout, decoder: &Decoder) -> Self {
+        let device = &decoder.device;
+        let (cos, sin) = decoder.tables(&layout.positions);
+        let windows = decoder.config.sliding_window.iter().copied();
+        let masks = windows.map(|w| (w, Mask::new(&layout.rows, w, device)));
+        let mut kept = layout.predictors.clone();
+        kept.sort_unstable();
+        kept.dedup();
+        let readers = layout.predictors.iter().map(|p| kept.binary_search(p).expect("kept holds all") as u32).collect();
+        Self {
+            cos,
+            sin,
+            masks: masks.collect(),
+            kept: ints(kept, device),
+            readers: ints(readers, device),
+            ids: ints(layout.ids.clone(), device),
+            tokens: layout.tokens(),
+        }
+    }
+}
+
+/// What a layer keeps for its backward pass.
+pub(crate) struct Kept {
+    input: Tensor<2>,
+    inner: Option<Inner>,
+}
+
+/// What recomputation can bring back from a layer's input.
+struct Inner {
+    /// Query and key before their norms, where the architecture has these.
+    unnormed: Option<(Tensor<2>, Tensor<2>)>,
+    q: Tensor<2>,
+    k: Tensor<2>,
+    v: Tensor<2>,
+    attended: Tensor<2>,
+    middle: Tensor<2>,
+    gate: Tensor<2>,
+    up: Tensor<2>,
+}
+
+fn ints(values: Vec<u32>, device: &Device) -> Tensor<1, Int> {
+    let n = values.len();
+    let values: Vec<i32> = values.into_iter().map(|v| v as i32).collect();
+    Tensor::from_data(TensorData::new(values, [n]), device)
+}
+
+/// Rows of `x` added at `places` of a zero matrix of `rows` rows.
+fn scatter(x: Tensor<2>, places: &Tensor<1, Int>, rows: usize) -> Tensor<2> {
+    let zeros = Tensor::zeros([rows, x.dims()[1]], &x.device());
+    zeros.select_assign(0, places.clone(), x, IndexingUpdateOp::Add)
+}
+
+impl Decoder {
+    /// A decoder from the weights of a checkpoint folder.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::load`].
+    pub fn load(checkpoint: &Checkpoint, device: &Device) -> Result<Self, Error> {
+        Ok(Self::new(checkpoint.config.clone(), checkpoint.load(device)?, device))
+    }
+
+    /// A decoder from parameters in the order of [`Inventory::new`].
+    pub fn new(config: ModelConfig, parameters: Tensors, device: &Device) -> Self {
+        let inventory = Inventory::new(&config);
+        let rotary = Rotary::new(&config);
+        Self { config, inventory, parameters, rotary, device: device.clone() }
+    }
+
+    /// The configuration.
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    /// Names and shapes of the parameters, in their order.
+    pub fn specs(&self) -> &[Spec] {
+        &self.inventory.specs
+    }
+
+    /// The parameters.
+    pub fn parameters(&self) -> &Tensors {
+        &self.parameters
+    }
+
+    /// The parameters, for an optimiser to change.
+    pub fn parameters_mut(&mut self) -> &mut Tensors {
+        &mut self.parameters
+    }
+
+    /// Where the parameters are.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    pub(crate) fn p(&self, index: usize) -> &Tensor<2> {
+        &self.parameters.0[index]
+    }
+
+    pub(crate) fn tables(&self, positions: &[u32]) -> (Tensor<2>, Tensor<2>) {
+        let (cos, sin) = self.rotary.tables(positions);
+        let shape = [positions.len(), self.config.head_dim / 2];
+        let on_device = |v| Tensor::from_data(TensorData::new(v, shape), &self.device);
+        (on_device(cos), on_device(sin))
+    }
+
+    pub(crate) fn heads(&self) -> Heads {
+        Heads {
+            queries: self.config.num_attention_heads,
+            keys: self.config.num_key_value_heads,
+            dim: self.config.head_dim,
+        }
+    }
+
+    fn linear(&self, l: Linear, x: &Tensor<2>) -> Tensor<2> {
+        linear::forward(x, self.p(l.weight), l.bias.map(|b| self.p(b)))
+    }
+
+    /// The gradient through a linear map, its parameters' gradients added to `grads`.
+    fn linear_backward(&self, l: Linear, dy: &Tensor<2>, x: &Tensor<2>, grads: &mut Gradients) -> Tensor<2> {
+        grads.add(l.weight, linear::backward_weight(dy, x));
+        if let Some(b) = l.bias {
+            grads.add(b, linear::backward_bias(dy));
+        }
+        linear::backward_input(dy, self.p(l.weight))
+    }
+
+    fn norm(&self, index: usize, x: &Tensor<2>) -> Tensor<2> {
+        rms_norm::forward(x, self.p(index), self.config.rms_norm_eps)
+    }
+
+    fn norm_backward(&self, index: usize, dy: &Tensor<2>, x: &Tensor<2>, grads: &mut Gradients) -> Tensor<2> {
+        let (dx, dw) = rms_norm::backward(dy, x, self.p(index), self.config.rms_norm_eps);
+        grads.add(index, dw);
+        dx
+    }
+
+    /// A norm over each head of `x` `[tokens, heads·d]`.
+    fn head_norm(&self, index: usize, x: &Tensor<2>) -> Tensor<2> {
+        let [tokens, width] = x.dims();
+        let d = self.config.head_dim;
+        self.norm(index, &x.clone().reshape([tokens * width / d, d])).reshape([tokens, width])
+    }
+
+    fn head_norm_backward(&self, index: usize, dy: Tensor<2>, x: &Tensor<2>, grads: &mut Gradients) -> Tensor<2> {
+        let [tokens, width] = x.dims();
+        let d = self.config.head_dim;
+        let split = [tokens * width / d, d];
+        self.norm_backward(index, &dy.reshape(split), &x.clone().reshape(split), grads).reshape([tokens, width])
+    }
+
+    pub(crate) fn embed(&self, ids: &Tensor<1, Int>) -> Tensor<2> {
+        self.p(self.inventory.embed).clone().select(0, ids.clone())
+    }
+
+    /// Queries and keys before their norms where there are any, then queries, keys and values with positions applied.
+    #[allow(clippy::type_complexity)]
+    pub(crate) fn project(
+        &self,
+        i: usize,
+        h: &Tensor<2>,
+        cos: &Tensor<2>,
+        sin: &Tensor<2>,
+    ) -> (Option<(Tensor<2>, Tensor<2>)>, [Tensor<2>; 3]) {
+        let layer = &self.inventory.layers[i];
+        let x = self.norm(layer.input_norm, h);
+        let (mut q, mut k, v) = (self.linear(layer.q, &x), self.linear(layer.k, &x), self.linear(layer.v, &x));
+        let mut unnormed = None;
+        if let (Some(qn), Some(kn)) = (layer.q_norm, layer.k_norm) {
+            unnormed = Some((q.clone(), k.clone()));
+            (q, k) = (self.head_norm(qn, &q), self.head_norm(kn, &k));
+        }
+        if self.config.rope_layers[i] {
+            (q, k) = (rope::forward(q, cos, sin), rope::forward(k, cos, sin));
+        }
+        (unnormed, [q, k, v])
+    }
+
+    /// From what was attended to the layer's output; also what the backward pass wants of it: middle, gate, up.
+    pub(crate) fn finish(&self, i: usize, h: Tensor<2>, attended: &Tensor<2>) -> (Tensor<2>, [Tensor<2>; 3]) {
+        let layer = &self.inventory.layers[i];
+        let middle = h + self.linear(layer.o, attended);
+        let x = self.norm(layer.post_norm, &middle);
+        let (gate, up) = (self.linear(layer.gate, &x), self.linear(layer.up, &x));
+        let out = middle.clone() + self.linear(layer.down, &swiglu::forward(&gate, &up));
+        (out, [middle, gate, up])
+    }
+
+    fn is_last(&self, i: usize) -> bool {
+        i + 1 == self.config.num_hidden_layers
+    }
+
+    fn layer(&self, i: usize, input: Tensor<2>, context: &Context) -> (Tensor<2>, Inner) {
+        let (unnormed, [q, k, v]) = self.project(i, &input, &context.cos, &context.sin);
+        let mask = &context.masks[&self.config.sliding_window[i]];
+        let mut attended = attention::forward(&q, &k, &v, mask, self.heads());
+        let mut h = input;
+        if self.is_last(i) {
+            // Nothing reads the other tokens any more.
+            h = h.select(0, context.kept.clone());
+            attended = attended.select(0, context.kept.clone());
+        }
+        let (out, [middle, gate, up]) = self.finish(i, h, &attended);
+        (out, Inner { unnormed, q, k, v, attended, middle, gate, up })
+    }
+
+    fn layer_backward(
+        &self,
+        i: usize,
+        dy: Tensor<2>,
+        kept: Kept,
+        context: &Context,
+        grads: &mut Gradients,
+    ) -> Tensor<2> {
+        let layer: &Layer = &self.inventory.layers[i];
+        let input = kept.input;
+        let inner = kept.inner.unwrap_or_else(|| self.layer(i, input.clone(), context).1);
+        let Inner { unnormed, q, k, v, attended, middle, gate, up } = inner;
+
+        let d_act = self.linear_backward(layer.down, &dy, &swiglu::forward(&gate, &up), grads);
+        let (d_gate, d_up) = swiglu::backward(&d_act, &gate, &up);
+        let x = self.norm(layer.post_norm, &middle);
+        let dx = self.linear_backward(layer.gate, &d_gate, &x, grads) + self.linear_backward(layer.up, &d_up, &x, grads);
+        let d_middle = dy + self.norm_backward(layer.post_norm, &dx, &middle, grads);
+
+        let mut d_attended = self.linear_backward(layer.o, &d_middle, &attended, grads);
+        let mut dh = d_middle;
+        if self.is_last(i) {
+            d_attended = scatter(d_attended, &context.kept, context.tokens);
+            dh = scatter(dh, &context.kept, context.tokens);
+        }
+        let mask = &context.masks[&self.config.sliding_window[i]];
+        let (mut dq, mut dk, dv) = attention::backward(&d_attended, [&q, &k, &v], mask, self.heads());
+        if self.config.rope_layers[i] {
+            dq = rope::backward(dq, &context.cos, &context.sin);
+            dk = rope::backward(dk, &context.cos, &context.sin);
+        }
+        if let (Some(qn), Some(kn), Some((uq, uk))) = (layer.q_norm, layer.k_norm, unnormed) {
+            dq = self.head_norm_backward(qn, dq, &uq, grads);
+            dk = self.head_norm_backward(kn, dk, &uk, grads);
+        }
+        let x = self.norm(layer.input_norm, &input);
+        let dx = self.linear_backward(layer.q, &dq, &x, grads)
+            + self.linear_backward(layer.k, &dk, &x, grads)
+            + self.linear_backward(layer.v, &dv, &x, grads);
+        dh + self.norm_backward(layer.input_norm, &dx, &input, grads)
+    }
+
+    /// Hidden states behind the last layer, before the last norm, of the kept inputs; with what each layer keeps, if
+    /// `keep` says so, all of it or (with `recompute`) its input alone.
+    pub(crate) fn body(&self, layout: &Layout, keep: bool, recompute: bool) -> Result<Body, Error> {
+        self.check(layout)?;
+        let context = Context::new(layout, self);
+        let mut h = self.embed(&context.ids);
+        let mut layers = Vec::new();
+        for i in 0..self.config.num_hidden_layers {
+            let input = h.clone();
+            let (out, inner) = self.layer(i, h, &context);
+            if keep {
+                layers.push(Kept { input, inner: (!recompute).then_some(inner) });
+            }
+            h = out;
+        }
+        Ok(Body { context, layers, last: h })
+    }
+
+    /// Normed hidden states, one for each scored token.
+    pub(crate) fn readout(&self, body: &Body) -> Tensor<2> {
+        self.norm(self.inventory.norm, &body.last).select(0, body.context.readers.clone())
+    }
+
+    /// From the gradient of [`readout`](Self::readout) back through all layers.
+    pub(crate) fn body_backward(&self, body: Body, d_hidden: Tensor<2>, grads: &mut Gradients) {
+        let Body { context, mut layers, last } = body;
+        let dy = scatter(d_hidden, &context.readers, last.dims()[0]);
+        let mut dh = self.norm_backward(self.inventory.norm, &dy, &last, grads);
+        while let Some(kept) = layers.pop() {
+            dh = self.layer_backward(layers.len(), dh, kept, &context, grads);
+        }
+        // Tied or not, the embedding's gradient is a sum of rows, added in place.
+        let embed = self.inventory.embed;
+        let sum = grads.0[embed].take().unwrap_or_else(|| self.p(embed).zeros_like());
+        grads.0[embed] = Some(sum.select_assign(0, context.ids, dh, IndexingUpdateOp::Add));
+    }
+
+    fn check(&self, layout: &Layout) -> Result<(), Error> {
+        let (longest, limit) = (layout.longest(), self.config.max_position_embeddings);
+        if longest > limit {
+            return Err(Error::Sequence(format!(
+                "a text of {longest} tokens is longer than the model's max_position_embeddings {limit}; lower max_length"
+            )));
+        }
+        let vocab = self.config.vocab_size as u32;
+        match layout.ids.iter().chain(&layout.targets).find(|id| **id >= vocab) {
+            Some(id) => Err(Error::Sequence(format!("token id {id} is outside the model's vocabulary of {vocab}"))),
+            None => Ok(()),
+        }
+    }
+}
+
+/// A forward pass through the layers, with what its backward pass wants.
+pub(crate) struct Body {
+    context: Context,
+    layers: Vec<Kept>,
+    last: Tensor<2>,
+}

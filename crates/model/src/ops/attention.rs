@@ -1,0 +1,249 @@
+//! o = softmax(q kᵀ/√d + mask) v, on rows whose branches share a prefix.
+
+use burn::tensor::{Device, Int, Tensor, TensorData, activation::softmax};
+
+use crate::layout::Row;
+
+/// Far below any score, yet finite: its exponential is exactly 0 in f32.
+const MASKED: f32 = -1e30;
+
+/// Widths of an attention.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Heads {
+    /// Query heads.
+    pub queries: usize,
+    /// Key and value heads; query head h reads key head h·keys/queries.
+    pub keys: usize,
+    /// Width of a head, d.
+    pub dim: usize,
+}
+
+/// Who attends to whom, prepared once per batch for all layers with the same window.
+#[derive(Clone, Debug)]
+pub(crate) struct Mask {
+    /// Rows as a rectangle: the token at each place `[rows·longest]` (token 0 at empty ones).
+    places: Tensor<1, Int>,
+    /// The place of each token, `[tokens]`.
+    tokens: Tensor<1, Int>,
+    /// 0 where row and column may meet, [`MASKED`] elsewhere, `[rows, 1, 1, longest, longest]`.
+    bias: Tensor<5>,
+    rows: usize,
+    longest: usize,
+}
+
+impl Mask {
+    /// `window`: how many positions back a token sees, itself included; none: all.
+    pub fn new(rows: &[Row], window: Option<usize>, device: &Device) -> Self {
+        let longest = rows.iter().map(Row::len).max().unwrap_or(0);
+        let tokens: usize = rows.iter().map(Row::len).sum();
+        let mut places = vec![0i32; rows.len() * longest];
+        let mut inverse = vec![0i32; tokens];
+        let mut bias = vec![MASKED; rows.len() * longest * longest];
+        for (r, row) in rows.iter().enumerate() {
+            let at: Vec<_> = row.places().collect();
+            for (i, &(position, first)) in at.iter().enumerate() {
+                places[r * longest + i] = (row.start + i) as i32;
+                inverse[row.start + i] = (r * longest + i) as i32;
+                let line = &mut bias[(r * longest + i) * longest..][..longest];
+                for (j, &(other, _)) in at.iter().enumerate().take(i + 1) {
+                    let seen = j < row.prefix || j >= first;
+                    let near = window.is_none_or(|w| position - other < w);
+                    if seen && near {
+                        line[j] = 0.0;
+                    }
+                }
+            }
+            // An empty place attends to itself alone: its softmax is defined, and nobody reads it.
+            for i in at.len()..longest {
+                bias[(r * longest + i) * longest + i] = 0.0;
+            }
+        }
+        Self {
+            places: Tensor::from_data(TensorData::new(places, [rows.len() * longest]), device),
+            tokens: Tensor::from_data(TensorData::new(inverse, [tokens]), device),
+            bias: Tensor::from_data(TensorData::new(bias, [rows.len(), 1, 1, longest, longest]), device),
+            rows: rows.len(),
+            longest,
+        }
+    }
+
+    /// `[tokens, keys·group·d]` to `[rows, keys, group·longest, d]`.
+    fn spread(&self, x: Tensor<2>, keys: usize, group: usize, d: usize) -> Tensor<4> {
+        x.select(0, self.places.clone())
+            .reshape([self.rows, self.longest, keys, group, d])
+            .permute([0, 2, 3, 1, 4])
+            .reshape([self.rows, keys, group * self.longest, d])
+    }
+
+    /// The way back of [`spread`](Self::spread).
+    fn gather(&self, x: Tensor<4>, group: usize) -> Tensor<2> {
+        let [rows, keys, _, d] = x.dims();
+        x.reshape([rows, keys, group, self.longest, d])
+            .permute([0, 3, 1, 2, 4])
+            .reshape([rows * self.longest, keys * group * d])
+            .select(0, self.tokens.clone())
+    }
+
+    /// softmax(q kᵀ/√d + mask), `[rows, keys, group·longest, longest]`.
+    fn probabilities(&self, q: &Tensor<4>, k: &Tensor<4>, heads: Heads) -> Tensor<4> {
+        let shape = [self.rows, heads.keys, heads.group(), self.longest, self.longest];
+        let flat = [self.rows, heads.keys, heads.group() * self.longest, self.longest];
+        let scores = q.clone().matmul(k.clone().swap_dims(2, 3)) * heads.scale();
+        softmax(scores.reshape(shape) + self.bias.clone(), 4).reshape(flat)
+    }
+}
+
+impl Heads {
+    fn group(self) -> usize {
+        self.queries / self.keys
+    }
+    fn scale(self) -> f64 {
+        1.0 / (self.dim as f64).sqrt()
+    }
+}
+
+/// Let q be `q` `[tokens, queries·d]` and k, v be `k`, `v` `[tokens, keys·d]`: o `[tokens, queries·d]`.
+pub(crate) fn forward(q: &Tensor<2>, k: &Tensor<2>, v: &Tensor<2>, mask: &Mask, heads: Heads) -> Tensor<2> {
+    let Heads { keys, dim, .. } = heads;
+    let q = mask.spread(q.clone(), keys, heads.group(), dim);
+    let k = mask.spread(k.clone(), keys, 1, dim);
+    let v = mask.spread(v.clone(), keys, 1, dim);
+    mask.gather(mask.probabilities(&q, &k, heads).matmul(v), heads.group())
+}
+
+/// dq, dk and dv. With p the probabilities, computed anew: dv = pᵀ do, ds = p (do vᵀ − Σ do·o), dq = ds k/√d,
+/// dk = dsᵀ q/√d (arXiv:2205.14135, algorithm 4).
+pub(crate) fn backward(
+    d_out: &Tensor<2>,
+    [q, k, v]: [&Tensor<2>; 3],
+    mask: &Mask,
+    heads: Heads,
+) -> (Tensor<2>, Tensor<2>, Tensor<2>) {
+    let Heads { keys, dim, .. } = heads;
+    let q = mask.spread(q.clone(), keys, heads.group(), dim);
+    let k = mask.spread(k.clone(), keys, 1, dim);
+    let v = mask.spread(v.clone(), keys, 1, dim);
+    let d_out = mask.spread(d_out.clone(), keys, heads.group(), dim);
+    let p = mask.probabilities(&q, &k, heads);
+    let dv = p.clone().swap_dims(2, 3).matmul(d_out.clone());
+    let dp = d_out.matmul(v.swap_dims(2, 3));
+    // Σ do·o = Σ p·dp, row by row.
+    let along = (p.clone() * dp.clone()).sum_dim(3);
+    let ds = p * (dp - along) * heads.scale();
+    let dq = ds.clone().matmul(k);
+    let dk = ds.swap_dims(2, 3).matmul(q);
+    (mask.gather(dq, heads.group()), mask.gather(dk, 1), mask.gather(dv, 1))
+}
+
+/// One text in progress: the queries of its newest tokens `[new, queries·d]` against all keys and values so far
+/// `[all, keys·d]`, the newest included. `seen` bounds how far back a token sees.
+pub(crate) fn extend(
+    q: &Tensor<2>,
+    k: &Tensor<2>,
+    v: &Tensor<2>,
+    window: Option<usize>,
+    heads: Heads,
+) -> Tensor<2> {
+    let ([new, width], [all, _]) = (q.dims(), k.dims());
+    let (group, d) = (heads.group(), heads.dim);
+    let split = |x: &Tensor<2>| x.clone().reshape([all, heads.keys, d]).permute([1, 0, 2]);
+    let q = q.clone().reshape([new, heads.keys, group, d]).permute([1, 2, 0, 3]).reshape([heads.keys, group * new, d]);
+    let mut bias = vec![0f32; new * all];
+    for i in 0..new {
+        let own = all - new + i;
+        for (j, b) in bias[i * all..][..all].iter_mut().enumerate() {
+            if j > own || window.is_some_and(|w| own - j >= w) {
+                *b = MASKED;
+            }
+        }
+    }
+    let bias: Tensor<4> = Tensor::from_data(TensorData::new(bias, [1, 1, new, all]), &q.device());
+    let scores = q.matmul(split(k).swap_dims(1, 2)) * heads.scale();
+    let p = softmax(scores.reshape([heads.keys, group, new, all]) + bias, 3).reshape([heads.keys, group * new, all]);
+    p.matmul(split(v)).reshape([heads.keys, group, new, d]).permute([2, 0, 1, 3]).reshape([new, width])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::oracle::{assert_close, gradients, random};
+    use super::*;
+
+    const HEADS: Heads = Heads { queries: 4, keys: 2, dim: 4 };
+
+    fn rows() -> Vec<Row> {
+        vec![
+            Row { start: 0, prefix: 3, branches: vec![2, 4] },
+            Row { start: 9, prefix: 5, branches: vec![] },
+            Row { start: 14, prefix: 1, branches: vec![1, 1, 1] },
+        ]
+    }
+
+    fn inputs() -> [Tensor<2>; 3] {
+        [random([18, 16], 1), random([18, 8], 2), random([18, 8], 3)]
+    }
+
+    /// Straight from the definition, token by token, in f64.
+    fn naive(q: &Tensor<2>, k: &Tensor<2>, v: &Tensor<2>, rows: &[Row], window: Option<usize>) -> Vec<f32> {
+        let host = |t: &Tensor<2>| t.to_data().try_to_vec::<f32>().unwrap().iter().map(|x| f64::from(*x)).collect::<Vec<_>>();
+        let (q, k, v) = (host(q), host(k), host(v));
+        let mut out = vec![0f32; q.len()];
+        for row in rows {
+            let at: Vec<_> = row.places().collect();
+            for i in 0..row.len() {
+                for h in 0..HEADS.queries {
+                    let kh = h / 2;
+                    let seen: Vec<usize> = (0..=i)
+                        .filter(|&j| (j < row.prefix || at[j].1 == at[i].1) && window.is_none_or(|w| at[i].0 - at[j].0 < w))
+                        .collect();
+                    let dot = |j: usize| {
+                        (0..4).map(|c| q[(row.start + i) * 16 + h * 4 + c] * k[(row.start + j) * 8 + kh * 4 + c]).sum::<f64>()
+                            / 2.0
+                    };
+                    let e: Vec<f64> = seen.iter().map(|&j| dot(j).exp()).collect();
+                    let z: f64 = e.iter().sum();
+                    for c in 0..4 {
+                        let o: f64 = seen.iter().zip(&e).map(|(&j, e)| e / z * v[(row.start + j) * 8 + kh * 4 + c]).sum();
+                        out[(row.start + i) * 16 + h * 4 + c] = o as f32;
+                    }
+                }
+            }
+        }
+        out
+    }
+
+    #[test]
+    fn forward_is_the_definition() {
+        let [q, k, v] = inputs();
+        for window in [None, Some(3)] {
+            let mask = Mask::new(&rows(), window, &q.device());
+            let expected = TensorData::new(naive(&q, &k, &v, &rows(), window), [18, 16]);
+            assert_close(&forward(&q, &k, &v, &mask, HEADS), &Tensor::from_data(expected, &q.device()));
+        }
+    }
+
+    #[test]
+    fn backward_is_that_of_forward() {
+        let [q, k, v] = inputs();
+        let dy = random([18, 16], 4);
+        let mask = Mask::new(&rows(), Some(4), &q.device());
+        let tracked = Mask { bias: mask.bias.clone().autodiff(), ..mask.clone() };
+        let expected = gradients(&[q.clone(), k.clone(), v.clone()], &dy, |t| {
+            forward(&t[0], &t[1], &t[2], &tracked, HEADS)
+        });
+        let (dq, dk, dv) = backward(&dy, [&q, &k, &v], &mask, HEADS);
+        assert_close(&dq, &expected[0]);
+        assert_close(&dk, &expected[1]);
+        assert_close(&dv, &expected[2]);
+    }
+
+    #[test]
+    fn extending_is_the_same_as_starting_over() {
+        let [q, k, v] = inputs();
+        let (q, k, v) = (q.narrow(0, 0, 9), k.narrow(0, 0, 9), v.narrow(0, 0, 9));
+        let whole = [Row { start: 0, prefix: 9, branches: vec![] }];
+        for window in [None, Some(3)] {
+            let expected = forward(&q, &k, &v, &Mask::new(&whole, window, &q.device()), HEADS).narrow(0, 6, 3);
+            assert_close(&extend(&q.clone().narrow(0, 6, 3), &k, &v, window, HEADS), &expected);
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! Rotary positions: frequencies and their scaling, as transformers computes them.
+
+use std::f64::consts::PI;
+
+use crate::config::{ModelConfig, RopeScaling};
+
+/// The rotation of each position by each frequency.
+///
+/// Let θ_i = `rope_theta`^(−2i/d) for i < d/2, with d the width of a head; position p turns the pair
+/// (x_i, x_{i+d/2}) by the angle p θ_i (arXiv:2104.09864, in the layout of Hugging Face checkpoints).
+#[derive(Clone, Debug)]
+pub struct Rotary {
+    inv_freq: Vec<f64>,
+    attention_factor: f64,
+}
+
+impl Rotary {
+    /// The frequencies that `config` asks for.
+    pub fn new(config: &ModelConfig) -> Self {
+        let d = config.head_dim;
+        let base = config.rope_theta;
+        let plain: Vec<f64> = (0..d / 2).map(|i| base.powf(-2.0 * i as f64 / d as f64)).collect();
+        let mut attention_factor = 1.0;
+        let inv_freq = match &config.rope_scaling {
+            RopeScaling::None | RopeScaling::Dynamic => plain,
+            RopeScaling::Linear { factor } => plain.iter().map(|f| f / factor).collect(),
+            RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original } => plain
+                .iter()
+                .map(|&f| {
+                    let wavelength = 2.0 * PI / f;
+                    if wavelength > original / low_freq_factor {
+                        f / factor
+                    } else if wavelength < original / high_freq_factor {
+                        f
+                    } else {
+                        let smooth = (original / wavelength - low_freq_factor) / (high_freq_factor - low_freq_factor);
+                        (1.0 - smooth) * f / factor + smooth * f
+                    }
+                })
+                .collect(),
+            RopeScaling::Yarn { factor, beta_fast, beta_slow, original, attention_factor: a, truncate } => {
+                attention_factor = *a;
+                // arXiv:2309.00071, section 3.2: the dimension that turns `rotations` times in the original context.
+                let dimension = |rotations: f64| {
+                    d as f64 * (original / (rotations * 2.0 * PI)).ln() / (2.0 * base.ln())
+                };
+                let (mut low, mut high) = (dimension(*beta_fast), dimension(*beta_slow));
+                if *truncate {
+                    (low, high) = (low.floor(), high.ceil());
+                }
+                low = low.max(0.0);
+                high = high.min(d as f64 - 1.0);
+                if low == high {
+                    high += 0.001;
+                }
+                plain
+                    .iter()
+                    .enumerate()
+                    .map(|(i, f)| {
+                        let ramp = ((i as f64 - low) / (high - low)).clamp(0.0, 1.0);
+                        f / factor * ramp + f * (1.0 - ramp)
+                    })
+                    .collect()
+            }
+        };
+        Self { inv_freq, attention_factor }
+    }
+
+    /// Cosines and sines for each of `positions`, each `[positions, head_dim/2]` row by row.
+    pub fn tables(&self, positions: &[u32]) -> (Vec<f32>, Vec<f32>) {
+        let mut cos = Vec::with_capacity(positions.len() * self.inv_freq.len());
+        let mut sin = Vec::with_capacity(cos.capacity());
+        for &p in positions {
+            for f in &self.inv_freq {
+                // transformers multiplies in f32: the same rounding of the angle keeps long positions comparable.
+                let angle = f64::from(p as f32 * *f as f32);
+                cos.push((angle.cos() * self.attention_factor) as f32);
+                sin.push((angle.sin() * self.attention_factor) as f32);
+            }
+        }
+        (cos, sin)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+    use std::path::Path;
+
+    fn rotary(scaling: serde_json::Value) -> Rotary {
+        let table = json!({
+            "model_type": "llama", "hidden_size": 16, "intermediate_size": 8, "num_attention_heads": 2,
+            "num_hidden_layers": 1, "vocab_size": 8, "max_position_embeddings": 4096, "rope_scaling": scaling
+        });
+        Rotary::new(&ModelConfig::from_value(&table, Path::new("config.json")).unwrap())
+    }
+
+    fn assert_close(got: &[f64], expected: &[f64]) {
+        assert_eq!(got.len(), expected.len());
+        for (g, e) in got.iter().zip(expected) {
+            assert!((g / e - 1.0).abs() < 1e-6, "{got:?} is not {expected:?}");
+        }
+    }
+
+    #[test]
+    fn plain_frequencies() {
+        // 10000^(−i/4) for i in 0..4
+        assert_close(&rotary(json!(null)).inv_freq, &[1.0, 0.1, 0.01, 0.001]);
+        assert_close(&rotary(json!({"type": "linear", "factor": 4.0})).inv_freq, &[0.25, 0.025, 0.0025, 0.00025]);
+    }
+
+    #[test]
+    fn llama3_divides_low_frequencies_only() {
+        let r = rotary(json!({"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 1024}));
+        // Wavelengths 6.28, 62.8, 628 and 6283 against the bounds 256 and 1024: kept, kept, mixed, divided.
+        // Mixed: s = (1024/628.3185 − 1)/3 = 0.2099155; 0.01·((1 − s)/8 + s) = 0.0030867605
+        assert_close(&r.inv_freq, &[1.0, 0.1, 0.003_086_760_6, 0.001 / 8.0]);
+    }
+
+    #[test]
+    fn yarn_mixes_between_its_bounds() {
+        let r = rotary(json!({"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 1024}));
+        // Dimensions of 32 and 1 rotations: 8·ln(1024/(32·2π))/(2 ln 10⁴) = 0.7069 → 0; 8·ln(1024/2π)/(2 ln 10⁴) = 2.212 → 3.
+        // Ramps 0, 1/3, 2/3, 1: f·(1 − ramp·3/4).
+        assert_close(&r.inv_freq, &[1.0, 0.075, 0.005, 0.00025]);
+        // 0.1 ln 4 + 1
+        assert!((r.attention_factor - 1.138_629_436).abs() < 1e-8);
+    }
+}

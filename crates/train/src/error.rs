@@ -1,0 +1,60 @@
+//! What can go wrong in a training run.
+
+/// A fault of a training run.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A setting outside its range.
+    #[error("{key} must be {rule}, got {value}")]
+    Setting {
+        /// The configuration key.
+        key: &'static str,
+        /// The range allowed.
+        rule: &'static str,
+        /// What was given.
+        value: f64,
+    },
+    /// The data set has no pairs.
+    #[error("there are no pairs to train on")]
+    NoPairs,
+    /// The model refuses a batch.
+    #[error("{place}: {source}")]
+    Model {
+        /// The rows that the batch was made of.
+        place: String,
+        /// What the model says.
+        source: collimate_model::Error,
+    },
+    /// At step 0 policy and reference are the same model, but the loss is not what it must then be.
+    #[error(
+        "step 0: policy and reference are the same model, so the loss must be {expected}, but it is {got}; the largest \
+         difference between their log-probabilities of a completion is {difference} nats. The reference scores are of \
+         other tokens, another template or another model, or scoring does not repeat itself"
+    )]
+    SelfCheck {
+        /// The method's known value.
+        expected: f64,
+        /// The loss measured.
+        got: f64,
+        /// Largest |s(π) − s(μ)| of the batch, in nats.
+        difference: f64,
+    },
+    /// The loss or the gradient stopped being a number.
+    #[error("step {step}: {what} is {value}; lower learning_rate, or check the data behind rows {rows}")]
+    NotFinite {
+        /// The optimiser step, counted from 1.
+        step: usize,
+        /// "the loss" or "the gradient norm".
+        what: &'static str,
+        /// Its value.
+        value: f64,
+        /// The rows of the step.
+        rows: String,
+    },
+    /// Reading or writing state failed.
+    #[error(transparent)]
+    Checkpoint(#[from] collimate_model::Error),
+    /// A checkpoint that does not belong to this run.
+    #[error("{0}")]
+    Resume(String),
+}

@@ -1,0 +1,117 @@
+//! What a training run can be told, under TRL's names.
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::Error;
+use crate::schedule::Schedule;
+
+/// The settings of the trainer. Every key has a default; those that TRL has too have TRL's.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Settings {
+    /// Peak learning rate of AdamW.
+    pub learning_rate: f64,
+    /// How the learning rate runs: constant, constant_with_warmup, linear or cosine.
+    pub lr_scheduler_type: Schedule,
+    /// Optimiser steps over which the learning rate rises from 0.
+    pub warmup_steps: usize,
+    /// The same as a share of all steps; used where warmup_steps is 0.
+    pub warmup_ratio: f64,
+    /// Pairs per micro-batch.
+    pub per_device_train_batch_size: usize,
+    /// Micro-batches per optimiser step; the step is that of the undivided batch.
+    pub gradient_accumulation_steps: usize,
+    /// Passes over the data.
+    pub num_train_epochs: f64,
+    /// Optimiser steps; above 0 it overrides num_train_epochs.
+    pub max_steps: usize,
+    /// β₁ of AdamW.
+    pub adam_beta1: f64,
+    /// β₂ of AdamW.
+    pub adam_beta2: f64,
+    /// ε of AdamW.
+    pub adam_epsilon: f64,
+    /// Decoupled weight decay.
+    pub weight_decay: f64,
+    /// The gradient is scaled down to this global norm; 0: never.
+    pub max_grad_norm: f64,
+    /// Optimiser steps per line of metrics.
+    pub logging_steps: usize,
+    /// Optimiser steps between evaluations; 0: at the end only.
+    pub eval_steps: usize,
+    /// Pairs per batch in evaluation and in the pass over the reference.
+    pub per_device_eval_batch_size: usize,
+    /// Optimiser steps between checkpoints; 0: at the end only.
+    pub save_steps: usize,
+    /// What the order of the data and everything else that is random is drawn from.
+    pub seed: u64,
+    /// Whether the data is shuffled, anew for each epoch.
+    pub shuffle: bool,
+    /// Whether the prompt of a pair is computed once for both completions.
+    pub prefix_sharing: bool,
+    /// An upper bound on input tokens per micro-batch, beside its number of pairs; 0: none.
+    pub max_tokens_per_batch: usize,
+    /// Whether layers are recomputed in the backward pass instead of stored.
+    pub gradient_checkpointing: bool,
+    /// Logits held at a time, in numbers.
+    pub logits_chunk: usize,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            learning_rate: 1e-6,
+            lr_scheduler_type: Schedule::Linear,
+            warmup_steps: 0,
+            warmup_ratio: 0.0,
+            per_device_train_batch_size: 8,
+            gradient_accumulation_steps: 1,
+            num_train_epochs: 3.0,
+            max_steps: 0,
+            adam_beta1: 0.9,
+            adam_beta2: 0.999,
+            adam_epsilon: 1e-8,
+            weight_decay: 0.0,
+            max_grad_norm: 1.0,
+            logging_steps: 10,
+            eval_steps: 0,
+            per_device_eval_batch_size: 8,
+            save_steps: 0,
+            seed: 42,
+            shuffle: true,
+            prefix_sharing: true,
+            max_tokens_per_batch: 0,
+            gradient_checkpointing: false,
+            logits_chunk: 1 << 24,
+        }
+    }
+}
+
+impl Settings {
+    /// Checks every value against its rule.
+    ///
+    /// # Errors
+    /// Names the key, its rule and what was given.
+    pub fn validate(&self) -> Result<(), Error> {
+        let rule = |holds: bool, key: &'static str, rule: &'static str, value: f64| {
+            if holds { Ok(()) } else { Err(Error::Setting { key, rule, value }) }
+        };
+        let at_least_one = |key, value: usize| rule(value > 0, key, "at least 1", value as f64);
+        let share = |key, v: f64| rule((0.0..1.0).contains(&v), key, "at least 0 and below 1", v);
+        let not_negative = |key, v: f64| rule(v >= 0.0 && v.is_finite(), key, "0 or more", v);
+        rule(self.learning_rate > 0.0 && self.learning_rate.is_finite(), "learning_rate", "above 0", self.learning_rate)?;
+        rule((0.0..=1.0).contains(&self.warmup_ratio), "warmup_ratio", "between 0 and 1", self.warmup_ratio)?;
+        at_least_one("per_device_train_batch_size", self.per_device_train_batch_size)?;
+        at_least_one("per_device_eval_batch_size", self.per_device_eval_batch_size)?;
+        at_least_one("gradient_accumulation_steps", self.gradient_accumulation_steps)?;
+        at_least_one("logging_steps", self.logging_steps)?;
+        at_least_one("logits_chunk", self.logits_chunk)?;
+        let epochs = self.num_train_epochs;
+        rule(self.max_steps > 0 || (epochs > 0.0 && epochs.is_finite()), "num_train_epochs", "above 0", epochs)?;
+        share("adam_beta1", self.adam_beta1)?;
+        share("adam_beta2", self.adam_beta2)?;
+        rule(self.adam_epsilon > 0.0, "adam_epsilon", "above 0", self.adam_epsilon)?;
+        not_negative("weight_decay", self.weight_decay)?;
+        not_negative("max_grad_norm", self.max_grad_norm)
+    }
+}

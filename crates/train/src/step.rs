@@ -1,0 +1,299 @@
+//! One optimiser step: from pairs to the loss, the numbers to report, and the gradient.
+
+use burn::tensor::{DType, Device, Tensor, TensorData};
+use collimate_core::{Batch, Completion, Objective, Pair, Totals};
+use collimate_data::Tokens;
+use collimate_model::{Decoder, Gradients, Layout, Options, Pass, Scores, Text};
+
+use crate::error::Error;
+
+/// What a model says of one completion, on the host.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct Said {
+    /// Σ ω_t ln p_t, in nats.
+    pub score: f64,
+    /// Σ ln p_t, in nats.
+    pub sum: f64,
+    /// Scored tokens.
+    pub tokens: f64,
+    /// Mean of ln p_t − ln Σ_v p², where it was asked for.
+    pub confidence: f64,
+}
+
+impl Said {
+    fn new(log_probs: &[f32], collisions: Option<&[f32]>, weights: &[f64]) -> Self {
+        let n = log_probs.len() as f64;
+        let score = log_probs.iter().zip(weights).map(|(p, w)| f64::from(*p) * w).sum();
+        let sum: f64 = log_probs.iter().copied().map(f64::from).sum();
+        let confidence = collisions.map_or(0.0, |c| (sum - c.iter().copied().map(f64::from).sum::<f64>()) / n);
+        Self { score, sum, tokens: n, confidence }
+    }
+}
+
+/// A pair with all that does not depend on the policy.
+pub(crate) struct Item {
+    pub tokens: Tokens,
+    pub weights: Pair<Vec<f64>>,
+    pub reference: Pair<Said>,
+}
+
+/// The number of scored tokens of each completion.
+pub(crate) fn scored_lengths(t: &Tokens) -> Pair<usize> {
+    let count = |tokens: &[u32], mask: &Option<Vec<bool>>| {
+        mask.as_ref().map_or(tokens.len(), |m| m.iter().filter(|s| **s).count())
+    };
+    Pair::new(count(&t.chosen, &t.chosen_mask), count(&t.rejected, &t.rejected_mask))
+}
+
+impl Item {
+    /// `reference`: the token log-probabilities of the reference, unless the objective has none.
+    pub fn new(objective: &Objective, tokens: Tokens, reference: Option<&Pair<Vec<f32>>>) -> Self {
+        let weights = objective.weights(scored_lengths(&tokens), tokens.key);
+        let reference = match reference {
+            Some(r) => r.as_ref().zip(weights.as_ref()).map(|(p, w)| Said::new(p, None, w)),
+            None => weights.as_ref().map(|w| Said { tokens: w.len() as f64, ..Said::default() }),
+        };
+        Self { tokens, weights, reference }
+    }
+
+    /// Input tokens, the prompt counted for each completion, as TRL counts them.
+    pub fn num_tokens(&self) -> u64 {
+        (2 * self.tokens.prompt.len() + self.tokens.chosen.len() + self.tokens.rejected.len()) as u64
+    }
+}
+
+/// Where a batch came from, for messages.
+pub(crate) fn rows<'a>(tokens: impl Iterator<Item = &'a Tokens>) -> String {
+    tokens.map(|t| t.row.to_string()).collect::<Vec<_>>().join(", ")
+}
+
+/// Lays out pairs: chosen, rejected, chosen, rejected …
+pub(crate) fn lay_out<'a>(pairs: impl Iterator<Item = &'a Tokens> + Clone, share: bool) -> Result<Layout, Error> {
+    let mut layout = Layout::default();
+    for t in pairs {
+        let completions = [
+            Text { tokens: &t.chosen, scored: t.chosen_mask.as_deref() },
+            Text { tokens: &t.rejected, scored: t.rejected_mask.as_deref() },
+        ];
+        layout
+            .push(&t.prompt, &completions, share)
+            .map_err(|source| Error::Model { place: format!("row {}", t.row), source })?;
+    }
+    Ok(layout)
+}
+
+/// Cuts a step into micro-batches of at most `pairs` pairs and, if above 0, `tokens` input tokens.
+pub(crate) fn cut(sizes: &[usize], pairs: usize, tokens: usize) -> Vec<std::ops::Range<usize>> {
+    let mut cuts = Vec::new();
+    let (mut start, mut held) = (0, 0);
+    for (i, size) in sizes.iter().enumerate() {
+        if i > start && (i - start == pairs || (tokens > 0 && held + size > tokens)) {
+            cuts.push(start..i);
+            (start, held) = (i, 0);
+        }
+        held += size;
+    }
+    if start < sizes.len() {
+        cuts.push(start..sizes.len());
+    }
+    cuts
+}
+
+/// What each completion of a layout was said to be, pair by pair.
+fn said(layout: &Layout, scores: &Scores, items: &[Item]) -> Vec<Pair<Said>> {
+    let one = |completion: usize, weights: &[f64]| {
+        let range = layout.completions[completion].clone();
+        let collisions = scores.log_collisions.as_ref().map(|c| &c[range.clone()]);
+        Said::new(&scores.log_probs[range], collisions, weights)
+    };
+    let pairs = items.iter().enumerate();
+    pairs.map(|(i, item)| Pair::new(one(2 * i, &item.weights.chosen), one(2 * i + 1, &item.weights.rejected))).collect()
+}
+
+/// What the objective says of pairs, and the derivative of the loss of the whole step.
+pub(crate) struct Judged {
+    pub loss: Vec<f64>,
+    pub reward: Pair<Vec<f64>>,
+    /// With respect to each score, `[pairs]`.
+    d_score: Pair<Vec<f64>>,
+    /// With respect to each plain sum, `[pairs]`.
+    d_sum: Pair<Vec<f64>>,
+}
+
+/// The one call of the loss: numbers of pairs to a small batch on the device, and back.
+pub(crate) fn judge(
+    objective: &Objective,
+    device: &Device,
+    policy: &[Pair<Said>],
+    reference: &[Pair<Said>],
+    totals: Totals,
+) -> Judged {
+    let device = device.clone().autodiff();
+    // The loss is a handful of numbers: where the device has f64, its rounding need not be seen.
+    let dtype = if device.supports_dtype(DType::F64) { DType::F64 } else { DType::F32 };
+    let column = |pairs: &[Pair<Said>], side: fn(&Pair<Said>) -> &Said, number: fn(&Said) -> f64| -> Batch {
+        let values: Vec<f64> = pairs.iter().map(|p| number(side(p))).collect();
+        Tensor::from_data(TensorData::new(values, [pairs.len()]), (&device, dtype))
+    };
+    let completions = |pairs: &[Pair<Said>]| {
+        Pair::new((|p: &Pair<Said>| &p.chosen) as fn(&Pair<Said>) -> &Said, |p: &Pair<Said>| &p.rejected).map(|side| {
+            Completion {
+                score: column(pairs, side, |s| s.score),
+                sum: column(pairs, side, |s| s.sum),
+                tokens: column(pairs, side, |s| s.tokens),
+                confidence: column(pairs, side, |s| s.confidence),
+            }
+        })
+    };
+    let policy = completions(policy).map(|c| Completion {
+        score: c.score.require_grad(),
+        sum: c.sum.require_grad(),
+        ..c
+    });
+    let reference = completions(reference);
+    let evaluation = objective.evaluate_batch(&policy, &reference, totals);
+    let host = |t: Batch| -> Vec<f64> { t.into_data().convert::<f64>().try_to_vec().expect("it was converted") };
+    let gradients = (evaluation.loss.clone().sum() / totals.pairs as f64).backward();
+    let pairs = reference.chosen.score.dims()[0];
+    let gradient = |leaf: &Batch| leaf.grad(&gradients).map_or_else(|| vec![0.0; pairs], host);
+    Judged {
+        d_score: policy.as_ref().map(|c| gradient(&c.score)),
+        d_sum: policy.as_ref().map(|c| gradient(&c.sum)),
+        loss: host(evaluation.loss.inner()),
+        reward: evaluation.reward.map(|r| host(r.inner())),
+    }
+}
+
+impl Judged {
+    /// dL/d ln π of each scored token of pairs `pairs`, in the order of their layout.
+    fn coefficients(&self, items: &[Item], pairs: std::ops::Range<usize>) -> Vec<f32> {
+        let mut all = Vec::new();
+        for i in pairs {
+            let weights = items[i].weights.as_ref().zip(self.d_score.as_ref()).zip(self.d_sum.as_ref());
+            for ((w, score), sum) in weights.into_array() {
+                all.extend(w.iter().map(|w| (w * score[i] + sum[i]) as f32));
+            }
+        }
+        all
+    }
+}
+
+/// What a step yields.
+pub(crate) struct Outcome {
+    pub judged: Judged,
+    pub policy: Vec<Pair<Said>>,
+    pub gradients: Option<Gradients>,
+}
+
+/// How a step is computed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct How {
+    pub pairs: usize,
+    pub tokens: usize,
+    pub share: bool,
+    pub engine: Options,
+}
+
+impl How {
+    fn cut(&self, items: &[Item]) -> Vec<std::ops::Range<usize>> {
+        let sizes: Vec<usize> = items
+            .iter()
+            .map(|i| {
+                let prompts = if self.share { 1 } else { 2 };
+                prompts * i.tokens.prompt.len() + i.tokens.chosen.len() + i.tokens.rejected.len() - 2
+            })
+            .collect();
+        cut(&sizes, self.pairs, self.tokens)
+    }
+
+    fn lay_out(&self, items: &[Item]) -> Result<Layout, Error> {
+        lay_out(items.iter().map(|i| &i.tokens), self.share)
+    }
+}
+
+fn at(items: &[Item]) -> impl FnOnce(collimate_model::Error) -> Error {
+    let place = format!("rows {}", rows(items.iter().map(|i| &i.tokens)));
+    move |source| Error::Model { place, source }
+}
+
+/// Scores pairs and, if `learn`, computes the gradient of their mean loss. However the pairs are cut into
+/// micro-batches, loss and gradient are those of the undivided batch.
+pub(crate) fn run(
+    policy: &Decoder,
+    objective: &Objective,
+    items: &[Item],
+    how: How,
+    learn: bool,
+) -> Result<Outcome, Error> {
+    let chosen_tokens = items.iter().map(|i| i.weights.chosen.len()).sum();
+    let totals = Totals { pairs: items.len(), chosen_tokens };
+    let reference: Vec<_> = items.iter().map(|i| i.reference).collect();
+    let device = policy.device();
+    let engine = Options { collision: objective.needs_confidence(), ..how.engine };
+    let cuts = how.cut(items);
+    let mut gradients = learn.then(|| Gradients::none(policy.specs().len()));
+
+    // A loss that couples pairs wants all of their scores before any gradient; so does an evaluation.
+    if !learn || objective.coupled() && cuts.len() > 1 {
+        let mut all = Vec::with_capacity(items.len());
+        for range in &cuts {
+            let part = &items[range.clone()];
+            let layout = how.lay_out(part)?;
+            let scores = policy.score(&layout, engine).map_err(at(part))?;
+            all.extend(said(&layout, &scores, part));
+        }
+        let judged = judge(objective, device, &all, &reference, totals);
+        if let Some(gradients) = &mut gradients {
+            for range in cuts {
+                let part = &items[range.clone()];
+                let pass = policy.forward(&how.lay_out(part)?, engine).map_err(at(part))?;
+                policy.backward(pass, &judged.coefficients(items, range), gradients);
+            }
+        }
+        return Ok(Outcome { judged, policy: all, gradients });
+    }
+
+    let mut all = Vec::with_capacity(items.len());
+    let mut judged = Judged {
+        loss: Vec::new(),
+        reward: Pair::default(),
+        d_score: Pair::default(),
+        d_sum: Pair::default(),
+    };
+    for range in cuts {
+        let part = &items[range.clone()];
+        let layout = how.lay_out(part)?;
+        let pass: Pass = policy.forward(&layout, engine).map_err(at(part))?;
+        let said = said(&layout, &pass.scores, part);
+        let one = judge(objective, device, &said, &reference[range], totals);
+        let coefficients = one.coefficients(part, 0..part.len());
+        policy.backward(pass, &coefficients, gradients.as_mut().expect("it learns"));
+        all.extend(said);
+        judged.loss.extend(one.loss);
+        for (whole, more) in [(&mut judged.reward, one.reward), (&mut judged.d_score, one.d_score), (&mut judged.d_sum, one.d_sum)] {
+            whole.chosen.extend(more.chosen);
+            whole.rejected.extend(more.rejected);
+        }
+    }
+    Ok(Outcome { judged, policy: all, gradients })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cuts_keep_to_both_bounds_and_lose_nothing() {
+        assert_eq!(cut(&[5, 5, 5, 5, 5], 2, 0), [0..2, 2..4, 4..5]);
+        assert_eq!(cut(&[5, 5, 5, 9, 1], 8, 10), [0..2, 2..3, 3..5]);
+        // A pair larger than the bound still goes, alone.
+        assert_eq!(cut(&[50, 5], 8, 10), [0..1, 1..2]);
+        assert!(cut(&[], 8, 10).is_empty());
+    }
+
+    #[test]
+    fn a_completion_is_summed_by_its_weights() {
+        let said = Said::new(&[-1.0, -3.0], Some(&[-0.5, -1.5]), &[0.5, 0.5]);
+        assert_eq!(said, Said { score: -2.0, sum: -4.0, tokens: 2.0, confidence: -1.0 });
+    }
+}

@@ -1,0 +1,373 @@
+//! The training run: reference scores, steps, evaluation, events.
+
+use std::time::Instant;
+
+use collimate_core::{Objective, Pair};
+use collimate_data::Dataset;
+use collimate_model::{Decoder, Options};
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use rand::seq::SliceRandom;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::adamw::{AdamW, Moments};
+use crate::error::Error;
+use crate::metrics::Window;
+use crate::settings::Settings;
+use crate::step::{self, How, Item};
+
+/// What a run tells whoever watches it.
+#[derive(Clone, Debug)]
+pub enum Event<'a> {
+    /// The reference is being scored.
+    Reference {
+        /// Pairs scored.
+        done: usize,
+        /// Pairs to score.
+        total: usize,
+    },
+    /// Training begins.
+    Begin {
+        /// Optimiser steps already taken, in a resumed run.
+        from: usize,
+        /// Optimiser steps in all.
+        steps: usize,
+    },
+    /// An optimiser step was taken.
+    Step(StepInfo),
+    /// A line of metrics.
+    Metrics(&'a Map<String, Value>),
+    /// The state after `step` steps is to be kept.
+    Save(&'a State<'a>),
+}
+
+/// An optimiser step, in short.
+#[derive(Clone, Copy, Debug)]
+pub struct StepInfo {
+    /// Steps taken, this one included.
+    pub step: usize,
+    /// Optimiser steps in all.
+    pub steps: usize,
+    /// The loss of the step.
+    pub loss: f64,
+    /// The mean margin of its rewards.
+    pub margin: f64,
+    /// The share of its pairs with a margin above 0.
+    pub accuracy: f64,
+    /// Tokens read, the prompt counted for each completion.
+    pub tokens: u64,
+    /// Seconds it took.
+    pub seconds: f64,
+}
+
+/// All that a run needs to go on as if it had never stopped.
+#[derive(Clone, Debug)]
+pub struct State<'a> {
+    /// The policy.
+    pub policy: &'a Decoder,
+    /// The moments of the optimiser.
+    pub moments: &'a Moments,
+    /// Counters.
+    pub progress: Progress,
+}
+
+/// Counters of a run.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Progress {
+    /// Optimiser steps taken.
+    pub step: usize,
+    /// Tokens read, the prompt counted for each completion.
+    pub num_tokens: u64,
+    window: Window,
+}
+
+/// Who watches a run; a fault stops it.
+pub type Observer<'a> = dyn FnMut(Event<'_>) -> Result<(), Error> + 'a;
+
+/// The reference scores of a data set: token log-probabilities of each pair, where they are known.
+type Cache = Vec<Option<Pair<Vec<f32>>>>;
+
+/// A training run.
+pub struct Trainer {
+    policy: Decoder,
+    reference: Option<Decoder>,
+    objective: Objective,
+    settings: Settings,
+    train: Dataset,
+    eval: Option<Dataset>,
+    moments: Moments,
+    progress: Progress,
+}
+
+impl Trainer {
+    /// A run of `objective` on `train`, evaluated on `eval`.
+    ///
+    /// The reference is the policy as it is now, unless another is given by [`with_reference`](Self::with_reference).
+    ///
+    /// # Errors
+    /// A setting out of range, or no pairs.
+    pub fn new(
+        policy: Decoder,
+        objective: Objective,
+        settings: Settings,
+        train: Dataset,
+        eval: Option<Dataset>,
+    ) -> Result<Self, Error> {
+        settings.validate()?;
+        if train.is_empty() {
+            return Err(Error::NoPairs);
+        }
+        let moments = Moments::new(&policy);
+        let progress = Progress::default();
+        Ok(Self { policy, reference: None, objective, settings, train, eval, moments, progress })
+    }
+
+    /// Another model as the reference.
+    pub fn with_reference(mut self, reference: Decoder) -> Self {
+        self.reference = Some(reference);
+        self
+    }
+
+    /// Goes on from a state that [`Event::Save`] has offered; `self` holds its policy.
+    ///
+    /// The reference must be given too, since the policy is not what it was at the start.
+    pub fn resume(mut self, moments: Moments, progress: Progress) -> Self {
+        self.moments = moments;
+        self.progress = progress;
+        self
+    }
+
+    /// The policy as it is.
+    pub fn policy(&self) -> &Decoder {
+        &self.policy
+    }
+
+    fn per_step(&self) -> usize {
+        self.settings.per_device_train_batch_size * self.settings.gradient_accumulation_steps
+    }
+
+    fn steps_per_epoch(&self) -> usize {
+        self.train.len().div_ceil(self.per_step())
+    }
+
+    /// Optimiser steps in all.
+    pub fn steps(&self) -> usize {
+        match self.settings.max_steps {
+            0 => (self.settings.num_train_epochs * self.steps_per_epoch() as f64).ceil() as usize,
+            n => n,
+        }
+    }
+
+    /// The pairs of optimiser step `step`, counted from 0; `order` holds the order of the epoch it was asked for last.
+    fn pairs_of(&self, step: usize, order: &mut (usize, Vec<usize>)) -> Vec<usize> {
+        let (epoch, within) = (step / self.steps_per_epoch(), step % self.steps_per_epoch());
+        if order.1.is_empty() || order.0 != epoch {
+            let mut all: Vec<usize> = (0..self.train.len()).collect();
+            if self.settings.shuffle {
+                // Each epoch has an order of its own that no other epoch is needed for: a resumed run finds it again.
+                let seed = self.settings.seed.wrapping_mul(0x9E37_79B9_7F4A_7C15).wrapping_add(epoch as u64);
+                all.shuffle(&mut StdRng::seed_from_u64(seed));
+            }
+            *order = (epoch, all);
+        }
+        let start = within * self.per_step();
+        order.1[start..(start + self.per_step()).min(self.train.len())].to_vec()
+    }
+
+    fn how(&self, pairs: usize) -> How {
+        let s = &self.settings;
+        How {
+            pairs,
+            tokens: s.max_tokens_per_batch,
+            share: s.prefix_sharing,
+            engine: Options {
+                logits: s.logits_chunk,
+                gradient_checkpointing: s.gradient_checkpointing,
+                collision: false,
+            },
+        }
+    }
+
+    /// Scores the pairs of `wanted` under the reference; each once.
+    fn score_reference(
+        &self,
+        data: &Dataset,
+        mut wanted: Vec<usize>,
+        progress: &mut dyn FnMut(usize) -> Result<(), Error>,
+    ) -> Result<Cache, Error> {
+        let mut cache: Cache = vec![None; data.len()];
+        if !self.objective.uses_reference() {
+            return Ok(cache);
+        }
+        wanted.sort_unstable();
+        wanted.dedup();
+        let reference = self.reference.as_ref().unwrap_or(&self.policy);
+        let how = self.how(self.settings.per_device_eval_batch_size);
+        let sizes: Vec<usize> = wanted
+            .iter()
+            .map(|i| {
+                let l = data.lengths(*i);
+                (if how.share { 1 } else { 2 }) * l.prompt + l.chosen + l.rejected
+            })
+            .collect();
+        for range in step::cut(&sizes, how.pairs, how.tokens) {
+            let part = &wanted[range.clone()];
+            let tokens: Vec<_> = part.iter().map(|i| data.get(*i)).collect();
+            let layout = step::lay_out(tokens.iter(), how.share)?;
+            let scores = reference.score(&layout, how.engine).map_err(|source| Error::Model {
+                place: format!("rows {}", step::rows(tokens.iter())),
+                source,
+            })?;
+            let of = |completion: usize| scores.log_probs[layout.completions[completion].clone()].to_vec();
+            for (place, i) in part.iter().enumerate() {
+                cache[*i] = Some(Pair::new(of(2 * place), of(2 * place + 1)));
+            }
+            progress(range.end)?;
+        }
+        Ok(cache)
+    }
+
+    fn items(&self, data: &Dataset, cache: &Cache, pairs: &[usize]) -> Vec<Item> {
+        pairs.iter().map(|i| Item::new(&self.objective, data.get(*i), cache[*i].as_ref())).collect()
+    }
+
+    /// Trains to the end.
+    ///
+    /// # Errors
+    /// Pairs that the model can't take, a run that starts elsewhere than its method must, a loss that is not a number,
+    /// and whatever the observer objects to.
+    pub fn run(&mut self, observer: &mut Observer<'_>) -> Result<(), Error> {
+        let steps = self.steps();
+        let mut order = (0, Vec::new());
+        let wanted: Vec<usize> = (self.progress.step..steps).flat_map(|s| self.pairs_of(s, &mut order)).collect();
+        let eval_pairs: Vec<usize> = (0..self.eval.as_ref().map_or(0, Dataset::len)).collect();
+        let distinct = wanted.iter().collect::<std::collections::HashSet<_>>().len();
+        let total = distinct + eval_pairs.len();
+        let cache = self.score_reference(&self.train, wanted, &mut |done| observer(Event::Reference { done, total }))?;
+        let eval_cache = match &self.eval {
+            Some(eval) => self.score_reference(eval, eval_pairs, &mut |done| {
+                observer(Event::Reference { done: distinct + done, total })
+            })?,
+            None => Vec::new(),
+        };
+        let initial = self.reference.is_none();
+
+        observer(Event::Begin { from: self.progress.step, steps })?;
+        while self.progress.step < steps {
+            let pairs = self.pairs_of(self.progress.step, &mut order);
+            let items = self.items(&self.train, &cache, &pairs);
+            self.step(&items, initial && self.progress.step == 0, steps, observer)?;
+            let at = |every: usize| every > 0 && self.progress.step.is_multiple_of(every);
+            let (evaluate, save) = (at(self.settings.eval_steps), at(self.settings.save_steps));
+            let last = self.progress.step == steps;
+            if self.eval.is_some() && (evaluate || last) {
+                self.evaluate(&eval_cache, observer)?;
+            }
+            if save && !last {
+                let progress = self.progress.clone();
+                observer(Event::Save(&State { policy: &self.policy, moments: &self.moments, progress }))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn step(&mut self, items: &[Item], initial: bool, steps: usize, observer: &mut Observer<'_>) -> Result<(), Error> {
+        let s = self.settings.clone();
+        let begun = Instant::now();
+        let how = self.how(s.per_device_train_batch_size);
+        let outcome = step::run(&self.policy, &self.objective, items, how, true)?;
+        let number = self.progress.step + 1;
+        let mut window = Window::default();
+        window.add(items, &outcome);
+        let loss = window.mean("loss");
+        let finite = |what, value: f64| match value.is_finite() {
+            true => Ok(()),
+            false => Err(Error::NotFinite { step: number, what, value, rows: step::rows(items.iter().map(|i| &i.tokens)) }),
+        };
+        finite("the loss", loss)?;
+        if initial {
+            self.self_check(items, &outcome, loss)?;
+        }
+        let gradients = outcome.gradients.as_ref().expect("a training step has gradients");
+        let norm = gradients.norm();
+        finite("the gradient norm", norm)?;
+
+        let warmup = match s.warmup_steps {
+            0 => (s.warmup_ratio * steps as f64).ceil() as usize,
+            n => n,
+        };
+        let rate = s.learning_rate * s.lr_scheduler_type.factor(self.progress.step, warmup, steps);
+        // As torch clips: scaled to the bound, with its small number beside the norm.
+        let scale = if s.max_grad_norm > 0.0 { (s.max_grad_norm / (norm + 1e-6)).min(1.0) } else { 1.0 };
+        let adamw = AdamW {
+            beta1: s.adam_beta1,
+            beta2: s.adam_beta2,
+            epsilon: s.adam_epsilon,
+            weight_decay: s.weight_decay,
+        };
+        self.progress.window.add(items, &outcome);
+        let gradients = outcome.gradients.expect("a training step has gradients");
+        adamw.step(&mut self.policy, &mut self.moments, gradients, rate, scale);
+        self.progress.step = number;
+        let tokens: u64 = items.iter().map(Item::num_tokens).sum();
+        self.progress.num_tokens += tokens;
+
+        observer(Event::Step(StepInfo {
+            step: number,
+            steps,
+            loss,
+            margin: window.mean("rewards/margins"),
+            accuracy: window.mean("rewards/accuracies"),
+            tokens,
+            seconds: begun.elapsed().as_secs_f64(),
+        }))?;
+        if number.is_multiple_of(s.logging_steps) || number == steps {
+            let mut line = self.progress.window.means("", self.objective.uses_reference());
+            line.insert("grad_norm".into(), norm.into());
+            line.insert("learning_rate".into(), rate.into());
+            self.finish_line(&mut line);
+            self.progress.window = Window::default();
+            observer(Event::Metrics(&line))?;
+        }
+        Ok(())
+    }
+
+    fn finish_line(&self, line: &mut Map<String, Value>) {
+        let epoch = self.progress.step as f64 / self.steps_per_epoch() as f64;
+        line.insert("num_tokens".into(), self.progress.num_tokens.into());
+        line.insert("epoch".into(), epoch.into());
+        line.insert("step".into(), self.progress.step.into());
+    }
+
+    /// With π = μ the loss is known before it is measured.
+    fn self_check(&self, items: &[Item], outcome: &step::Outcome, loss: f64) -> Result<(), Error> {
+        let Some(expected) = self.objective.loss_at_reference() else { return Ok(()) };
+        let difference = items.iter().zip(&outcome.policy).flat_map(|(i, p)| {
+            p.zip(i.reference).into_array().map(|(p, r)| (p.score - r.score).abs())
+        });
+        let difference = difference.fold(0.0, f64::max);
+        // Scores repeat to about 1e-6 of their size when batches are composed differently; more is a fault.
+        let size = outcome.policy.iter().flat_map(|p| p.into_array()).map(|s| s.score.abs()).fold(1.0, f64::max);
+        if difference <= 1e-4 * size && (loss - expected).abs() <= 1e-2 * expected.abs().max(1e-6) {
+            return Ok(());
+        }
+        Err(Error::SelfCheck { expected, got: loss, difference })
+    }
+
+    fn evaluate(&self, cache: &Cache, observer: &mut Observer<'_>) -> Result<(), Error> {
+        let Some(eval) = &self.eval else { return Ok(()) };
+        let mut window = Window::default();
+        let all: Vec<usize> = (0..eval.len()).collect();
+        let how = self.how(self.settings.per_device_eval_batch_size);
+        // Losses that couple pairs are those of a batch as large as in training.
+        for pairs in all.chunks(self.per_step()) {
+            let items = self.items(eval, cache, pairs);
+            let outcome = step::run(&self.policy, &self.objective, &items, how, false)?;
+            window.add(&items, &outcome);
+        }
+        let mut line = window.means("eval_", self.objective.uses_reference());
+        self.finish_line(&mut line);
+        observer(Event::Metrics(&line))
+    }
+}
