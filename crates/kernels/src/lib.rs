@@ -1,0 +1,21 @@
+//! CPU kernels on `&[f32]` slices, for the layers whose cost or memory a generic tensor library leaves on the table.
+//!
+//! - Every matrix is row-major and contiguous; shapes are written `[rows, columns]`; n is the number of tokens.
+//! - Vector code is written once, generic over the width, and dispatched at run time ([`pulp`]).
+//! - Work is cut into pieces that depend on shapes only and partial sums are added in the order of the pieces, so the
+//!   same inputs give the same bits whatever the number of threads.
+//! - A shape that does not fit is a programming error of the caller, and panics with the two numbers that disagree.
+//! - One kernel is one file: its equations with their symbols bound to arguments, forward, backward, tests against a
+//!   naive f64 version.
+
+pub mod adamw;
+pub mod exp;
+pub mod head;
+pub mod rms_norm;
+pub mod rope;
+pub mod swiglu;
+
+mod parallel;
+mod simd;
+#[cfg(test)]
+mod testing;
