@@ -10,6 +10,7 @@
 
 pub mod adamw;
 pub mod exp;
+pub mod gemm;
 pub mod head;
 pub mod rms_norm;
 pub mod rope;
