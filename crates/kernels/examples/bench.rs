@@ -4,7 +4,10 @@
 
 use std::time::Instant;
 
+use collimate_kernels::adamw::{self, AdamW};
+use collimate_kernels::attention::{Attention, Row};
 use collimate_kernels::gemm::{self, Mat, MatMut, Threads};
+use collimate_kernels::{head, rms_norm, rope, swiglu};
 
 struct Bench {
     only: Option<String>,
@@ -31,7 +34,7 @@ impl Bench {
 
     fn flops(&self, name: &str, flops: f64, run: impl FnMut()) {
         if let Some(s) = self.time(name, run) {
-            println!("{name:<58} {:>9.3} ms {:>8.1} GFLOP/s", s * 1e3, flops / s / 1e9);
+            println!("{name:<64} {:>9.3} ms {:>8.1} GFLOP/s", s * 1e3, flops / s / 1e9);
         }
     }
 }
@@ -75,7 +78,222 @@ fn linear(b: &Bench, n: usize, i: usize, o: usize) {
     });
 }
 
+/// A kernel and its plain version, in GB/s of what must move at least.
+fn compare(b: &Bench, name: &str, bytes: f64, kernel: impl FnMut(), plain: impl FnMut()) {
+    let (Some(fast), Some(slow)) = (b.time(name, kernel), b.time(name, plain)) else { return };
+    println!("{name:<64} {:>9.3} ms {:>8.1} GB/s     plain ×{:.1}", fast * 1e3, bytes / fast / 1e9, slow / fast);
+}
+
+fn elementwise(b: &Bench) {
+    let (n, d, m, heads, hd) = (2000, 384, 1024, 6, 64);
+    let bytes = |floats: usize| 4.0 * floats as f64;
+
+    let (x, w, dy) = (numbers(n * d), numbers(d), numbers(n * d));
+    let (mut y, mut inv, mut dx, mut dw) = (vec![0.0; n * d], vec![0.0; n], vec![0.0; n * d], vec![0.0; d]);
+    let (mut y2, mut dx2, mut dw2) = (vec![0.0; n * d], vec![0.0; n * d], vec![0.0; d]);
+    compare(
+        b,
+        "rms_norm forward [2000, 384]",
+        bytes(2 * n * d),
+        || rms_norm::forward(&x, &w, 1e-5, &mut y, &mut inv),
+        || {
+            for (x, y) in x.chunks(d).zip(y2.chunks_mut(d)) {
+                let rho = 1.0 / (x.iter().map(|v| v * v).sum::<f32>() / d as f32 + 1e-5).sqrt();
+                for i in 0..d {
+                    y[i] = x[i] * rho * w[i];
+                }
+            }
+        },
+    );
+    compare(
+        b,
+        "rms_norm backward [2000, 384]",
+        bytes(3 * n * d),
+        || rms_norm::backward(&dy, &x, &w, &inv, &mut dx, false, &mut dw),
+        || {
+            for (((x, g), dx), rho) in x.chunks(d).zip(dy.chunks(d)).zip(dx2.chunks_mut(d)).zip(&inv) {
+                let dot: f32 = (0..d).map(|i| g[i] * w[i] * x[i]).sum();
+                for i in 0..d {
+                    dx[i] = rho * (w[i] * g[i] - x[i] * rho * rho * dot / d as f32);
+                    dw2[i] += g[i] * x[i] * rho;
+                }
+            }
+        },
+    );
+
+    let positions: Vec<usize> = (0..n).collect();
+    let (cos, sin) = rope::tables(&positions, hd, 1e4);
+    let (mut q, mut q2) = (numbers(n * d), numbers(n * d));
+    compare(
+        b,
+        "rope forward [2000, 6·64]",
+        bytes(2 * n * d + n * hd),
+        || rope::forward(&mut q, heads, &cos, &sin, hd),
+        || {
+            for (t, row) in q2.chunks_mut(d).enumerate() {
+                for head in row.chunks_mut(hd) {
+                    for i in 0..hd / 2 {
+                        let (c, s, a, b) = (cos[t * hd / 2 + i], sin[t * hd / 2 + i], head[i], head[i + hd / 2]);
+                        head[i] = a * c - b * s;
+                        head[i + hd / 2] = b * c + a * s;
+                    }
+                }
+            }
+        },
+    );
+
+    let (gate, up, dy) = (numbers(n * m), numbers(n * m), numbers(n * m));
+    let (mut y, mut dg, mut du) = (vec![0.0; n * m], vec![0.0; n * m], vec![0.0; n * m]);
+    let (mut y2, mut dg2, mut du2) = (vec![0.0; n * m], vec![0.0; n * m], vec![0.0; n * m]);
+    compare(
+        b,
+        "swiglu forward [2000, 1024]",
+        bytes(3 * n * m),
+        || swiglu::forward(&gate, &up, &mut y),
+        || {
+            for i in 0..n * m {
+                y2[i] = gate[i] / (1.0 + (-gate[i]).exp()) * up[i];
+            }
+        },
+    );
+    compare(
+        b,
+        "swiglu backward [2000, 1024]",
+        bytes(5 * n * m),
+        || swiglu::backward(&dy, &gate, &up, &mut dg, &mut du),
+        || {
+            for i in 0..n * m {
+                let sigma = 1.0 / (1.0 + (-gate[i]).exp());
+                dg2[i] = dy[i] * up[i] * sigma * (1.0 + gate[i] * (1.0 - sigma));
+                du2[i] = dy[i] * gate[i] * sigma;
+            }
+        },
+    );
+
+    let (c, v) = (128, 50257);
+    let (mut z, targets) = (numbers(c * v), (0..c as u32).collect::<Vec<_>>());
+    let (mut lse, mut lp, mut p2, coef) = (vec![0.0; c], vec![0.0; c], vec![0.0; c], numbers(c));
+    let mut lse2 = vec![0.0; c];
+    compare(
+        b,
+        "head forward [128, 50257]",
+        bytes(c * v),
+        || head::forward(&z, &targets, v, &mut lse, &mut lp, None),
+        || {
+            for (z, lse) in z.chunks(v).zip(&mut lse2) {
+                let top = z.iter().fold(f32::MIN, |m, v| m.max(*v));
+                *lse = top + z.iter().map(|v| (v - top).exp()).sum::<f32>().ln();
+            }
+        },
+    );
+    compare(
+        b,
+        "head forward with Σp² [128, 50257]",
+        bytes(c * v),
+        || head::forward(&z, &targets, v, &mut lse, &mut lp, Some(&mut p2)),
+        || (),
+    );
+    let mut z2 = z.clone();
+    compare(
+        b,
+        "head backward [128, 50257]",
+        bytes(2 * c * v),
+        || head::backward(&mut z, &targets, v, &lse2, &coef),
+        || {
+            for (i, z) in z2.chunks_mut(v).enumerate() {
+                z.iter_mut().for_each(|v| *v = -coef[i] * (*v - lse2[i]).exp());
+                z[targets[i] as usize] += coef[i];
+            }
+        },
+    );
+
+    let n = 30_000_000;
+    let (mut p, mut m, mut v, g) = (numbers(n), vec![0.0; n], vec![0.0; n], numbers(n));
+    let mut fast = (p.clone(), m.clone(), v.clone());
+    let adamw = AdamW { lr: 1e-3, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.01 };
+    compare(
+        b,
+        "adamw step [30 M]",
+        bytes(7 * n),
+        || adamw.step(1, 1.0, &mut fast.0, &mut fast.1, &mut fast.2, &g),
+        || {
+            for i in 0..n {
+                m[i] = 0.9 * m[i] + 0.1 * g[i];
+                v[i] = 0.999 * v[i] + 0.001 * g[i] * g[i];
+                p[i] = p[i] * (1.0 - 1e-5) - 1e-3 * m[i] / 0.1 / ((v[i] / 0.001).sqrt() + 1e-8);
+            }
+        },
+    );
+    compare(
+        b,
+        "sum_of_squares [30 M]",
+        bytes(n),
+        || assert!(adamw::sum_of_squares(&g).is_finite()),
+        || assert!(g.iter().map(|v| f64::from(*v) * f64::from(*v)).sum::<f64>().is_finite()),
+    );
+}
+
+/// Pairs (query, key) that the mask lets through: the floating-point operations that count are 4·h of each, forward.
+fn pairs(rows: &[Row]) -> f64 {
+    let causal = |n: usize| (n * (n + 1) / 2) as f64;
+    rows.iter()
+        .map(|r| causal(r.prefix) + r.branches.iter().map(|&b| causal(b) + (b * r.prefix) as f64).sum::<f64>())
+        .sum()
+}
+
+/// Attention of every row as if it were one plain sequence, scores of a whole head at once.
+fn dense(a: &Attention<'_>, q: &[f32], k: &[f32], v: &[f32], out: &mut [f32]) {
+    let (h, group, n) = (a.head_dim, a.heads / a.kv_heads, q.len() / a.heads / a.head_dim);
+    let (q, k, v) = (Mat::new(q, n, a.heads * h), Mat::new(k, n, a.kv_heads * h), Mat::new(v, n, a.kv_heads * h));
+    let mut out = MatMut::new(out, n, a.heads * h);
+    for row in a.rows {
+        let t = row.tokens();
+        let mut scores = vec![0.0; t * t];
+        for head in 0..a.heads {
+            let (q, k) = (q.block(row.start, t, head * h, h), k.block(row.start, t, head / group * h, h));
+            gemm::gemm(0.0, MatMut::new(&mut scores, t, t), a.scale, q, k.t(), Threads::Pool);
+            for (i, scores) in scores.chunks_mut(t).enumerate() {
+                let top = scores[..=i].iter().fold(f32::MIN, |m, v| m.max(*v));
+                scores[..=i].iter_mut().for_each(|s| *s = (*s - top).exp());
+                scores[i + 1..].fill(0.0);
+                let total: f32 = scores.iter().sum();
+                scores.iter_mut().for_each(|s| *s /= total);
+            }
+            let v = v.block(row.start, t, head / group * h, h);
+            gemm::gemm(0.0, out.block(row.start, t, head * h, h), 1.0, Mat::new(&scores, t, t), v, Threads::Pool);
+        }
+    }
+}
+
+fn attentions(b: &Bench) {
+    let shapes: [(usize, usize, &[usize]); 5] =
+        [(8, 150, &[60, 45]), (8, 256, &[]), (32, 64, &[]), (2, 1024, &[64, 64]), (2, 1500, &[])];
+    for (count, prefix, branches) in shapes {
+        let len = prefix + branches.iter().sum::<usize>();
+        let rows: Vec<Row> = (0..count).map(|i| Row { start: i * len, prefix, branches: branches.to_vec() }).collect();
+        let n = count * len;
+        for (heads, kv_heads, h) in [(6, 6, 64), (6, 2, 64), (12, 12, 32), (3, 3, 128)] {
+            let a = Attention { rows: &rows, heads, kv_heads, head_dim: h, scale: 0.125, window: None };
+            let (q, k, v, g) =
+                (numbers(n * heads * h), numbers(n * kv_heads * h), numbers(n * kv_heads * h), numbers(n * heads * h));
+            let (mut out, mut lse) = (vec![0.0; q.len()], vec![0.0; n * heads]);
+            let (mut dq, mut dk, mut dv) = (vec![0.0; q.len()], vec![0.0; k.len()], vec![0.0; v.len()]);
+            let flops = pairs(&rows) * (4 * h * heads) as f64;
+            let name = format!("attention {count} × {prefix} + {branches:?}, {heads}/{kv_heads} heads of {h}");
+            b.flops(&format!("{name} fwd"), flops, || a.forward(&q, &k, &v, &mut out, &mut lse));
+            b.flops(&format!("{name} bwd"), 2.5 * flops, || {
+                a.backward(&g, &q, &k, &v, &out, &lse, &mut dq, &mut dk, &mut dv);
+            });
+            if (heads, kv_heads) == (6, 6) {
+                b.flops(&format!("{name} fwd dense"), flops, || dense(&a, &q, &k, &v, &mut out));
+            }
+        }
+    }
+}
+
 fn main() {
     let bench = Bench { only: std::env::args().nth(1) };
+    elementwise(&bench);
+    attentions(&bench);
     products(&bench);
 }

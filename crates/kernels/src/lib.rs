@@ -9,6 +9,7 @@
 //!   naive f64 version.
 
 pub mod adamw;
+pub mod attention;
 pub mod exp;
 pub mod gemm;
 pub mod head;
