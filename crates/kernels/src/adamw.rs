@@ -31,7 +31,7 @@ pub struct AdamW {
 dispatched! {
     fn piece<S>(simd, p: &'a mut [f32], m: &'a mut [f32], v: &'a mut [f32], g: &'a [f32], c: [f32; 8]) {
         let [scale, keep, one_minus_beta1, beta2, one_minus_beta2, root, eps, step] = c.map(|c| simd.splat_f32s(c));
-        update(simd, [p, m, v], [g], |[p, m, v], [g]| {
+        update(simd, [p, m, v], [g], #[inline(always)] |[p, m, v], [g]| {
             let g = simd.mul_f32s(g, scale);
             let m = simd.mul_add_e_f32s(simd.sub_f32s(g, m), one_minus_beta1, m);
             let v = simd.mul_add_e_f32s(simd.mul_f32s(g, one_minus_beta2), g, simd.mul_f32s(v, beta2));

@@ -211,8 +211,8 @@ dispatched! {
         for &(from, to) in seen {
             scores[at..from].fill(0.0);
             let part = &mut scores[from..to];
-            update(simd, [&mut *part], [], |[s], []| [exp_lanes(simd, simd.mul_add_e_f32s(s, tau, shift))]);
-            total += sum(simd, [&*part], |[e], acc| simd.add_f32s(acc, e));
+            update(simd, [&mut *part], [], #[inline(always)] |[s], []| [exp_lanes(simd, simd.mul_add_e_f32s(s, tau, shift))]);
+            total += sum(simd, [&*part], #[inline(always)] |[e], acc| simd.add_f32s(acc, e));
             at = to;
         }
         scores[at..].fill(0.0);
@@ -237,7 +237,7 @@ dispatched! {
             part[to..].fill(0.0);
         }
         let (tau, shift, d) = (simd.splat_f32s(scale), simd.splat_f32s(-lse), simd.splat_f32s(d));
-        update(simd, [&mut scores[from..to], &mut gradients[from..to]], [], |[s, g], []| {
+        update(simd, [&mut scores[from..to], &mut gradients[from..to]], [], #[inline(always)] |[s, g], []| {
             let p = exp_lanes(simd, simd.mul_add_e_f32s(s, tau, shift));
             [p, simd.mul_f32s(simd.mul_f32s(p, tau), simd.sub_f32s(g, d))]
         });
@@ -247,13 +247,13 @@ dispatched! {
 dispatched! {
     fn scale_row<S>(simd, x: &'a mut [f32], by: f32) {
         let by = simd.splat_f32s(by);
-        update(simd, [x], [], |[x], []| [simd.mul_f32s(x, by)]);
+        update(simd, [x], [], #[inline(always)] |[x], []| [simd.mul_f32s(x, by)]);
     }
 }
 
 dispatched! {
     fn dot<S>(simd, a: &'a [f32], b: &'a [f32]) -> f32 {
-        sum(simd, [a, b], |[a, b], acc| simd.mul_add_e_f32s(a, b, acc))
+        sum(simd, [a, b], #[inline(always)] |[a, b], acc| simd.mul_add_e_f32s(a, b, acc))
     }
 }
 

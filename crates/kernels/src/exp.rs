@@ -13,10 +13,20 @@ use crate::simd::{dispatched, update};
 /// Adding and subtracting 1.5·2²³ rounds to an integer, which also sits in the low bits of the sum.
 const ROUND: f32 = 12_582_912.0;
 
+/// 2ᵏ of whole numbers k in −126 … 127.
+#[inline(always)]
+fn power_of_two<S: Simd>(simd: S, k: S::f32s) -> S::f32s {
+    let biased = simd.transmute_u32s_f32s(simd.add_f32s(k, simd.splat_f32s(ROUND + 127.0)));
+    simd.transmute_f32s_u32s(simd.wrapping_dyn_shl_u32s(biased, simd.splat_u32s(23)))
+}
+
 /// eˣ in every lane.
 #[inline(always)]
 pub(crate) fn exp_lanes<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
-    let c = |v: f32| simd.splat_f32s(v);
+    let c = {
+        #[inline(always)]
+        |v: f32| simd.splat_f32s(v)
+    };
     // Selections by comparison, not min and max, which lose NaN on some machines.
     let x = simd.select_f32s(simd.less_than_f32s(x, c(-104.0)), c(-104.0), x);
     let x = simd.select_f32s(simd.greater_than_f32s(x, c(89.0)), c(89.0), x);
@@ -34,11 +44,7 @@ pub(crate) fn exp_lanes<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
 
     let half = simd.sub_f32s(simd.mul_add_e_f32s(k, c(0.5), c(ROUND)), c(ROUND));
     let rest = simd.sub_f32s(k, half);
-    let two_to = |k: S::f32s| {
-        let biased = simd.transmute_u32s_f32s(simd.add_f32s(k, c(ROUND + 127.0)));
-        simd.transmute_f32s_u32s(simd.wrapping_dyn_shl_u32s(biased, simd.splat_u32s(23)))
-    };
-    simd.mul_f32s(simd.mul_f32s(p, two_to(half)), two_to(rest))
+    simd.mul_f32s(simd.mul_f32s(p, power_of_two(simd, half)), power_of_two(simd, rest))
 }
 
 /// 1/(1 + e⁻ˣ) in every lane.
@@ -50,7 +56,7 @@ pub(crate) fn sigmoid_lanes<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
 
 dispatched! {
     fn piece<S>(simd, x: &'a mut [f32]) {
-        update(simd, [x], [], |[x], []| [exp_lanes(simd, x)]);
+        update(simd, [x], [], #[inline(always)] |[x], []| [exp_lanes(simd, x)]);
     }
 }
 

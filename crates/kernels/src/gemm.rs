@@ -202,7 +202,7 @@ dispatched! {
 dispatched! {
     fn add_rows<S>(simd, to: &'a mut [f32], rows: &'a [f32]) {
         for row in rows.chunks_exact(to.len()) {
-            update(simd, [&mut *to], [row], |[to], [x]| [simd.add_f32s(to, x)]);
+            update(simd, [&mut *to], [row], #[inline(always)] |[to], [x]| [simd.add_f32s(to, x)]);
         }
     }
 }

@@ -68,7 +68,7 @@ dispatched! {
             return;
         }
         let (shift, scale) = (simd.splat_f32s(lse), simd.splat_f32s(-coef));
-        update(simd, [&mut *z], [], |[z], []| {
+        update(simd, [&mut *z], [], #[inline(always)] |[z], []| {
             [simd.mul_f32s(exp_lanes(simd, simd.sub_f32s(z, shift)), scale)]
         });
         z[target] += coef;

@@ -14,11 +14,11 @@ dispatched! {
     fn forward_piece<S>(simd, x: &'a [f32], w: &'a [f32], eps: f32, y: &'a mut [f32], inv_rms: &'a mut [f32]) {
         let d = w.len();
         for ((x, y), inv_rms) in x.chunks_exact(d).zip(y.chunks_exact_mut(d)).zip(inv_rms) {
-            let squares = sum(simd, [x], |[x], acc| simd.mul_add_e_f32s(x, x, acc));
+            let squares = sum(simd, [x], #[inline(always)] |[x], acc| simd.mul_add_e_f32s(x, x, acc));
             let rho = 1.0 / (squares / d as f32 + eps).sqrt();
             *inv_rms = rho;
             let rho = simd.splat_f32s(rho);
-            update(simd, [y], [x, w], |[_], [x, w]| [simd.mul_f32s(simd.mul_f32s(x, rho), w)]);
+            update(simd, [y], [x, w], #[inline(always)] |[_], [x, w]| [simd.mul_f32s(simd.mul_f32s(x, rho), w)]);
         }
     }
 }
@@ -37,18 +37,18 @@ dispatched! {
         let d = w.len();
         let rows = dy.chunks_exact(d).zip(x.chunks_exact(d)).zip(dx.chunks_exact_mut(d)).zip(inv_rms);
         for (((dy, x), dx), &rho) in rows {
-            let dot = sum(simd, [dy, x, w], |[g, x, w], acc| simd.mul_add_e_f32s(simd.mul_f32s(g, w), x, acc));
+            let dot = sum(simd, [dy, x, w], #[inline(always)] |[g, x, w], acc| simd.mul_add_e_f32s(simd.mul_f32s(g, w), x, acc));
             let along = simd.splat_f32s(-rho * rho * rho * dot / d as f32);
             let rho = simd.splat_f32s(rho);
             // One pass for both gradients: dy and x are read from memory once.
             if accumulate {
-                update(simd, [dx, &mut *dw], [dy, x, w], |[dx, dw], [g, x, w]| {
+                update(simd, [dx, &mut *dw], [dy, x, w], #[inline(always)] |[dx, dw], [g, x, w]| {
                     let gr = simd.mul_f32s(g, rho);
                     let dx = simd.add_f32s(dx, simd.mul_add_e_f32s(x, along, simd.mul_f32s(gr, w)));
                     [dx, simd.mul_add_e_f32s(gr, x, dw)]
                 });
             } else {
-                update(simd, [dx, &mut *dw], [dy, x, w], |[_, dw], [g, x, w]| {
+                update(simd, [dx, &mut *dw], [dy, x, w], #[inline(always)] |[_, dw], [g, x, w]| {
                     let gr = simd.mul_f32s(g, rho);
                     [simd.mul_add_e_f32s(x, along, simd.mul_f32s(gr, w)), simd.mul_add_e_f32s(gr, x, dw)]
                 });
@@ -59,7 +59,7 @@ dispatched! {
 
 dispatched! {
     fn add<S>(simd, to: &'a mut [f32], x: &'a [f32]) {
-        update(simd, [to], [x], |[to], [x]| [simd.add_f32s(to, x)]);
+        update(simd, [to], [x], #[inline(always)] |[to], [x]| [simd.add_f32s(to, x)]);
     }
 }
 

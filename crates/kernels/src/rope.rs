@@ -17,7 +17,7 @@ dispatched! {
         for (row, (cos, sin)) in x.chunks_exact_mut(2 * half * heads).zip(tables) {
             for head in row.chunks_exact_mut(2 * half) {
                 let (a, b) = head.split_at_mut(half);
-                update(simd, [a, b], [cos, sin], |[a, b], [c, s]| {
+                update(simd, [a, b], [cos, sin], #[inline(always)] |[a, b], [c, s]| {
                     let s = simd.mul_f32s(s, sign);
                     let minus = simd.neg_f32s(simd.mul_f32s(b, s));
                     [simd.mul_add_e_f32s(a, c, minus), simd.mul_add_e_f32s(b, c, simd.mul_f32s(a, s))]

@@ -29,6 +29,9 @@ macro_rules! dispatched {
 pub(crate) use dispatched;
 
 /// `write[..][i] ← f(write[..][i], read[..][i])` for every i; all slices have one length.
+///
+/// `f` must be marked `#[inline(always)]`: a closure that stays a function of its own is compiled without the vector
+/// instructions, and each operation in it becomes a call.
 #[inline(always)]
 pub(crate) fn update<S: Simd, const W: usize, const R: usize>(
     simd: S,
@@ -40,15 +43,30 @@ pub(crate) fn update<S: Simd, const W: usize, const R: usize>(
     let write = write.map(|w| S::as_mut_simd_f32s(&mut w[..n]));
     let read = read.map(|r| S::as_simd_f32s(&r[..n]));
     for i in 0..write[0].0.len() {
-        let out = f(std::array::from_fn(|j| write[j].0[i]), std::array::from_fn(|j| read[j].0[i]));
+        let out = f(
+            std::array::from_fn(
+                #[inline(always)]
+                |j| write[j].0[i],
+            ),
+            std::array::from_fn(
+                #[inline(always)]
+                |j| read[j].0[i],
+            ),
+        );
         for j in 0..W {
             write[j].0[i] = out[j];
         }
     }
     if !write[0].1.is_empty() {
         let out = f(
-            std::array::from_fn(|j| simd.partial_load_f32s(write[j].1)),
-            std::array::from_fn(|j| simd.partial_load_f32s(read[j].1)),
+            std::array::from_fn(
+                #[inline(always)]
+                |j| simd.partial_load_f32s(write[j].1),
+            ),
+            std::array::from_fn(
+                #[inline(always)]
+                |j| simd.partial_load_f32s(read[j].1),
+            ),
         );
         for j in 0..W {
             simd.partial_store_f32s(write[j].1, out[j]);
@@ -57,7 +75,7 @@ pub(crate) fn update<S: Simd, const W: usize, const R: usize>(
 }
 
 /// `Σ_i f(read[..][i])` in f32, in an order that depends on the length only. `f` sees zeros beyond the end, and must
-/// return zero for them.
+/// return zero for them; it must be marked `#[inline(always)]`, as in [`update`].
 #[inline(always)]
 pub(crate) fn sum<S: Simd, const R: usize>(
     simd: S,
@@ -72,16 +90,34 @@ pub(crate) fn sum<S: Simd, const R: usize>(
     let mut i = 0;
     while i + 4 <= vectors {
         for (k, acc) in acc.iter_mut().enumerate() {
-            *acc = f(std::array::from_fn(|j| read[j].0[i + k]), *acc);
+            *acc = f(
+                std::array::from_fn(
+                    #[inline(always)]
+                    |j| read[j].0[i + k],
+                ),
+                *acc,
+            );
         }
         i += 4;
     }
     while i < vectors {
-        acc[0] = f(std::array::from_fn(|j| read[j].0[i]), acc[0]);
+        acc[0] = f(
+            std::array::from_fn(
+                #[inline(always)]
+                |j| read[j].0[i],
+            ),
+            acc[0],
+        );
         i += 1;
     }
     if !read[0].1.is_empty() {
-        acc[1] = f(std::array::from_fn(|j| simd.partial_load_f32s(read[j].1)), acc[1]);
+        acc[1] = f(
+            std::array::from_fn(
+                #[inline(always)]
+                |j| simd.partial_load_f32s(read[j].1),
+            ),
+            acc[1],
+        );
     }
     simd.reduce_sum_f32s(simd.add_f32s(simd.add_f32s(acc[0], acc[1]), simd.add_f32s(acc[2], acc[3])))
 }

@@ -11,7 +11,7 @@ use crate::simd::{dispatched, update};
 
 dispatched! {
     fn forward_piece<S>(simd, gate: &'a [f32], up: &'a [f32], y: &'a mut [f32]) {
-        update(simd, [y], [gate, up], |[_], [g, u]| {
+        update(simd, [y], [gate, up], #[inline(always)] |[_], [g, u]| {
             [simd.mul_f32s(simd.mul_f32s(g, sigmoid_lanes(simd, g)), u)]
         });
     }
@@ -20,7 +20,7 @@ dispatched! {
 dispatched! {
     fn backward_piece<S>(simd, dy: &'a [f32], gate: &'a mut [f32], up: &'a mut [f32]) {
         let one = simd.splat_f32s(1.0);
-        update(simd, [gate, up], [dy], |[g, u], [dy]| {
+        update(simd, [gate, up], [dy], #[inline(always)] |[g, u], [dy]| {
             let sigma = sigmoid_lanes(simd, g);
             let slope = simd.mul_add_e_f32s(g, simd.sub_f32s(one, sigma), one);
             let by_sigma = simd.mul_f32s(dy, sigma);
@@ -39,7 +39,7 @@ dispatched! {
         dup: &'a mut [f32],
     ) {
         let one = simd.splat_f32s(1.0);
-        update(simd, [dgate, dup], [dy, gate, up], |[_, _], [dy, g, u]| {
+        update(simd, [dgate, dup], [dy, gate, up], #[inline(always)] |[_, _], [dy, g, u]| {
             let sigma = sigmoid_lanes(simd, g);
             let slope = simd.mul_add_e_f32s(g, simd.sub_f32s(one, sigma), one);
             let by_sigma = simd.mul_f32s(dy, sigma);
