@@ -1,7 +1,9 @@
 //! Times every kernel beside a plain version of the same, at the shapes of a 30-million-parameter model.
 //!
-//! `cargo run --release -p collimate-kernels --example bench [-- part of a name]`; the minimum of several runs is printed.
+//! `cargo run --release -p collimate-kernels --example bench [-- [--cpu] [part of a name]]`; the minimum of several runs is
+//! printed. On a machine that others use, `--cpu` with `RAYON_NUM_THREADS=1` prints CPU time, which suffers less.
 
+use std::hint::black_box;
 use std::time::Instant;
 
 use collimate_kernels::adamw::{self, AdamW};
@@ -11,15 +13,37 @@ use collimate_kernels::{head, rms_norm, rope, swiglu};
 
 struct Bench {
     only: Option<String>,
+    cpu: bool,
+}
+
+/// Seconds that all threads of this process have run (Linux).
+fn cpu_seconds() -> f64 {
+    let tasks = std::fs::read_dir("/proc/self/task").expect("--cpu needs Linux");
+    let run = |task: std::fs::DirEntry| -> f64 {
+        let stat = std::fs::read_to_string(task.path().join("schedstat")).unwrap_or_default();
+        stat.split(' ').next().and_then(|ns| ns.parse().ok()).unwrap_or(0.0)
+    };
+    tasks.flatten().map(run).sum::<f64>() / 1e9
 }
 
 impl Bench {
-    /// Seconds of the fastest of up to 30 runs, within about a second.
+    /// Seconds of a run: of the fastest of up to 30, or the mean of their CPU time.
     fn time(&self, name: &str, mut run: impl FnMut()) -> Option<f64> {
         if self.only.as_ref().is_some_and(|part| !name.contains(part.as_str())) {
             return None;
         }
         run();
+        if self.cpu {
+            let (begin, mut runs) = (cpu_seconds(), 0);
+            loop {
+                run();
+                runs += 1;
+                let seconds = cpu_seconds() - begin;
+                if seconds > 0.3 {
+                    return Some(seconds / f64::from(runs));
+                }
+            }
+        }
         let (begin, mut best) = (Instant::now(), f64::MAX);
         for i in 0..30 {
             let start = Instant::now();
@@ -154,6 +178,7 @@ fn elementwise(b: &Bench) {
             for i in 0..n * m {
                 y2[i] = gate[i] / (1.0 + (-gate[i]).exp()) * up[i];
             }
+            black_box(&y2);
         },
     );
     compare(
@@ -167,6 +192,7 @@ fn elementwise(b: &Bench) {
                 dg2[i] = dy[i] * up[i] * sigma * (1.0 + gate[i] * (1.0 - sigma));
                 du2[i] = dy[i] * gate[i] * sigma;
             }
+            black_box((&dg2, &du2));
         },
     );
 
@@ -292,7 +318,10 @@ fn attentions(b: &Bench) {
 }
 
 fn main() {
-    let bench = Bench { only: std::env::args().nth(1) };
+    let mut arguments: Vec<String> = std::env::args().skip(1).collect();
+    let cpu = arguments.first().is_some_and(|a| a == "--cpu");
+    arguments.drain(..usize::from(cpu));
+    let bench = Bench { only: arguments.pop(), cpu };
     elementwise(&bench);
     attentions(&bench);
     products(&bench);
