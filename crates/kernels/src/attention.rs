@@ -24,7 +24,7 @@ use crate::parallel::each;
 use crate::simd::{dispatched, max, sum, update};
 
 /// Query rows (tokens times heads of a group) in a block; a multiple of the 6 columns of the microkernel.
-const QUERIES: usize = 96;
+const QUERIES: usize = 64;
 /// Keys that the backward pass takes at a time: scores and their gradients of a block stay in the second-level cache.
 const KEYS: usize = 384;
 /// The widest vector, in elements: what transposed keys are padded to.
