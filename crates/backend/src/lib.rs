@@ -105,8 +105,7 @@ impl Backend {
     pub fn device(name: &str) -> Result<Device, Error> {
         let (backend, index) = name.split_once(':').map_or((name, "0"), |(b, i)| (b, i));
         let backend = Self::find(backend)?;
-        let found = (backend.devices)()
-            .map_err(|reason| Error::Unusable { name: backend.name.to_owned(), reason })?;
+        let found = (backend.devices)().map_err(|reason| Error::Unusable { name: backend.name.to_owned(), reason })?;
         match index.parse::<usize>() {
             Ok(i) if i < found.len() => Ok((backend.open)(i)),
             _ => Err(Error::NoDevice {

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use anyhow::{Result, bail};
 use clap::{Arg, ArgAction, ArgMatches, Command, builder::ValueParser};
 use collimate_core::objective::Method;
+use collimate_core::trl;
 use serde_json::{Map, Value};
 
 use crate::commands;
@@ -66,6 +67,12 @@ fn parameters() -> Vec<(&'static str, String)> {
             }
         }
     }
+    for key in trl::KEYS {
+        if !all.iter().any(|(k, _)| *k == key) {
+            let about = "As in TRL's DPOConfig, with TRL's meaning; loss_type stands in place of method";
+            all.push((key, about.to_owned()));
+        }
+    }
     all.sort();
     all
 }
@@ -77,15 +84,17 @@ fn align() -> Command {
         underscores. The run's effective configuration is written to the output folder as collimate.toml and repeats \
         the run.\n\nExample:\n  collimate align --model my-model --data pairs.jsonl --method averaged-dpo --beta 2 \
         --learning_rate 1e-6 --output_dir aligned";
-    let config = Arg::new("config")
-        .value_name("CONFIG")
-        .help("A TOML file of keys")
-        .value_parser(clap::value_parser!(PathBuf));
+    let config =
+        Arg::new("config").value_name("CONFIG").help("A TOML file of keys").value_parser(clap::value_parser!(PathBuf));
     let keys = KEYS.iter().map(|k| flag(k.name, k.help.to_owned(), k.heading));
     let parameters = parameters().into_iter().map(|(k, about)| flag(k, about, "Parameters of the method"));
-    Command::new("align").about(about).long_about(long).arg(config).args(keys).args(parameters).args([
-        Arg::new("quiet").long("quiet").short('q').action(ArgAction::SetTrue).help("Print the summary only"),
-    ])
+    Command::new("align").about(about).long_about(long).arg(config).args(keys).args(parameters).args([Arg::new(
+        "quiet",
+    )
+    .long("quiet")
+    .short('q')
+    .action(ArgAction::SetTrue)
+    .help("Print the summary only")])
 }
 
 fn generate() -> Command {
@@ -103,7 +112,12 @@ fn generate() -> Command {
         Arg::new("prompt").long("prompt").value_name("TEXT").required(true).help("What the text begins with"),
         number("max_new_tokens", "256", "Most tokens to write", clap::value_parser!(u64).into()),
         number("temperature", "0", "0 takes the likeliest token; above 0 samples", clap::value_parser!(f64).into()),
-        number("top_p", "1", "Sample from the likeliest tokens of this total probability", clap::value_parser!(f64).into()),
+        number(
+            "top_p",
+            "1",
+            "Sample from the likeliest tokens of this total probability",
+            clap::value_parser!(f64).into(),
+        ),
         number("top_k", "0", "Sample from this many of the likeliest tokens; 0: all", clap::value_parser!(u64).into()),
         number("seed", "42", "What samples are drawn from", clap::value_parser!(u64).into()),
         Arg::new("backend").long("backend").value_name("NAME").help("Tensors: see `collimate backends`"),
@@ -133,9 +147,10 @@ fn table(m: &ArgMatches) -> Result<Map<String, Value>> {
         if let Some(given) = m.get_one::<String>(key.name) {
             // A method by name and a triple in the file exclude each other: what the flag says goes.
             match key.name {
-                "method" => table.remove("objective"),
-                "objective" => table.remove("method"),
-                _ => None,
+                "method" => ["objective", "loss_type"].map(|k| table.remove(k)),
+                "objective" => ["method", "loss_type"].map(|k| table.remove(k)),
+                "loss_type" => ["objective", "method"].map(|k| table.remove(k)),
+                _ => [None, None],
             };
             table.insert(key.name.to_owned(), config::flag_value(&key, given));
         }

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, anyhow, bail};
 use collimate_core::Objective;
 use collimate_core::objective::Method;
+use collimate_core::trl;
 use collimate_data::{Options as DataOptions, Source};
 use collimate_train::Settings;
 use serde::de::DeserializeOwned;
@@ -42,17 +43,8 @@ const DATA: &str = "Data";
 const ENGINE: &str = "Engine";
 
 /// The keys that make up a run itself.
-const RUN_KEYS: [&str; 9] = [
-    "model",
-    "ref_model",
-    "data",
-    "eval_data",
-    "eval_split",
-    "backend",
-    "output_dir",
-    "method",
-    "objective",
-];
+const RUN_KEYS: [&str; 9] =
+    ["model", "ref_model", "data", "eval_data", "eval_split", "backend", "output_dir", "method", "objective"];
 
 /// All keys but the parameters of methods, which the methods themselves declare.
 pub const KEYS: &[Key] = &[
@@ -64,7 +56,11 @@ pub const KEYS: &[Key] = &[
     key(RUN, "eval_split", "Share of data kept for evaluation instead, 0 to 1 [default: 0]"),
     text(RUN, "backend", "Tensors: see `collimate backends` [default: the first that is usable]"),
     text(METHOD, "method", "The method by name: see `collimate methods` [default: averaged-dpo]"),
-    key(METHOD, "objective", "In place of method, the triple spelt out: {averaging = {type = …}, optimality = {…}, loss = {…}}"),
+    key(
+        METHOD,
+        "objective",
+        "In place of method, the triple spelt out: {averaging = {type = …}, optimality = {…}, loss = {…}}",
+    ),
     key(TRAIN, "learning_rate", "Peak learning rate of AdamW [default: 1e-6]"),
     text(TRAIN, "lr_scheduler_type", "constant, constant_with_warmup, linear or cosine [default: linear]"),
     key(TRAIN, "warmup_steps", "Optimiser steps over which the learning rate rises from 0 [default: 0]"),
@@ -86,15 +82,31 @@ pub const KEYS: &[Key] = &[
     key(TRAIN, "shuffle", "Whether the data is shuffled, anew for each epoch [default: true]"),
     key(ENGINE, "prefix_sharing", "Whether a pair's prompt is computed once for both completions [default: true]"),
     key(ENGINE, "max_tokens_per_batch", "Bound on input tokens per micro-batch; 0: none [default: 0]"),
-    key(ENGINE, "gradient_checkpointing", "Recompute layers in the backward pass instead of storing them [default: false]"),
+    key(
+        ENGINE,
+        "gradient_checkpointing",
+        "Recompute layers in the backward pass instead of storing them [default: false]",
+    ),
     key(ENGINE, "logits_chunk", "Logits held at a time, in numbers [default: 16777216]"),
     key(DATA, "max_length", "Most tokens in prompt + completion [default: what the model takes]"),
-    text(DATA, "overlong", "A longer pair: error, drop, truncate-prompt, truncate-completion, truncate-completion-keep-eos [default: error]"),
+    text(
+        DATA,
+        "overlong",
+        "A longer pair: error, drop, truncate-prompt, truncate-completion, truncate-completion-keep-eos [default: error]",
+    ),
     text(DATA, "boundary", "Tokens that merge across prompt and completion: error, separate or merge [default: error]"),
-    text(DATA, "format", "standard, conversational, implicit-standard, implicit-conversational, alpaca, sharegpt or llamafactory-v1 [default: recognised]"),
+    text(
+        DATA,
+        "format",
+        "standard, conversational, implicit-standard, implicit-conversational, alpaca, sharegpt or llamafactory-v1 [default: recognised]",
+    ),
     key(DATA, "columns", "Renamed columns: {question = \"prompt\"}"),
     text(DATA, "split", "The split read from a folder whose files are named by split [default: train]"),
-    text(DATA, "implicit_prompt", "Where the prompt stands inside the completions only: auto, turn or common-prefix [default: auto]"),
+    text(
+        DATA,
+        "implicit_prompt",
+        "Where the prompt stands inside the completions only: auto, turn or common-prefix [default: auto]",
+    ),
     text(DATA, "empty_completion", "error or drop [default: error]"),
     text(DATA, "empty_prompt", "error or drop [default: error]"),
     text(DATA, "identical_pair", "error or drop [default: error]"),
@@ -145,10 +157,11 @@ fn names<T: serde::Serialize + Default>() -> Vec<String> {
     }
 }
 
-/// Every key that a run may have: [`KEYS`] and the parameters of all methods.
+/// Every key that a run may have: [`KEYS`], the parameters of all methods, and TRL's.
 fn known() -> Vec<String> {
     let parameters = Method::all().into_iter().flat_map(|m| m.parameters.iter().map(|p| p.key.to_owned()));
     let mut all: Vec<_> = KEYS.iter().map(|k| k.name.to_owned()).chain(parameters).collect();
+    all.extend(trl::KEYS.map(String::from));
     all.sort();
     all.dedup();
     all
@@ -236,7 +249,9 @@ impl Run {
             bail!("unknown key `{odd}`{hint} (`collimate align --help` lists all keys)");
         }
         let mut take = |key: &str| table.remove(key);
-        let required = |key: &str, v: Option<Value>| v.ok_or_else(|| anyhow!("`{key}` is missing: give --{key} or set it in the file"));
+        let required = |key: &str, v: Option<Value>| {
+            v.ok_or_else(|| anyhow!("`{key}` is missing: give --{key} or set it in the file"))
+        };
         let model = PathBuf::from(string("model", required("model", take("model"))?)?);
         let ref_model = take("ref_model").map(|v| string("ref_model", v)).transpose()?.map(PathBuf::from);
         let data_value = required("data", take("data"))?;
@@ -274,6 +289,10 @@ impl Run {
                 }
                 Objective::from_value(&triple)?
             }
+            (Some(_), None) if parameters.contains_key("loss_type") => {
+                bail!("method and loss_type both say what to optimise: give one (loss_type has TRL's meaning)")
+            }
+            (None, None) if parameters.contains_key("loss_type") => trl::objective(&parameters)?,
             (name, None) => Method::find(name.as_deref().unwrap_or("averaged-dpo"))?.objective(&parameters)?,
         };
         let settings: Settings = section(given.remove("train").expect("it was put there"), "")?;
@@ -339,7 +358,9 @@ impl Run {
     /// A value that TOML can't hold.
     pub fn to_toml(&self) -> Result<String> {
         let text = toml::to_string(&Value::Object(self.effective.clone())).context("writing the configuration")?;
-        Ok(format!("# The configuration of this run as it took effect: `collimate align collimate.toml` repeats it.\n{text}"))
+        Ok(format!(
+            "# The configuration of this run as it took effect: `collimate align collimate.toml` repeats it.\n{text}"
+        ))
     }
 }
 
@@ -374,7 +395,9 @@ mod tests {
 
     #[test]
     fn the_effective_configuration_is_the_same_run() {
-        let run = Run::new(table(&format!("{LEAST}method = 'averaged-ipo'\nbeta = 0.7\nmax_steps = 3\noverlong = 'drop'"))).unwrap();
+        let run =
+            Run::new(table(&format!("{LEAST}method = 'averaged-ipo'\nbeta = 0.7\nmax_steps = 3\noverlong = 'drop'")))
+                .unwrap();
         let again = Run::new(table(&run.to_toml().unwrap())).unwrap();
         assert_eq!(again.effective, run.effective);
         assert_eq!(again.settings, run.settings);
@@ -394,12 +417,24 @@ mod tests {
         assert!(said.starts_with("overlong: unknown variant `cut`, expected one of"), "{said}");
         let said = refused("beta = 0");
         assert!(said.ends_with("beta must be a finite number greater than 0, got 0"), "{said}");
+        let said = refused("method = 'dpo'\nloss_type = 'sigmoid'");
+        assert!(said.contains("give one"), "{said}");
         let said = refused("method = 'dpoo'");
         assert!(said.starts_with("unknown method \"dpoo\"; there are:"), "{said}");
         let said = refused("eval_data = 'e'\neval_split = 0.5");
         assert!(said.contains("give one"), "{said}");
         let said = Run::new(table("model = 'm'")).unwrap_err().to_string();
         assert!(said.starts_with("`data` is missing"), "{said}");
+    }
+
+    #[test]
+    fn loss_type_has_trls_meaning() {
+        let run =
+            Run::new(table(&format!("{LEAST}loss_type = ['sigmoid', 'sft']\nloss_weights = [1.0, 0.5]\nbeta = 0.2")))
+                .unwrap();
+        let same =
+            trl::objective(&table("loss_type = ['sigmoid', 'sft']\nloss_weights = [1.0, 0.5]\nbeta = 0.2")).unwrap();
+        assert_eq!(run.objective.to_value(), same.to_value());
     }
 
     #[test]

@@ -28,9 +28,13 @@ impl Output {
             if let Some(input) = inputs.iter().find(same) {
                 bail!("output_dir {} is also an input of the run; choose another folder", input.display());
             }
-            let empty = fs::read_dir(folder).with_context(|| format!("output_dir {}", folder.display()))?.next().is_none();
+            let empty =
+                fs::read_dir(folder).with_context(|| format!("output_dir {}", folder.display()))?.next().is_none();
             if !empty && !folder.join(CONFIG).is_file() {
-                bail!("output_dir {} holds files that are not of an earlier run; choose another folder", folder.display());
+                bail!(
+                    "output_dir {} holds files that are not of an earlier run; choose another folder",
+                    folder.display()
+                );
             }
         }
         Ok(Self { folder: folder.to_owned(), metrics: None })

@@ -50,7 +50,10 @@ impl Progress {
                     bar.set_position(*done as u64);
                 }
                 None if done == total => {
-                    self.line(&format!("scored {total} pairs under the reference in {}", seconds(self.begun.elapsed().as_secs_f64())));
+                    self.line(&format!(
+                        "scored {total} pairs under the reference in {}",
+                        seconds(self.begun.elapsed().as_secs_f64())
+                    ));
                 }
                 None => {}
             },
@@ -107,12 +110,8 @@ impl Progress {
             of("rewards/accuracies"),
         );
         if let (true, Some(s)) = (prefix.is_empty(), self.last) {
-            text += &format!(
-                ", grad_norm {:.4}, {:.0} tokens/s, {} left",
-                number("grad_norm"),
-                self.rate(),
-                self.left(s)
-            );
+            text +=
+                &format!(", grad_norm {:.4}, {:.0} tokens/s, {} left", number("grad_norm"), self.rate(), self.left(s));
         }
         self.line(&text);
     }

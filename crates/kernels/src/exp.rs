@@ -13,13 +13,40 @@ use crate::simd::{dispatched, update};
 /// Adding and subtracting 1.5·2²³ rounds to an integer, which also sits in the low bits of the sum.
 const ROUND: f32 = 12_582_912.0;
 
+<<<<<<< HEAD
 /// 2ᵏ of whole numbers k in −126 … 127.
+=======
+/// 2ᵏ of whole numbers k in −126 … 127, and 0 for k = −127.
+>>>>>>> kernels
 #[inline(always)]
 fn power_of_two<S: Simd>(simd: S, k: S::f32s) -> S::f32s {
     let biased = simd.transmute_u32s_f32s(simd.add_f32s(k, simd.splat_f32s(ROUND + 127.0)));
     simd.transmute_f32s_u32s(simd.wrapping_dyn_shl_u32s(biased, simd.splat_u32s(23)))
 }
 
+<<<<<<< HEAD
+=======
+/// (k, eʳ) of the file's head, for −104 ≤ x ≤ 89.
+#[inline(always)]
+fn reduced<S: Simd>(simd: S, x: S::f32s) -> (S::f32s, S::f32s) {
+    let c = {
+        #[inline(always)]
+        |v: f32| simd.splat_f32s(v)
+    };
+    let k = simd.sub_f32s(simd.mul_add_e_f32s(x, c(std::f32::consts::LOG2_E), c(ROUND)), c(ROUND));
+    let r = simd.mul_add_e_f32s(k, c(-355.0 / 512.0), x);
+    let r = simd.mul_add_e_f32s(k, c(2.121_944_4e-4), r);
+
+    let p = simd.mul_add_e_f32s(c(1.987_569_1e-4), r, c(1.398_199_9e-3));
+    let p = simd.mul_add_e_f32s(p, r, c(8.333_452e-3));
+    let p = simd.mul_add_e_f32s(p, r, c(4.166_579_6e-2));
+    let p = simd.mul_add_e_f32s(p, r, c(1.666_666_5e-1));
+    let p = simd.mul_add_e_f32s(p, r, c(0.5));
+    let p = simd.add_f32s(simd.mul_add_e_f32s(p, simd.mul_f32s(r, r), r), c(1.0));
+    (k, p)
+}
+
+>>>>>>> kernels
 /// eˣ in every lane.
 #[inline(always)]
 pub(crate) fn exp_lanes<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
@@ -31,6 +58,7 @@ pub(crate) fn exp_lanes<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
     let x = simd.select_f32s(simd.less_than_f32s(x, c(-104.0)), c(-104.0), x);
     let x = simd.select_f32s(simd.greater_than_f32s(x, c(89.0)), c(89.0), x);
 
+<<<<<<< HEAD
     let k = simd.sub_f32s(simd.mul_add_e_f32s(x, c(std::f32::consts::LOG2_E), c(ROUND)), c(ROUND));
     let r = simd.mul_add_e_f32s(k, c(-355.0 / 512.0), x);
     let r = simd.mul_add_e_f32s(k, c(2.121_944_4e-4), r);
@@ -42,11 +70,26 @@ pub(crate) fn exp_lanes<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
     let p = simd.mul_add_e_f32s(p, r, c(0.5));
     let p = simd.add_f32s(simd.mul_add_e_f32s(p, simd.mul_f32s(r, r), r), c(1.0));
 
+=======
+    let (k, p) = reduced(simd, x);
+>>>>>>> kernels
     let half = simd.sub_f32s(simd.mul_add_e_f32s(k, c(0.5), c(ROUND)), c(ROUND));
     let rest = simd.sub_f32s(k, half);
     simd.mul_f32s(simd.mul_f32s(p, power_of_two(simd, half)), power_of_two(simd, rest))
 }
 
+<<<<<<< HEAD
+=======
+/// eˣ in every lane for x ≤ 88, with what is below 2⁻¹²⁶ rounded to 0: two thirds of the work, for softmax.
+#[inline(always)]
+pub(crate) fn exp_flushed_lanes<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
+    // At −88, k = −127, whose biased exponent is the one of 0.
+    let lowest = simd.splat_f32s(-88.0);
+    let (k, p) = reduced(simd, simd.select_f32s(simd.less_than_f32s(x, lowest), lowest, x));
+    simd.mul_f32s(p, power_of_two(simd, k))
+}
+
+>>>>>>> kernels
 /// 1/(1 + e⁻ˣ) in every lane.
 #[inline(always)]
 pub(crate) fn sigmoid_lanes<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
@@ -93,6 +136,29 @@ mod tests {
         assert!(worst <= 3.0, "worst error {worst}");
     }
 
+<<<<<<< HEAD
+=======
+    dispatched! {
+        fn flushed<S>(simd, x: &'a mut [f32]) {
+            update(simd, [x], [], #[inline(always)] |[x], []| [exp_flushed_lanes(simd, x)]);
+        }
+    }
+
+    #[test]
+    fn flushed_is_the_same_but_for_subnormals() {
+        let mut x: Vec<f32> = (0..100_003).map(|i| -110.0 + 198.0 * i as f32 / 100_003.0).collect();
+        x.extend([f32::NEG_INFINITY, f32::MIN, -87.4, -87.6, -87.7]);
+        let full = exp(&x);
+        let mut y = x.clone();
+        flushed(&mut y);
+        for ((x, &full), &y) in x.iter().zip(&full).zip(&y) {
+            let subnormal = full < f32::MIN_POSITIVE && (0.0..2.0 * f32::MIN_POSITIVE).contains(&y);
+            assert!(y == full || subnormal, "e^{x} = {full}, not {y}");
+        }
+        assert_eq!(&y[100_003..100_005], &[0.0; 2]);
+    }
+
+>>>>>>> kernels
     #[test]
     fn extremes() {
         let x = [f32::NEG_INFINITY, f32::MIN, -104.0, -0.0, 0.0, 1e-30, 88.722, 88.73, f32::MAX, f32::INFINITY];

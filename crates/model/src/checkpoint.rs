@@ -134,7 +134,8 @@ impl Checkpoint {
         }
         if let Some(name) = places.keys().min() {
             let (shard, _) = places[name];
-            return Err(shards[shard].fault(name, "is not part of this architecture; config.json may be of another model".into()));
+            return Err(shards[shard]
+                .fault(name, "is not part of this architecture; config.json may be of another model".into()));
         }
         Ok(Tensors(values))
     }

@@ -186,7 +186,8 @@ impl ModelConfig {
             path: folder.to_owned(),
             why: format!("config.json can't be read ({e})"),
         })?;
-        let value: Value = serde_json::from_str(&text).map_err(|e| Error::Json { path: path.clone(), why: e.to_string() })?;
+        let value: Value =
+            serde_json::from_str(&text).map_err(|e| Error::Json { path: path.clone(), why: e.to_string() })?;
         Ok((Self::from_value(&value, &path)?, value))
     }
 
@@ -214,14 +215,19 @@ impl ModelConfig {
         for key in ["attention_dropout", "hidden_dropout", "resid_pdrop", "embd_pdrop"] {
             let p = r.number(key, 0.0)?;
             if p != 0.0 {
-                return Err(r.refuse(key, format!("dropout is not implemented; set it to 0 (TRL trains without it too), got {p}")));
+                return Err(r.refuse(
+                    key,
+                    format!("dropout is not implemented; set it to 0 (TRL trains without it too), got {p}"),
+                ));
             }
         }
         let hidden_size = r.size("hidden_size", None)?;
         let heads = r.size("num_attention_heads", None)?;
         let kv_heads = r.size("num_key_value_heads", Some(heads))?;
         if heads % kv_heads != 0 {
-            return Err(r.refuse("num_key_value_heads", format!("must divide num_attention_heads {heads}, got {kv_heads}")));
+            return Err(
+                r.refuse("num_key_value_heads", format!("must divide num_attention_heads {heads}, got {kv_heads}"))
+            );
         }
         let default_head = (model_type != "qwen3").then_some(hidden_size / heads).unwrap_or(128);
         let head_dim = r.size("head_dim", Some(default_head))?;
@@ -264,7 +270,10 @@ impl ModelConfig {
                 || v.as_array().is_some_and(|a| a.is_empty())
                 || v.as_object().is_some_and(|o| o.is_empty());
             if !r.seen.contains(&key.as_str()) && !HARMLESS.contains(&key.as_str()) && !off {
-                return Err(r.refuse(key, format!("this decoder does not know the key (value {v}); if it changes nothing, remove it")));
+                return Err(r.refuse(
+                    key,
+                    format!("this decoder does not know the key (value {v}); if it changes nothing, remove it"),
+                ));
             }
         }
         Ok(config)
@@ -390,13 +399,14 @@ fn rope(r: &mut Reader<'_>, max_position: usize, model_type: &str) -> Result<(f6
         used.push(name);
         match table.get(name).filter(|v| !v.is_null()) {
             None => default.ok_or_else(|| r.refuse(&format!("{key}.{name}"), "is missing; expected a number")),
-            Some(v) => v.as_f64().ok_or_else(|| r.refuse(&format!("{key}.{name}"), format!("expected a number, got {v}"))),
+            Some(v) => {
+                v.as_f64().ok_or_else(|| r.refuse(&format!("{key}.{name}"), format!("expected a number, got {v}")))
+            }
         }
     };
     theta = number(&mut used, "rope_theta", Some(theta))?;
-    let original = |used: &mut Vec<&'static str>| {
-        number(used, "original_max_position_embeddings", Some(max_position as f64))
-    };
+    let original =
+        |used: &mut Vec<&'static str>| number(used, "original_max_position_embeddings", Some(max_position as f64));
     let kind = table.get("rope_type").or_else(|| table.get("type")).and_then(Value::as_str).unwrap_or("default");
     let scaling = match kind {
         "default" => RopeScaling::None,
@@ -443,7 +453,10 @@ fn rope(r: &mut Reader<'_>, max_position: usize, model_type: &str) -> Result<(f6
     if let Some(odd) = table.iter().find(|(k, v)| !used.contains(&k.as_str()) && !v.is_null()) {
         let neutral = odd.0 == "partial_rotary_factor" && odd.1.as_f64() == Some(1.0);
         if !neutral {
-            return Err(r.refuse(&format!("{key}.{}", odd.0), format!("rope type \"{kind}\" does not know the key (value {})", odd.1)));
+            return Err(r.refuse(
+                &format!("{key}.{}", odd.0),
+                format!("rope type \"{kind}\" does not know the key (value {})", odd.1),
+            ));
         }
     }
     Ok((theta, scaling))
@@ -471,7 +484,8 @@ mod tests {
     #[test]
     fn old_and_new_style_agree() {
         let old = with("rope_scaling", json!({"type": "linear", "factor": 2.0})).unwrap();
-        let new = with("rope_parameters", json!({"rope_type": "linear", "factor": 2.0, "rope_theta": 10000.0})).unwrap();
+        let new =
+            with("rope_parameters", json!({"rope_type": "linear", "factor": 2.0, "rope_theta": 10000.0})).unwrap();
         assert_eq!(old, new);
         assert_eq!(old.rope_scaling, RopeScaling::Linear { factor: 2.0 });
         assert_eq!((old.head_dim, old.group(), old.kv_width()), (8, 2, 32));

@@ -301,7 +301,8 @@ impl Decoder {
         let d_act = self.linear_backward(layer.down, &dy, &swiglu::forward(&gate, &up), grads);
         let (d_gate, d_up) = swiglu::backward(&d_act, &gate, &up);
         let x = self.norm(layer.post_norm, &middle);
-        let dx = self.linear_backward(layer.gate, &d_gate, &x, grads) + self.linear_backward(layer.up, &d_up, &x, grads);
+        let dx =
+            self.linear_backward(layer.gate, &d_gate, &x, grads) + self.linear_backward(layer.up, &d_up, &x, grads);
         let d_middle = dy + self.norm_backward(layer.post_norm, &dx, &middle, grads);
 
         let mut d_attended = self.linear_backward(layer.o, &d_middle, &attended, grads);

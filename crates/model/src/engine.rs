@@ -92,8 +92,7 @@ impl Decoder {
         let hidden = self.readout(body);
         let weight = self.p(self.inventory.head);
         let scored = head::forward(&hidden, weight, &layout.targets, self.chunk(options), options.collision);
-        let scores =
-            Scores { log_probs: host(scored.log_probs), log_collisions: scored.log_collision.map(host) };
+        let scores = Scores { log_probs: host(scored.log_probs), log_collisions: scored.log_collision.map(host) };
         (scores, hidden, scored.log_sum_exp)
     }
 }

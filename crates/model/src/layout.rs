@@ -86,7 +86,9 @@ impl Layout {
     /// A prompt without tokens, or a completion without scored tokens.
     pub fn push(&mut self, prompt: &[u32], completions: &[Text<'_>], share: bool) -> Result<(), Error> {
         if prompt.is_empty() {
-            return Err(Error::Sequence("a prompt has no tokens: nothing predicts the first token of its completions".into()));
+            return Err(Error::Sequence(
+                "a prompt has no tokens: nothing predicts the first token of its completions".into(),
+            ));
         }
         if completions.iter().any(|c| c.scored().next().is_none()) {
             return Err(Error::Sequence("a completion has no scored tokens: there is nothing to score".into()));

@@ -109,11 +109,8 @@ impl Inventory {
             })
             .collect();
         let norm = add("model.norm.weight".into(), &[c.hidden_size]);
-        let head = if c.tie_word_embeddings {
-            embed
-        } else {
-            add("lm_head.weight".into(), &[c.vocab_size, c.hidden_size])
-        };
+        let head =
+            if c.tie_word_embeddings { embed } else { add("lm_head.weight".into(), &[c.vocab_size, c.hidden_size]) };
         Self { specs, embed, layers, norm, head }
     }
 
@@ -138,5 +135,4 @@ impl Tensors {
         let tensors = inventory.specs.iter().zip(values);
         Self(tensors.map(|(s, v)| Tensor::from_data(TensorData::new(v, s.dims()), device)).collect())
     }
-
 }

@@ -41,9 +41,8 @@ impl Rotary {
             RopeScaling::Yarn { factor, beta_fast, beta_slow, original, attention_factor: a, truncate } => {
                 attention_factor = *a;
                 // arXiv:2309.00071, section 3.2: the dimension that turns `rotations` times in the original context.
-                let dimension = |rotations: f64| {
-                    d as f64 * (original / (rotations * 2.0 * PI)).ln() / (2.0 * base.ln())
-                };
+                let dimension =
+                    |rotations: f64| d as f64 * (original / (rotations * 2.0 * PI)).ln() / (2.0 * base.ln());
                 let (mut low, mut high) = (dimension(*beta_fast), dimension(*beta_slow));
                 if *truncate {
                     (low, high) = (low.floor(), high.ceil());

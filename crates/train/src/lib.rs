@@ -7,6 +7,7 @@ mod part;
 mod schedule;
 mod settings;
 mod step;
+mod supervised;
 mod trainer;
 
 pub use adamw::{AdamW, Moments};
@@ -14,4 +15,5 @@ pub use error::Error;
 pub use part::Part;
 pub use schedule::Schedule;
 pub use settings::Settings;
+pub use supervised::{Lesson, Supervised};
 pub use trainer::{Event, Observer, Progress, State, StepInfo, Trainer};

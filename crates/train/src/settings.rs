@@ -99,7 +99,12 @@ impl Settings {
         let at_least_one = |key, value: usize| rule(value > 0, key, "at least 1", value as f64);
         let share = |key, v: f64| rule((0.0..1.0).contains(&v), key, "at least 0 and below 1", v);
         let not_negative = |key, v: f64| rule(v >= 0.0 && v.is_finite(), key, "0 or more", v);
-        rule(self.learning_rate > 0.0 && self.learning_rate.is_finite(), "learning_rate", "above 0", self.learning_rate)?;
+        rule(
+            self.learning_rate > 0.0 && self.learning_rate.is_finite(),
+            "learning_rate",
+            "above 0",
+            self.learning_rate,
+        )?;
         rule((0.0..=1.0).contains(&self.warmup_ratio), "warmup_ratio", "between 0 and 1", self.warmup_ratio)?;
         at_least_one("per_device_train_batch_size", self.per_device_train_batch_size)?;
         at_least_one("per_device_eval_batch_size", self.per_device_eval_batch_size)?;

@@ -145,11 +145,8 @@ pub(crate) fn judge(
             }
         })
     };
-    let policy = completions(policy).map(|c| Completion {
-        score: c.score.require_grad(),
-        sum: c.sum.require_grad(),
-        ..c
-    });
+    let policy =
+        completions(policy).map(|c| Completion { score: c.score.require_grad(), sum: c.sum.require_grad(), ..c });
     let reference = completions(reference);
     let evaluation = objective.evaluate_batch(&policy, &reference, totals);
     let host = |t: Batch| -> Vec<f64> { t.into_data().convert::<f64>().try_to_vec().expect("it was converted") };
@@ -254,12 +251,8 @@ pub(crate) fn run(
     }
 
     let mut all = Vec::with_capacity(items.len());
-    let mut judged = Judged {
-        loss: Vec::new(),
-        reward: Pair::default(),
-        d_score: Pair::default(),
-        d_sum: Pair::default(),
-    };
+    let mut judged =
+        Judged { loss: Vec::new(), reward: Pair::default(), d_score: Pair::default(), d_sum: Pair::default() };
     for range in cuts {
         let part = &items[range.clone()];
         let layout = how.lay_out(part)?;
@@ -270,7 +263,9 @@ pub(crate) fn run(
         policy.backward(pass, &coefficients, gradients.as_mut().expect("it learns"));
         all.extend(said);
         judged.loss.extend(one.loss);
-        for (whole, more) in [(&mut judged.reward, one.reward), (&mut judged.d_score, one.d_score), (&mut judged.d_sum, one.d_sum)] {
+        for (whole, more) in
+            [(&mut judged.reward, one.reward), (&mut judged.d_score, one.d_score), (&mut judged.d_sum, one.d_sum)]
+        {
             whole.chosen.extend(more.chosen);
             whole.rejected.extend(more.rejected);
         }

@@ -215,10 +215,9 @@ impl Trainer {
             let part = &wanted[range.clone()];
             let tokens: Vec<_> = part.iter().map(|i| data.get(*i)).collect();
             let layout = step::lay_out(tokens.iter(), how.share)?;
-            let scores = reference.score(&layout, how.engine).map_err(|source| Error::Model {
-                place: format!("rows {}", step::rows(tokens.iter())),
-                source,
-            })?;
+            let scores = reference
+                .score(&layout, how.engine)
+                .map_err(|source| Error::Model { place: format!("rows {}", step::rows(tokens.iter())), source })?;
             let of = |completion: usize| scores.log_probs[layout.completions[completion].clone()].to_vec();
             for (place, i) in part.iter().enumerate() {
                 cache[*i] = Some(Pair::new(of(2 * place), of(2 * place + 1)));
@@ -244,7 +243,8 @@ impl Trainer {
         let eval_pairs: Vec<usize> = (0..self.eval.as_ref().map_or(0, Part::len)).collect();
         let distinct = wanted.iter().collect::<std::collections::HashSet<_>>().len();
         let total = distinct + eval_pairs.len();
-        let cache = self.score_reference(&self.train, wanted, &mut |done| observer(Event::Reference { done, total }))?;
+        let cache =
+            self.score_reference(&self.train, wanted, &mut |done| observer(Event::Reference { done, total }))?;
         let eval_cache = match &self.eval {
             Some(eval) => self.score_reference(eval, eval_pairs, &mut |done| {
                 observer(Event::Reference { done: distinct + done, total })
@@ -283,7 +283,9 @@ impl Trainer {
         let loss = window.mean("loss");
         let finite = |what, value: f64| match value.is_finite() {
             true => Ok(()),
-            false => Err(Error::NotFinite { step: number, what, value, rows: step::rows(items.iter().map(|i| &i.tokens)) }),
+            false => {
+                Err(Error::NotFinite { step: number, what, value, rows: step::rows(items.iter().map(|i| &i.tokens)) })
+            }
         };
         finite("the loss", loss)?;
         if initial {
@@ -300,12 +302,8 @@ impl Trainer {
         let rate = s.learning_rate * s.lr_scheduler_type.factor(self.progress.step, warmup, steps);
         // As torch clips: scaled to the bound, with its small number beside the norm.
         let scale = if s.max_grad_norm > 0.0 { (s.max_grad_norm / (norm + 1e-6)).min(1.0) } else { 1.0 };
-        let adamw = AdamW {
-            beta1: s.adam_beta1,
-            beta2: s.adam_beta2,
-            epsilon: s.adam_epsilon,
-            weight_decay: s.weight_decay,
-        };
+        let adamw =
+            AdamW { beta1: s.adam_beta1, beta2: s.adam_beta2, epsilon: s.adam_epsilon, weight_decay: s.weight_decay };
         self.progress.window.add(items, &outcome);
         let gradients = outcome.gradients.expect("a training step has gradients");
         adamw.step(&mut self.policy, &mut self.moments, gradients, rate, scale);
@@ -343,9 +341,10 @@ impl Trainer {
     /// With π = μ the loss is known before it is measured.
     fn self_check(&self, items: &[Item], outcome: &step::Outcome, loss: f64) -> Result<(), Error> {
         let Some(expected) = self.objective.loss_at_reference() else { return Ok(()) };
-        let difference = items.iter().zip(&outcome.policy).flat_map(|(i, p)| {
-            p.zip(i.reference).into_array().map(|(p, r)| (p.score - r.score).abs())
-        });
+        let difference = items
+            .iter()
+            .zip(&outcome.policy)
+            .flat_map(|(i, p)| p.zip(i.reference).into_array().map(|(p, r)| (p.score - r.score).abs()));
         let difference = difference.fold(0.0, f64::max);
         // Scores repeat to about 1e-6 of their size when batches are composed differently; more is a fault.
         let size = outcome.policy.iter().flat_map(|p| p.into_array()).map(|s| s.score.abs()).fold(1.0, f64::max);

@@ -12,7 +12,9 @@ pub(crate) fn run(as_json: bool) -> Result<()> {
             .into_iter()
             .map(|b| {
                 let devices = (b.devices)();
-                let names = devices.as_ref().map(|d| d.iter().map(|f| json!({"name": f.name, "about": f.about})).collect::<Vec<_>>());
+                let names = devices
+                    .as_ref()
+                    .map(|d| d.iter().map(|f| json!({"name": f.name, "about": f.about})).collect::<Vec<_>>());
                 json!({
                     "name": b.name,
                     "about": b.about,

@@ -14,7 +14,10 @@ use collimate_backend::Backend;
 pub(crate) fn device(name: Option<&str>) -> Result<(String, Device)> {
     let name = match name {
         Some(name) => name.to_owned(),
-        None => Backend::preferred().context("no backend that is linked is usable here; see `collimate backends`")?.name.to_owned(),
+        None => Backend::preferred()
+            .context("no backend that is linked is usable here; see `collimate backends`")?
+            .name
+            .to_owned(),
     };
     let device = Backend::device(&name)?;
     Ok((name, device))

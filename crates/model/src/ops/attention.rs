@@ -137,13 +137,7 @@ pub(crate) fn backward(
 
 /// One text in progress: the queries of its newest tokens `[new, queries·d]` against all keys and values so far
 /// `[all, keys·d]`, the newest included. `seen` bounds how far back a token sees.
-pub(crate) fn extend(
-    q: &Tensor<2>,
-    k: &Tensor<2>,
-    v: &Tensor<2>,
-    window: Option<usize>,
-    heads: Heads,
-) -> Tensor<2> {
+pub(crate) fn extend(q: &Tensor<2>, k: &Tensor<2>, v: &Tensor<2>, window: Option<usize>, heads: Heads) -> Tensor<2> {
     let ([new, width], [all, _]) = (q.dims(), k.dims());
     let (group, d) = (heads.group(), heads.dim);
     let split = |x: &Tensor<2>| x.clone().reshape([all, heads.keys, d]).permute([1, 0, 2]);
@@ -184,7 +178,8 @@ mod tests {
 
     /// Straight from the definition, token by token, in f64.
     fn naive(q: &Tensor<2>, k: &Tensor<2>, v: &Tensor<2>, rows: &[Row], window: Option<usize>) -> Vec<f32> {
-        let host = |t: &Tensor<2>| t.to_data().try_to_vec::<f32>().unwrap().iter().map(|x| f64::from(*x)).collect::<Vec<_>>();
+        let host =
+            |t: &Tensor<2>| t.to_data().try_to_vec::<f32>().unwrap().iter().map(|x| f64::from(*x)).collect::<Vec<_>>();
         let (q, k, v) = (host(q), host(k), host(v));
         let mut out = vec![0f32; q.len()];
         for row in rows {
@@ -193,16 +188,21 @@ mod tests {
                 for h in 0..HEADS.queries {
                     let kh = h / 2;
                     let seen: Vec<usize> = (0..=i)
-                        .filter(|&j| (j < row.prefix || at[j].1 == at[i].1) && window.is_none_or(|w| at[i].0 - at[j].0 < w))
+                        .filter(|&j| {
+                            (j < row.prefix || at[j].1 == at[i].1) && window.is_none_or(|w| at[i].0 - at[j].0 < w)
+                        })
                         .collect();
                     let dot = |j: usize| {
-                        (0..4).map(|c| q[(row.start + i) * 16 + h * 4 + c] * k[(row.start + j) * 8 + kh * 4 + c]).sum::<f64>()
+                        (0..4)
+                            .map(|c| q[(row.start + i) * 16 + h * 4 + c] * k[(row.start + j) * 8 + kh * 4 + c])
+                            .sum::<f64>()
                             / 2.0
                     };
                     let e: Vec<f64> = seen.iter().map(|&j| dot(j).exp()).collect();
                     let z: f64 = e.iter().sum();
                     for c in 0..4 {
-                        let o: f64 = seen.iter().zip(&e).map(|(&j, e)| e / z * v[(row.start + j) * 8 + kh * 4 + c]).sum();
+                        let o: f64 =
+                            seen.iter().zip(&e).map(|(&j, e)| e / z * v[(row.start + j) * 8 + kh * 4 + c]).sum();
                         out[(row.start + i) * 16 + h * 4 + c] = o as f32;
                     }
                 }
@@ -227,9 +227,8 @@ mod tests {
         let dy = random([18, 16], 4);
         let mask = Mask::new(&rows(), Some(4), &q.device());
         let tracked = Mask { bias: mask.bias.clone().autodiff(), ..mask.clone() };
-        let expected = gradients(&[q.clone(), k.clone(), v.clone()], &dy, |t| {
-            forward(&t[0], &t[1], &t[2], &tracked, HEADS)
-        });
+        let expected =
+            gradients(&[q.clone(), k.clone(), v.clone()], &dy, |t| forward(&t[0], &t[1], &t[2], &tracked, HEADS));
         let (dq, dk, dv) = backward(&dy, [&q, &k, &v], &mask, HEADS);
         assert_close(&dq, &expected[0]);
         assert_close(&dk, &expected[1]);

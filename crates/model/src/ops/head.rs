@@ -28,7 +28,13 @@ fn indices(targets: &[u32], like: &Tensor<2>) -> Tensor<2, Int> {
 }
 
 /// `chunk`: tokens whose logits are held at a time.
-pub(crate) fn forward(hidden: &Tensor<2>, weight: &Tensor<2>, targets: &[u32], chunk: usize, collision: bool) -> Scored {
+pub(crate) fn forward(
+    hidden: &Tensor<2>,
+    weight: &Tensor<2>,
+    targets: &[u32],
+    chunk: usize,
+    collision: bool,
+) -> Scored {
     let mut parts: [Vec<Tensor<1>>; 3] = Default::default();
     for (start, n) in chunks(targets.len(), chunk) {
         let logits = hidden.clone().narrow(0, start, n).matmul(weight.clone().transpose());

@@ -25,11 +25,7 @@ pub(crate) mod oracle {
     }
 
     /// The gradients of Σ (f(inputs) · dy) with respect to the inputs.
-    pub fn gradients(
-        inputs: &[Tensor<2>],
-        dy: &Tensor<2>,
-        f: impl Fn(&[Tensor<2>]) -> Tensor<2>,
-    ) -> Vec<Tensor<2>> {
+    pub fn gradients(inputs: &[Tensor<2>], dy: &Tensor<2>, f: impl Fn(&[Tensor<2>]) -> Tensor<2>) -> Vec<Tensor<2>> {
         let leaves: Vec<_> = inputs.iter().map(|t| t.clone().autodiff().require_grad()).collect();
         let y = f(&leaves);
         let grads = (y * dy.clone().autodiff()).sum().backward();

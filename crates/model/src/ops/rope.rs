@@ -33,9 +33,8 @@ mod tests {
         let angles = random([5, 2], 9);
         let (cos, sin) = (angles.clone().cos(), angles.sin());
         let (x, dy) = (random([5, 12], 1), random([5, 12], 2));
-        let expected = gradients(&[x.clone()], &dy, |t| {
-            forward(t[0].clone(), &cos.clone().autodiff(), &sin.clone().autodiff())
-        });
+        let expected =
+            gradients(&[x.clone()], &dy, |t| forward(t[0].clone(), &cos.clone().autodiff(), &sin.clone().autodiff()));
         assert_close(&backward(dy, &cos, &sin), &expected[0]);
     }
 

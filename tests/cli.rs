@@ -1,0 +1,325 @@
+//! The command as a user meets it: what it does, and what it says of bad input.
+
+mod common;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use common::{shared, small_checkpoint, small_pairs};
+use serde_json::Value;
+
+fn collimate(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_collimate")).args(args).output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// A checkpoint, pairs, and a place for output, in a folder of their own.
+struct Desk {
+    root: tempfile::TempDir,
+}
+
+impl Desk {
+    fn new() -> Self {
+        let root = tempfile::tempdir().unwrap();
+        small_checkpoint(&root.path().join("model"), 3);
+        fs::write(root.path().join("pairs.jsonl"), small_pairs(24)).unwrap();
+        Self { root }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.root.path().join(name)
+    }
+
+    fn arg(&self, name: &str) -> String {
+        self.path(name).display().to_string()
+    }
+
+    /// `collimate align` on this desk, with `more` behind the usual flags (the last of a kind wins).
+    fn align(&self, out: &str, more: &[&str]) -> Output {
+        let (model, data, out) = (self.arg("model"), self.arg("pairs.jsonl"), self.arg(out));
+        let mut flags: Vec<(&str, &str)> = vec![
+            ("--model", &model),
+            ("--data", &data),
+            ("--output_dir", &out),
+            ("--max_steps", "4"),
+            ("--learning_rate", "1e-3"),
+            ("--per_device_train_batch_size", "4"),
+            ("--logging_steps", "1"),
+        ];
+        flags.retain(|(flag, _)| !more.contains(flag));
+        let mut args = vec!["align"];
+        args.extend(flags.iter().flat_map(|(k, v)| [*k, *v]));
+        args.extend(more);
+        collimate(&args)
+    }
+
+    /// Asserts that a run is refused with one paragraph that has all of `parts`, and leaves nothing behind.
+    fn refused(&self, more: &[&str], parts: &[&str]) {
+        let run = self.align("refused", more);
+        let said = text(&run.stderr);
+        assert!(!run.status.success(), "{more:?} was accepted");
+        assert_eq!(run.status.code(), Some(1), "{said}");
+        for part in parts {
+            assert!(said.contains(part), "{more:?}: no {part:?} in: {said}");
+        }
+        assert!(!said.contains("panicked"), "{said}");
+        let paragraph = said.trim_end().lines().filter(|l| l.starts_with("error:")).count();
+        assert_eq!(paragraph, 1, "{said}");
+        assert!(!self.path("refused").exists(), "{more:?} left output behind");
+    }
+}
+
+fn metrics(folder: &Path) -> Vec<Value> {
+    let lines = fs::read_to_string(folder.join("metrics.jsonl")).unwrap();
+    lines.lines().map(|l| serde_json::from_str(l).unwrap()).collect()
+}
+
+#[test]
+fn align_writes_a_checkpoint_that_generates() {
+    let desk = Desk::new();
+    let run = desk.align("out", &["--method", "averaged-dpo", "--beta", "2", "--eval_split", "0.25"]);
+    assert!(run.status.success(), "{}", text(&run.stderr));
+    let lines = metrics(&desk.path("out"));
+    assert_eq!(lines.len(), 5, "four steps and an evaluation");
+    assert!((lines[0]["loss"].as_f64().unwrap() - std::f64::consts::LN_2).abs() < 1e-6);
+    for key in [
+        "grad_norm",
+        "learning_rate",
+        "rewards/chosen",
+        "rewards/rejected",
+        "rewards/margins",
+        "rewards/accuracies",
+        "logps/chosen",
+        "logps/rejected",
+        "logps_per_token/chosen",
+        "num_tokens",
+        "epoch",
+        "step",
+    ] {
+        assert!(lines[0][key].is_number(), "{key}");
+    }
+    assert!(lines[4]["eval_loss"].is_number() && lines[4]["eval_rewards/margins"].is_number());
+    for file in ["model.safetensors", "config.json", "tokenizer.json", "collimate.toml", "data_report.json"] {
+        assert!(desk.path("out").join(file).is_file(), "{file}");
+    }
+    let run = collimate(&["generate", "--model", &desk.arg("out"), "--prompt", "a b", "--max_new_tokens", "5"]);
+    assert!(run.status.success(), "{}", text(&run.stderr));
+    assert!(text(&run.stdout).starts_with("a b"));
+}
+
+#[test]
+fn two_runs_are_bit_identical() {
+    for backend in ["flex", "ndarray"] {
+        let desk = Desk::new();
+        for out in ["one", "two"] {
+            let run =
+                desk.align(out, &["--backend", backend, "--gradient_accumulation_steps", "2", "--eval_split", "0.2"]);
+            assert!(run.status.success(), "{}", text(&run.stderr));
+        }
+        for file in ["model.safetensors", "metrics.jsonl"] {
+            let read = |out: &str| fs::read(desk.path(out).join(file)).unwrap();
+            assert!(read("one") == read("two"), "{file} differs on {backend}");
+        }
+    }
+}
+
+#[test]
+fn the_effective_configuration_repeats_the_run() {
+    let desk = Desk::new();
+    let run = desk.align("one", &["--method", "averaged-ipo", "--beta", "1.5", "--seed", "5", "--warmup_steps", "2"]);
+    assert!(run.status.success(), "{}", text(&run.stderr));
+    let config = desk.path("one").join("collimate.toml").display().to_string();
+    let run = collimate(&["align", &config, "--output-dir", &desk.arg("two")]);
+    assert!(run.status.success(), "{}", text(&run.stderr));
+    assert_eq!(metrics(&desk.path("one")), metrics(&desk.path("two")));
+}
+
+#[test]
+fn bad_flags_are_named() {
+    let desk = Desk::new();
+    desk.refused(&["--method", "dpoo"], &["unknown method \"dpoo\"", "averaged-dpo"]);
+    desk.refused(&["--beta", "0"], &["beta", "greater than 0", "got 0"]);
+    desk.refused(&["--beta", "-1"], &["beta", "greater than 0", "got -1"]);
+    desk.refused(&["--learning_rate", "fast"], &["learning_rate", "invalid type", "fast"]);
+    desk.refused(&["--per_device_train_batch_size", "0"], &["per_device_train_batch_size", "at least 1"]);
+    desk.refused(&["--lr_scheduler_type", "wavy"], &["lr_scheduler_type", "wavy", "cosine"]);
+    desk.refused(&["--backend", "abacus"], &["unknown backend \"abacus\"", "flex"]);
+    // The parser of flags refuses what is no flag at all, with its own exit code.
+    let run = desk.align("refused", &["--betta", "1"]);
+    assert_eq!(run.status.code(), Some(2));
+    assert!(text(&run.stderr).contains("--beta"), "{}", text(&run.stderr));
+}
+
+#[test]
+fn a_misspelt_key_in_a_file_is_named() {
+    let desk = Desk::new();
+    let file = desk.path("run.toml");
+    fs::write(&file, "lerning_rate = 1e-5\n").unwrap();
+    desk.refused(&[&file.display().to_string()], &["unknown key `lerning_rate`", "learning_rate"]);
+    fs::write(&file, "learning_rate = \n").unwrap();
+    desk.refused(&[&file.display().to_string()], &["run.toml", "line 1"]);
+    desk.refused(&[&desk.arg("absent.toml")], &["absent.toml", "can't be read"]);
+}
+
+#[test]
+fn bad_data_names_file_row_and_field() {
+    let desk = Desk::new();
+    let bad = |row: &str| {
+        fs::write(desk.path("bad.jsonl"), format!("{}{row}\n", small_pairs(2))).unwrap();
+        desk.arg("bad.jsonl")
+    };
+    let path = desk.arg("absent.jsonl");
+    desk.refused(&["--data", &path], &["absent.jsonl"]);
+    let path = bad(r#"{"prompt": "a", "chosen": " b"}"#);
+    desk.refused(&["--data", &path], &["bad.jsonl", "row 3", "rejected"]);
+    let path = bad(r#"{"prompt": "a", "chosen": " b", "rejected": ""}"#);
+    desk.refused(&["--data", &path], &["bad.jsonl", "row 3", "rejected", "empty"]);
+    let path = bad(r#"{"prompt": "a", "chosen": " b", "rejected": 7}"#);
+    desk.refused(&["--data", &path], &["bad.jsonl", "row 3", "rejected", "7"]);
+    let path = bad(r#"{"prompt": "a", "chosen": " b", "#);
+    desk.refused(&["--data", &path], &["bad.jsonl", "row 3"]);
+    let long = "a ".repeat(40);
+    let path = bad(&format!(r#"{{"prompt": "{}", "chosen": " b", "rejected": " c"}}"#, long.trim()));
+    desk.refused(&["--data", &path], &["bad.jsonl", "row 3", "max_length", "32"]);
+}
+
+#[test]
+fn bad_checkpoints_are_named() {
+    let desk = Desk::new();
+    let model = desk.path("model");
+    desk.refused(&["--model", &desk.arg("nowhere")], &["nowhere", "not a checkpoint folder"]);
+    fs::create_dir(desk.path("empty")).unwrap();
+    desk.refused(&["--model", &desk.arg("empty")], &["empty", "config.json"]);
+
+    let weights = model.join("model.safetensors");
+    let whole = fs::read(&weights).unwrap();
+    fs::write(&weights, &whole[..whole.len() / 2]).unwrap();
+    desk.refused(&[], &["model.safetensors", "not a whole safetensors file", "bytes"]);
+    fs::write(&weights, &whole[..5]).unwrap();
+    desk.refused(&[], &["model.safetensors", "too few"]);
+    fs::write(&weights, &whole).unwrap();
+
+    let config = fs::read_to_string(model.join("config.json")).unwrap();
+    fs::write(model.join("config.json"), config.replace("\"intermediate_size\": 24", "\"intermediate_size\": 20"))
+        .unwrap();
+    desk.refused(&[], &["mlp.", "[20, 16]", "[24, 16]"]);
+    fs::write(model.join("config.json"), config.replace("\"num_hidden_layers\": 2", "\"num_hidden_layers\": 1"))
+        .unwrap();
+    desk.refused(&[], &["model.layers.1.", "not part of this architecture"]);
+    fs::write(model.join("config.json"), config.replace("\"silu\"", "\"gelu\"")).unwrap();
+    desk.refused(&[], &["config.json", "hidden_act", "gelu"]);
+    fs::write(model.join("config.json"), &config).unwrap();
+    fs::remove_file(model.join("tokenizer.json")).unwrap();
+    desk.refused(&[], &["tokenizer.json"]);
+}
+
+#[test]
+fn output_is_never_written_over_what_is_not_a_run() {
+    let desk = Desk::new();
+    let run = desk.align("model", &[]);
+    assert!(!run.status.success());
+    assert!(text(&run.stderr).contains("also an input"), "{}", text(&run.stderr));
+    fs::create_dir(desk.path("mine")).unwrap();
+    fs::write(desk.path("mine").join("thesis.tex"), "x").unwrap();
+    let run = desk.align("mine", &[]);
+    assert!(!run.status.success());
+    assert!(text(&run.stderr).contains("not of an earlier run"), "{}", text(&run.stderr));
+}
+
+#[test]
+fn methods_and_backends_are_listed() {
+    let run = collimate(&["methods"]);
+    let said = text(&run.stdout);
+    for name in ["dpo", "averaged-dpo", "ipo", "averaged-ipo", "slic", "averaged-slic", "arXiv:2406.19188"] {
+        assert!(said.contains(name), "{name} is not in {said}");
+    }
+    let run = collimate(&["methods", "--json"]);
+    let all: Value = serde_json::from_slice(&run.stdout).unwrap();
+    let averaged = all["methods"].as_array().unwrap().iter().find(|m| m["name"] == "averaged-dpo").unwrap();
+    assert_eq!(averaged["averaging"], "mean");
+    let run = collimate(&["backends", "--json"]);
+    let all: Value = serde_json::from_slice(&run.stdout).unwrap();
+    let names: Vec<_> = all.as_array().unwrap().iter().map(|b| b["name"].as_str().unwrap()).collect();
+    assert_eq!(names[..2], ["flex", "ndarray"]);
+    assert_eq!(all[0]["default"], true);
+}
+
+#[test]
+fn help_teaches_and_keys_take_dashes() {
+    let run = collimate(&["align", "--help"]);
+    let said = text(&run.stdout);
+    for part in ["--learning_rate", "Example:", "--max_length", "averaged-dpo", "--gradient_accumulation_steps"] {
+        assert!(said.contains(part), "{part}");
+    }
+    let desk = Desk::new();
+    let run = desk.align("out", &["--warmup-steps", "1"]);
+    assert!(run.status.success(), "{}", text(&run.stderr));
+}
+
+#[test]
+fn a_real_checkpoint_learns_real_preferences_and_still_tells_a_story() {
+    let (Some(model), Some(data)) =
+        (shared("data/stories260k-hf"), shared("data/hh-rlhf/derived/helpful_standard_short300.jsonl"))
+    else {
+        return;
+    };
+    let desk = tempfile::tempdir().unwrap();
+    let out = desk.path().join("out");
+    let (model, data, out_arg) = (model.display().to_string(), data.display().to_string(), out.display().to_string());
+    let run = collimate(&[
+        "align",
+        "--model",
+        &model,
+        "--data",
+        &data,
+        "--method",
+        "averaged-dpo",
+        "--beta",
+        "2",
+        "--max_steps",
+        "20",
+        "--logging_steps",
+        "1",
+        "--output_dir",
+        &out_arg,
+    ]);
+    assert!(run.status.success(), "{}", text(&run.stderr));
+    let losses: Vec<f64> = metrics(&out).iter().map(|l| l["loss"].as_f64().unwrap()).collect();
+    assert!((losses[0] - std::f64::consts::LN_2).abs() < 1e-6, "{losses:?}");
+    let late: f64 = losses[15..].iter().sum::<f64>() / 5.0;
+    assert!(late < std::f64::consts::LN_2 - 1e-6, "the loss does not fall: {losses:?}");
+    let run = collimate(&["generate", "--model", &out_arg, "--prompt", "Once upon a time", "--max_new_tokens", "60"]);
+    let story = text(&run.stdout);
+    assert!(story.starts_with("Once upon a time, there was a little girl named Lily."), "{story}");
+}
+
+#[test]
+fn greedy_text_is_that_of_the_original() {
+    let (Some(model), Some(doc)) =
+        (shared("data/stories260k-hf"), shared("data/stories260k-src/stories260K.upstream.md"))
+    else {
+        return;
+    };
+    let doc = fs::read_to_string(doc).unwrap();
+    let start = doc.find("Once upon a time, there was a little girl").unwrap();
+    let expected: String = doc[start..].chars().take(200).collect();
+    for backend in ["flex", "ndarray"] {
+        let run = collimate(&[
+            "generate",
+            "--model",
+            &model.display().to_string(),
+            "--prompt",
+            "Once upon a time",
+            "--max_new_tokens",
+            "150",
+            "--backend",
+            backend,
+        ]);
+        let got: String = text(&run.stdout).chars().take(200).collect();
+        assert_eq!(got, expected, "on {backend}");
+    }
+}
