@@ -1,14 +1,9 @@
 //! Times every kernel beside a plain version of the same, at the shapes of a 30-million-parameter model.
 //!
-<<<<<<< HEAD
-//! `cargo run --release -p collimate-kernels --example bench [-- part of a name]`; the minimum of several runs is printed.
-
-=======
 //! `cargo run --release -p collimate-kernels --example bench [-- [--cpu] [start of a name]]`; the minimum of several runs is
 //! printed. On a machine that others use, `--cpu` with `RAYON_NUM_THREADS=1` prints CPU time, which suffers less.
 
 use std::hint::black_box;
->>>>>>> kernels
 use std::time::Instant;
 
 use collimate_kernels::adamw::{self, AdamW};
@@ -18,17 +13,6 @@ use collimate_kernels::{head, rms_norm, rope, swiglu};
 
 struct Bench {
     only: Option<String>,
-<<<<<<< HEAD
-}
-
-impl Bench {
-    /// Seconds of the fastest of up to 30 runs, within about a second.
-    fn time(&self, name: &str, mut run: impl FnMut()) -> Option<f64> {
-        if self.only.as_ref().is_some_and(|part| !name.contains(part.as_str())) {
-            return None;
-        }
-        run();
-=======
     cpu: bool,
 }
 
@@ -60,7 +44,6 @@ impl Bench {
                 }
             }
         }
->>>>>>> kernels
         let (begin, mut best) = (Instant::now(), f64::MAX);
         for i in 0..30 {
             let start = Instant::now();
@@ -195,10 +178,7 @@ fn elementwise(b: &Bench) {
             for i in 0..n * m {
                 y2[i] = gate[i] / (1.0 + (-gate[i]).exp()) * up[i];
             }
-<<<<<<< HEAD
-=======
             black_box(&y2);
->>>>>>> kernels
         },
     );
     compare(
@@ -212,10 +192,7 @@ fn elementwise(b: &Bench) {
                 dg2[i] = dy[i] * up[i] * sigma * (1.0 + gate[i] * (1.0 - sigma));
                 du2[i] = dy[i] * gate[i] * sigma;
             }
-<<<<<<< HEAD
-=======
             black_box((&dg2, &du2));
->>>>>>> kernels
         },
     );
 
@@ -334,23 +311,13 @@ fn attentions(b: &Bench) {
                 a.backward(&g, &q, &k, &v, &out, &lse, &mut dq, &mut dk, &mut dv);
             });
             if (heads, kv_heads) == (6, 6) {
-<<<<<<< HEAD
-                b.flops(&format!("{name} fwd dense"), flops, || dense(&a, &q, &k, &v, &mut out));
-=======
                 b.flops(&format!("{name} dense fwd"), flops, || dense(&a, &q, &k, &v, &mut out));
->>>>>>> kernels
             }
         }
     }
 }
 
 fn main() {
-<<<<<<< HEAD
-    let bench = Bench { only: std::env::args().nth(1) };
-    elementwise(&bench);
-    attentions(&bench);
-    products(&bench);
-=======
     let mut arguments: Vec<String> = std::env::args().skip(1).collect();
     let cpu = arguments.first().is_some_and(|a| a == "--cpu");
     arguments.drain(..usize::from(cpu));
@@ -366,5 +333,4 @@ fn main() {
     if wanted(&["gemm", "linear"]) {
         products(&bench);
     }
->>>>>>> kernels
 }

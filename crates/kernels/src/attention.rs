@@ -18,21 +18,13 @@
 
 use std::cell::RefCell;
 
-<<<<<<< HEAD
-use crate::exp::exp_lanes;
-=======
 use crate::exp::exp_flushed_lanes;
->>>>>>> kernels
 use crate::gemm::{Mat, MatMut, Threads, gemm};
 use crate::parallel::each;
 use crate::simd::{dispatched, max, sum, update};
 
 /// Query rows (tokens times heads of a group) in a block; a multiple of the 6 columns of the microkernel.
-<<<<<<< HEAD
-const QUERIES: usize = 96;
-=======
 const QUERIES: usize = 64;
->>>>>>> kernels
 /// Keys that the backward pass takes at a time: scores and their gradients of a block stay in the second-level cache.
 const KEYS: usize = 384;
 /// The widest vector, in elements: what transposed keys are padded to.
@@ -163,13 +155,6 @@ fn take(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {
     &mut buffer[..len]
 }
 
-<<<<<<< HEAD
-/// Columns of a transposed matrix of `tokens` tokens: room for a padded stretch that begins anywhere; an odd number of
-/// cache lines, because an even stride would put the column of a tile into few sets of the first-level cache.
-fn transposed_cols(tokens: usize) -> usize {
-    let lines = tokens.div_ceil(LANES) + 1;
-    (lines | 1) * LANES
-=======
 /// Columns of a transposed matrix of `tokens` tokens: room for a padded stretch that begins anywhere; as all
 /// strides here an odd number of cache lines, because even ones put the column of a tile into few sets of a cache.
 fn transposed_cols(tokens: usize) -> usize {
@@ -179,7 +164,6 @@ fn transposed_cols(tokens: usize) -> usize {
 /// `width`, a multiple of `LANES`, made an odd one.
 fn odd_lines(width: usize) -> usize {
     ((width / LANES) | 1) * LANES
->>>>>>> kernels
 }
 
 dispatched! {
@@ -217,43 +201,24 @@ dispatched! {
     }
 }
 
-<<<<<<< HEAD
-=======
 /// `seen`, made wider to whole vectors of the row; nothing stays nothing.
 fn whole_vectors((from, to): (usize, usize)) -> (usize, usize) {
     if from == to { (from, to) } else { (from / LANES * LANES, to.next_multiple_of(LANES)) }
 }
 
->>>>>>> kernels
 dispatched! {
     /// `scores` ← e^(τs − m) in the columns `seen` (one range for each stretch), 0 elsewhere; returns m = max τs over
     /// them, and the sum.
     fn softmax_row<S>(simd, scores: &'a mut [f32], seen: &'a [(usize, usize)], scale: f32) -> (f32, f32) {
         let mut top = f32::NEG_INFINITY;
-<<<<<<< HEAD
-        for &(from, to) in seen {
-=======
         for &seen in seen {
             let (from, to) = whole_vectors(seen);
             scores[from..seen.0].fill(f32::NEG_INFINITY);
             scores[seen.1..to].fill(f32::NEG_INFINITY);
->>>>>>> kernels
             top = top.max(max(simd, &scores[from..to]));
         }
         let top = top * scale;
         let (tau, shift) = (simd.splat_f32s(scale), simd.splat_f32s(-top));
-<<<<<<< HEAD
-        let (mut total, mut at) = (0.0, 0);
-        for &(from, to) in seen {
-            scores[at..from].fill(0.0);
-            let part = &mut scores[from..to];
-            update(simd, [&mut *part], [], #[inline(always)] |[s], []| [exp_lanes(simd, simd.mul_add_e_f32s(s, tau, shift))]);
-            total += sum(simd, [&*part], #[inline(always)] |[e], acc| simd.add_f32s(acc, e));
-            at = to;
-        }
-        scores[at..].fill(0.0);
-        (top, total)
-=======
         let mut acc = [simd.splat_f32s(0.0); 2];
         let mut at = 0;
         for &seen in seen {
@@ -267,16 +232,11 @@ dispatched! {
         }
         scores[at..].fill(0.0);
         (top, simd.reduce_sum_f32s(simd.add_f32s(acc[0], acc[1])))
->>>>>>> kernels
     }
 }
 
 dispatched! {
-<<<<<<< HEAD
-    /// `scores` ← P and `gradients` (g·v on entry) ← dS, on the seen keys `from..to`, 0 elsewhere.
-=======
     /// `scores` ← P and `gradients` (g·v on entry) ← dS, in the columns `seen`, 0 elsewhere.
->>>>>>> kernels
     fn backward_row<S>(
         simd,
         scores: &'a mut [f32],
@@ -286,18 +246,6 @@ dispatched! {
         lse: f32,
         d: f32,
     ) {
-<<<<<<< HEAD
-        let (from, to) = seen;
-        for part in [&mut *scores, &mut *gradients] {
-            part[..from].fill(0.0);
-            part[to..].fill(0.0);
-        }
-        let (tau, shift, d) = (simd.splat_f32s(scale), simd.splat_f32s(-lse), simd.splat_f32s(d));
-        update(simd, [&mut scores[from..to], &mut gradients[from..to]], [], #[inline(always)] |[s, g], []| {
-            let p = exp_lanes(simd, simd.mul_add_e_f32s(s, tau, shift));
-            [p, simd.mul_f32s(simd.mul_f32s(p, tau), simd.sub_f32s(g, d))]
-        });
-=======
         let (from, to) = whole_vectors(seen);
         scores[..from].fill(0.0);
         scores[from..seen.0].fill(f32::NEG_INFINITY);
@@ -316,7 +264,6 @@ dispatched! {
                 [p, simd.mul_f32s(simd.mul_f32s(p, tau), simd.sub_f32s(g, d))]
             },
         );
->>>>>>> kernels
     }
 }
 
@@ -452,11 +399,7 @@ impl Attention<'_> {
             let tokens = block.end - block.first;
             let queries = stacked(q, block.first, block.end, h, &mut scratch.queries);
             let rows = queries.shape().0;
-<<<<<<< HEAD
-            let width: usize = block.keys.iter().map(Stretch::padded).sum();
-=======
             let width = odd_lines(block.keys.iter().map(Stretch::padded).sum());
->>>>>>> kernels
             let scores = take(&mut scratch.scores, rows * width);
 
             let mut col = 0;
@@ -569,15 +512,6 @@ impl Attention<'_> {
             for stretch in &block.keys {
                 for first in (stretch.first..stretch.end).step_by(KEYS) {
                     let keys = Stretch { first, end: stretch.end.min(first + KEYS), back: stretch.back };
-<<<<<<< HEAD
-                    let width = keys.padded();
-                    let scores = take(&mut scratch.scores, rows * width);
-                    let ds = take(&mut scratch.score_gradients, rows * width);
-                    let to = MatMut::new(scores, rows, width);
-                    gemm(0.0, to, 1.0, queries, kt.block(0, h, first, width), Threads::One);
-                    let to = MatMut::new(ds, rows, width);
-                    gemm(0.0, to, 1.0, grads, vt.block(0, h, first, width), Threads::One);
-=======
                     let (padded, width) = (keys.padded(), odd_lines(keys.padded()));
                     let scores = take(&mut scratch.scores, rows * width);
                     let ds = take(&mut scratch.score_gradients, rows * width);
@@ -585,7 +519,6 @@ impl Attention<'_> {
                         let to = &mut MatMut::new(to, rows, width);
                         gemm(0.0, to.block(0, rows, 0, padded), 1.0, a, b.block(0, h, first, padded), Threads::One);
                     }
->>>>>>> kernels
 
                     for (i, (p, ds)) in scores.chunks_exact_mut(width).zip(ds.chunks_exact_mut(width)).enumerate() {
                         let token = block.first + i % tokens;

@@ -13,19 +13,13 @@ use crate::simd::{dispatched, update};
 /// Adding and subtracting 1.5·2²³ rounds to an integer, which also sits in the low bits of the sum.
 const ROUND: f32 = 12_582_912.0;
 
-<<<<<<< HEAD
-/// 2ᵏ of whole numbers k in −126 … 127.
-=======
 /// 2ᵏ of whole numbers k in −126 … 127, and 0 for k = −127.
->>>>>>> kernels
 #[inline(always)]
 fn power_of_two<S: Simd>(simd: S, k: S::f32s) -> S::f32s {
     let biased = simd.transmute_u32s_f32s(simd.add_f32s(k, simd.splat_f32s(ROUND + 127.0)));
     simd.transmute_f32s_u32s(simd.wrapping_dyn_shl_u32s(biased, simd.splat_u32s(23)))
 }
 
-<<<<<<< HEAD
-=======
 /// (k, eʳ) of the file's head, for −104 ≤ x ≤ 89.
 #[inline(always)]
 fn reduced<S: Simd>(simd: S, x: S::f32s) -> (S::f32s, S::f32s) {
@@ -46,7 +40,6 @@ fn reduced<S: Simd>(simd: S, x: S::f32s) -> (S::f32s, S::f32s) {
     (k, p)
 }
 
->>>>>>> kernels
 /// eˣ in every lane.
 #[inline(always)]
 pub(crate) fn exp_lanes<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
@@ -58,28 +51,12 @@ pub(crate) fn exp_lanes<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
     let x = simd.select_f32s(simd.less_than_f32s(x, c(-104.0)), c(-104.0), x);
     let x = simd.select_f32s(simd.greater_than_f32s(x, c(89.0)), c(89.0), x);
 
-<<<<<<< HEAD
-    let k = simd.sub_f32s(simd.mul_add_e_f32s(x, c(std::f32::consts::LOG2_E), c(ROUND)), c(ROUND));
-    let r = simd.mul_add_e_f32s(k, c(-355.0 / 512.0), x);
-    let r = simd.mul_add_e_f32s(k, c(2.121_944_4e-4), r);
-
-    let p = simd.mul_add_e_f32s(c(1.987_569_1e-4), r, c(1.398_199_9e-3));
-    let p = simd.mul_add_e_f32s(p, r, c(8.333_452e-3));
-    let p = simd.mul_add_e_f32s(p, r, c(4.166_579_6e-2));
-    let p = simd.mul_add_e_f32s(p, r, c(1.666_666_5e-1));
-    let p = simd.mul_add_e_f32s(p, r, c(0.5));
-    let p = simd.add_f32s(simd.mul_add_e_f32s(p, simd.mul_f32s(r, r), r), c(1.0));
-
-=======
     let (k, p) = reduced(simd, x);
->>>>>>> kernels
     let half = simd.sub_f32s(simd.mul_add_e_f32s(k, c(0.5), c(ROUND)), c(ROUND));
     let rest = simd.sub_f32s(k, half);
     simd.mul_f32s(simd.mul_f32s(p, power_of_two(simd, half)), power_of_two(simd, rest))
 }
 
-<<<<<<< HEAD
-=======
 /// eˣ in every lane for x ≤ 88, with what is below 2⁻¹²⁶ rounded to 0: two thirds of the work, for softmax.
 #[inline(always)]
 pub(crate) fn exp_flushed_lanes<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
@@ -89,7 +66,6 @@ pub(crate) fn exp_flushed_lanes<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
     simd.mul_f32s(p, power_of_two(simd, k))
 }
 
->>>>>>> kernels
 /// 1/(1 + e⁻ˣ) in every lane.
 #[inline(always)]
 pub(crate) fn sigmoid_lanes<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
@@ -136,8 +112,6 @@ mod tests {
         assert!(worst <= 3.0, "worst error {worst}");
     }
 
-<<<<<<< HEAD
-=======
     dispatched! {
         fn flushed<S>(simd, x: &'a mut [f32]) {
             update(simd, [x], [], #[inline(always)] |[x], []| [exp_flushed_lanes(simd, x)]);
@@ -158,7 +132,6 @@ mod tests {
         assert_eq!(&y[100_003..100_005], &[0.0; 2]);
     }
 
->>>>>>> kernels
     #[test]
     fn extremes() {
         let x = [f32::NEG_INFINITY, f32::MIN, -104.0, -0.0, 0.0, 1e-30, 88.722, 88.73, f32::MAX, f32::INFINITY];

@@ -8,11 +8,7 @@
 //! A row is read from memory once in each direction: the maximum is taken block by block, and the sum so far is
 //! rescaled when it grows. A row of which every logit is −∞ has no distribution and gives NaN.
 
-<<<<<<< HEAD
-use crate::exp::exp_lanes;
-=======
 use crate::exp::exp_flushed_lanes;
->>>>>>> kernels
 use crate::parallel::{each, rows_per_piece};
 use crate::simd::{dispatched, max, update};
 
@@ -41,11 +37,7 @@ dispatched! {
             let mut pairs = head.chunks_exact(2);
             for pair in &mut pairs {
                 for k in 0..2 {
-<<<<<<< HEAD
-                    let e = exp_lanes(simd, simd.sub_f32s(pair[k], shift));
-=======
                     let e = exp_flushed_lanes(simd, simd.sub_f32s(pair[k], shift));
->>>>>>> kernels
                     acc[k] = simd.add_f32s(acc[k], e);
                     if squares {
                         acc2[k] = simd.mul_add_e_f32s(e, e, acc2[k]);
@@ -55,11 +47,7 @@ dispatched! {
             let mut last = [f32::NEG_INFINITY; 16];
             last[..tail.len()].copy_from_slice(tail);
             for v in pairs.remainder().iter().copied().chain([simd.partial_load_f32s(&last)]) {
-<<<<<<< HEAD
-                let e = exp_lanes(simd, simd.sub_f32s(v, shift));
-=======
                 let e = exp_flushed_lanes(simd, simd.sub_f32s(v, shift));
->>>>>>> kernels
                 acc[0] = simd.add_f32s(acc[0], e);
                 acc2[0] = simd.mul_add_e_f32s(e, e, acc2[0]);
             }
@@ -81,11 +69,7 @@ dispatched! {
         }
         let (shift, scale) = (simd.splat_f32s(lse), simd.splat_f32s(-coef));
         update(simd, [&mut *z], [], #[inline(always)] |[z], []| {
-<<<<<<< HEAD
-            [simd.mul_f32s(exp_lanes(simd, simd.sub_f32s(z, shift)), scale)]
-=======
             [simd.mul_f32s(exp_flushed_lanes(simd, simd.sub_f32s(z, shift)), scale)]
->>>>>>> kernels
         });
         z[target] += coef;
     }
