@@ -3,7 +3,8 @@
 //! A method is a triple: an [averaging operator](averaging::AveragingOperator) 𝒜, which weighs the token
 //! log-probabilities of a completion; an [optimality operator](optimality::OptimalityOperator) 𝓑, whose inverse turns
 //! scores into implicit rewards; and a [preference loss](loss::PreferenceLoss) ℓ on the rewards of a pair.
-//! [`Objective`] composes the three, [`methods`] names the compositions, and [`trl`] reads another trainer's keys.
+//! [`Objective`] composes the three, [`methods`] names the compositions, [`trl`] reads another trainer's keys, and
+//! [`tabular`] computes the exact optimum on finite sets.
 //!
 //! Every formula is written once, generic over the [`Number`] it runs on: `f64` or a [`Column`] (the exact oracle), or
 //! a [`Batch`] on any device.
@@ -15,6 +16,7 @@ pub mod number;
 pub mod objective;
 pub mod optimality;
 pub mod registry;
+pub mod tabular;
 pub mod trl;
 
 pub use averaging::AveragingOperator;

@@ -18,7 +18,11 @@ impl<T: Number> PreferenceLoss<T> for ApoZero {
 }
 
 #[typetag::serde(name = "apo_zero")]
-impl AnyLoss for ApoZero {}
+impl AnyLoss for ApoZero {
+    fn monotone(&self) -> bool {
+        true
+    }
+}
 
 #[cfg(test)]
 mod tests {

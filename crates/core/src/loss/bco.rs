@@ -18,7 +18,11 @@ impl<T: Number> PreferenceLoss<T> for Bco {
 }
 
 #[typetag::serde(name = "bco")]
-impl AnyLoss for Bco {}
+impl AnyLoss for Bco {
+    fn monotone(&self) -> bool {
+        true
+    }
+}
 
 #[cfg(test)]
 mod tests {

@@ -23,9 +23,9 @@ fn paper() -> f64 {
 impl<T: Number> PreferenceLoss<T> for Discopop {
     fn loss(&self, pair: &Preference<T>) -> T {
         let z = pair.margin();
-        let logistic = (-z.clone() / self.tau).sigmoid() * -z.clone().log_sigmoid();
+        let logistic = (z.clone() * (-1.0 / self.tau)).sigmoid() * -z.clone().log_sigmoid();
         // m e^(−z) = exp(ln σ(z/τ) − z): for z far below 0 the two factors are 0 and infinite.
-        logistic + ((z.clone() / self.tau).log_sigmoid() - z).bounded_exp()
+        logistic + ((z.clone() * (1.0 / self.tau)).log_sigmoid() - z).bounded_exp()
     }
 }
 

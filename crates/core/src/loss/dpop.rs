@@ -23,6 +23,9 @@ impl<T: Number> PreferenceLoss<T> for Dpop {
 
 #[typetag::serde(name = "dpop")]
 impl AnyLoss for Dpop {
+    fn monotone(&self) -> bool {
+        true
+    }
     fn validate(&self) -> Result<(), Error> {
         let holds = self.penalty >= 0.0 && self.penalty.is_finite();
         check(holds, "dpop", "penalty", "a finite number of at least 0", self.penalty)

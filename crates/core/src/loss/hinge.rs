@@ -34,6 +34,9 @@ impl<T: Number> PreferenceLoss<T> for Hinge {
 
 #[typetag::serde(name = "hinge")]
 impl AnyLoss for Hinge {
+    fn monotone(&self) -> bool {
+        true
+    }
     fn validate(&self) -> Result<(), Error> {
         let holds = self.delta > 0.0 && self.delta.is_finite();
         check(holds, "hinge", "delta", "a finite number greater than 0", self.delta)

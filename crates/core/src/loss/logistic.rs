@@ -17,7 +17,11 @@ impl<T: Number> PreferenceLoss<T> for Logistic {
 }
 
 #[typetag::serde(name = "logistic")]
-impl AnyLoss for Logistic {}
+impl AnyLoss for Logistic {
+    fn monotone(&self) -> bool {
+        true
+    }
+}
 
 #[cfg(test)]
 mod tests {

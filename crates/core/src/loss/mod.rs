@@ -111,6 +111,10 @@ pub trait AnyLoss: PreferenceLoss<f64> + PreferenceLoss<Column> + PreferenceLoss
     fn coupled(&self) -> bool {
         false
     }
+    /// Whether the loss never rises with r⁺ and never falls with r⁻; whoever says so is held to it by a law.
+    fn monotone(&self) -> bool {
+        false
+    }
     /// Whether [`Completion::confidence`] is used; where it isn't, it need not be computed.
     fn needs_confidence(&self) -> bool {
         false

@@ -38,6 +38,9 @@ impl AnyLoss for PerToken {
     fn coupled(&self) -> bool {
         self.loss.coupled()
     }
+    fn monotone(&self) -> bool {
+        self.loss.monotone()
+    }
     fn needs_confidence(&self) -> bool {
         self.loss.needs_confidence()
     }

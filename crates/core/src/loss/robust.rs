@@ -18,12 +18,15 @@ impl<T: Number> PreferenceLoss<T> for Robust {
     fn loss(&self, pair: &Preference<T>) -> T {
         let z = pair.margin();
         let noisy = z.clone().log_sigmoid() * (self.label_smoothing - 1.0) + (-z).log_sigmoid() * self.label_smoothing;
-        noisy / (1.0 - 2.0 * self.label_smoothing)
+        noisy * (1.0 / (1.0 - 2.0 * self.label_smoothing))
     }
 }
 
 #[typetag::serde(name = "robust")]
 impl AnyLoss for Robust {
+    fn monotone(&self) -> bool {
+        true
+    }
     fn validate(&self) -> Result<(), Error> {
         let holds = (0.0..0.5).contains(&self.label_smoothing);
         check(holds, "robust", "label_smoothing", "at least 0 and below 0.5", self.label_smoothing)

@@ -14,7 +14,7 @@ pub struct Sppo {}
 impl<T: Number> PreferenceLoss<T> for Sppo {
     fn loss(&self, pair: &Preference<T>) -> T {
         let [up, down] = [pair.reward.chosen.clone(), pair.reward.rejected.clone()];
-        (up / pair.beta - 0.5 / pair.beta).square() + (down / pair.beta + 0.5 / pair.beta).square()
+        ((up - 0.5) * (1.0 / pair.beta)).square() + ((down + 0.5) * (1.0 / pair.beta)).square()
     }
 }
 

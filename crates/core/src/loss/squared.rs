@@ -13,7 +13,7 @@ pub struct Squared {}
 
 impl<T: Number> PreferenceLoss<T> for Squared {
     fn loss(&self, pair: &Preference<T>) -> T {
-        (pair.margin() / pair.beta - 0.5 / pair.beta).square()
+        ((pair.margin() - 0.5) * (1.0 / pair.beta)).square()
     }
 }
 

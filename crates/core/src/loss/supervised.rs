@@ -43,7 +43,12 @@ impl<T: Number> PreferenceLoss<T> for Supervised {
 }
 
 #[typetag::serde(name = "supervised")]
-impl AnyLoss for Supervised {}
+impl AnyLoss for Supervised {
+    // It doesn't see the rewards.
+    fn monotone(&self) -> bool {
+        true
+    }
+}
 
 #[cfg(test)]
 mod tests {

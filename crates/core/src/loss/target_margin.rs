@@ -37,6 +37,9 @@ impl AnyLoss for TargetMargin {
     fn coupled(&self) -> bool {
         self.loss.coupled()
     }
+    fn monotone(&self) -> bool {
+        self.loss.monotone()
+    }
     fn needs_confidence(&self) -> bool {
         self.loss.needs_confidence()
     }

@@ -49,6 +49,9 @@ impl AnyLoss for WeightedSum {
     fn coupled(&self) -> bool {
         self.terms.iter().any(|t| t.loss.coupled())
     }
+    fn monotone(&self) -> bool {
+        self.terms.iter().all(|t| t.weight >= 0.0 && t.loss.monotone())
+    }
     fn needs_confidence(&self) -> bool {
         self.terms.iter().any(|t| t.loss.needs_confidence())
     }

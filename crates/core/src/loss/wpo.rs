@@ -37,6 +37,9 @@ impl AnyLoss for Wpo {
         }
         self.loss.validate()
     }
+    fn monotone(&self) -> bool {
+        self.loss.monotone()
+    }
     fn needs_confidence(&self) -> bool {
         true
     }

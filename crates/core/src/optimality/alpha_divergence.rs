@@ -34,7 +34,7 @@ impl AlphaDivergence {
 impl<T: Number> OptimalityOperator<T> for AlphaDivergence {
     fn reward(&self, scores: &Scores<T>) -> T {
         match self.exponent() {
-            Some(e) => ((scores.log_ratio() * e).bounded_exp() - 1.0) / e * self.beta,
+            Some(e) => ((scores.log_ratio() * e).bounded_exp() - 1.0) * (self.beta / e),
             None => scores.log_ratio() * self.beta,
         }
     }

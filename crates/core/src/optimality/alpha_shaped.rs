@@ -21,7 +21,7 @@ pub struct AlphaShaped {
 impl<T: Number> OptimalityOperator<T> for AlphaShaped {
     fn reward(&self, scores: &Scores<T>) -> T {
         let power = (scores.policy.clone() * -self.alpha).bounded_exp();
-        (-power + 1.0) / self.alpha * self.beta
+        (-power + 1.0) * (self.beta / self.alpha)
     }
 }
 

@@ -95,7 +95,7 @@ pub trait AnyOptimality:
     /// The forward direction, for one completion: the policy's score s at which the implicit reward is `reward`, given
     /// the reference's score m and n. It is −∞ where every score is worth more and +∞ where none is worth as much.
     ///
-    /// The default solves for s by bisection.
+    /// [`World::best`](crate::tabular::World::best) makes 𝓑\[R\] of it. The default solves for s by bisection.
     fn score(&self, reward: f64, reference: f64, tokens: f64) -> f64 {
         by_bisection(self, reward, reference, tokens)
     }
