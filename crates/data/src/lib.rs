@@ -13,6 +13,7 @@ mod load;
 pub mod options;
 pub mod report;
 mod source;
+mod template;
 mod tokenizer;
 
 pub use dataset::{Dataset, Lengths};
@@ -23,4 +24,5 @@ pub use load::{Progress, load, load_with, read};
 pub use options::{Dirt, Format, Options};
 pub use report::Report;
 pub use source::Source;
+pub use template::{ChatTemplate, Rendered};
 pub use tokenizer::{DecodeStream, Special, Tokenizer};

@@ -1,5 +1,6 @@
 //! The tokenizer of a checkpoint, with the names of its special tokens and its chat template.
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
@@ -127,6 +128,15 @@ impl Tokenizer {
             return Ok(ids.to_vec());
         }
         Ok(self.before.iter().chain(ids).copied().collect())
+    }
+
+    /// The token ids of `text` without special tokens, and the bytes of `text` that each stands for.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::encode`].
+    pub fn encode_offsets(&self, text: &str) -> Result<(Vec<u32>, Vec<Range<usize>>), Error> {
+        let encoding = self.inner.encode(text, false).map_err(|e| self.failure(e))?;
+        Ok((encoding.get_ids().to_vec(), encoding.get_offsets().iter().map(|(a, b)| *a..*b).collect()))
     }
 
     /// The text of `ids`.
