@@ -1,7 +1,12 @@
 //! From a pair as text to a pair as tokens: the boundary, BOS and EOS, and the length.
 
-use crate::format::{Example, Fault};
+use std::ops::Range;
+
+use serde_json::Value;
+
+use crate::format::{Example, Fault, FaultKind, Row};
 use crate::options::{Boundary, Dirt, Options, Overlong, Verdict};
+use crate::template::{ChatTemplate, Rendered};
 use crate::{Error, Report, Tokenizer};
 
 /// A pair of token sequences.
@@ -102,6 +107,8 @@ impl Encoded {
     }
 }
 
+const FIELDS: [&str; 2] = ["chosen", "rejected"];
+
 /// Tokenises pairs with one tokenizer under one set of options.
 #[derive(Debug)]
 pub(crate) struct Encoder<'a> {
@@ -109,6 +116,8 @@ pub(crate) struct Encoder<'a> {
     options: &'a Options,
     eos: u32,
     eos_text: &'a str,
+    template: Option<ChatTemplate>,
+    fingerprint: u64,
 }
 
 impl<'a> Encoder<'a> {
@@ -120,12 +129,36 @@ impl<'a> Encoder<'a> {
                  config.json); completions must end with one",
             ));
         };
-        Ok(Self { tokenizer, options, eos, eos_text })
+        let text = match &options.chat_template {
+            None => tokenizer.chat_template().map(str::to_owned),
+            Some(path) if path.ends_with(".jinja") => {
+                let path = std::path::Path::new(path);
+                Some(std::fs::read_to_string(path).map_err(Error::io(path, "read"))?)
+            }
+            Some(text) => Some(text.clone()),
+        };
+        let date = options.template_date.as_deref();
+        let compile = |text: &String| ChatTemplate::new(text, tokenizer.special_tokens(), date);
+        let template = text.as_ref().map(compile).transpose()?;
+        if options.assistant_only_loss && !template.as_ref().is_some_and(ChatTemplate::marks_generation) {
+            return Err(Error::Option {
+                key: "assistant_only_loss",
+                message: "needs a chat template with {% generation %} blocks, which mark what the assistant says"
+                    .into(),
+            });
+        }
+        let mut facts = xxhash_rust::xxh3::Xxh3::new();
+        facts.update(&tokenizer.fingerprint().to_le_bytes());
+        facts.update(text.unwrap_or_default().as_bytes());
+        if let Some(today) = template.as_ref().filter(|t| t.is_dated()).map(|t| t.date()) {
+            facts.update(today.as_bytes());
+        }
+        Ok(Self { tokenizer, options, eos, eos_text, template, fingerprint: facts.digest() })
     }
 
     /// A hash of tokenizer and template.
     pub fn fingerprint(&self) -> u64 {
-        self.tokenizer.fingerprint()
+        self.fingerprint
     }
 
     /// Tokenises `example`. Faults come back with the pair, if there is one, so that all dirt can be counted; a pair
@@ -134,7 +167,9 @@ impl<'a> Encoder<'a> {
         let mut faults = Vec::new();
         let encoded = match example {
             Example::Plain { prompt, chosen, rejected } => self.plain(prompt, chosen, rejected, &mut faults),
-            Example::Chat { .. } => Err(Fault::other("prompt", "messages need a chat template")),
+            Example::Chat { prompt, chosen, rejected, tools, chat_template_kwargs } => {
+                self.chat(prompt, [chosen, rejected], tools.as_ref(), chat_template_kwargs, &mut faults)
+            }
         };
         match encoded {
             Err(fault) => {
@@ -154,7 +189,7 @@ impl<'a> Encoder<'a> {
 
     fn keeps(&self, fault: &Fault) -> bool {
         match &fault.kind {
-            crate::format::FaultKind::Dirt(dirt, _) => self.options.verdict(*dirt) == Verdict::Keep,
+            FaultKind::Dirt(dirt, _) => self.options.verdict(*dirt) == Verdict::Keep,
             _ => false,
         }
     }
@@ -182,7 +217,7 @@ impl<'a> Encoder<'a> {
             }
             touches.eos_not_doubled += usize::from(whole.len() != body.len());
         }
-        for ((side, body), field) in sides.iter_mut().zip(bodies).zip(["chosen", "rejected"]) {
+        for ((side, body), field) in sides.iter_mut().zip(bodies).zip(FIELDS) {
             let mut text = String::with_capacity(prompt.len() + body.len());
             text.push_str(prompt);
             text.push_str(body);
@@ -190,19 +225,87 @@ impl<'a> Encoder<'a> {
             // EOS goes on as an id: some tokenizers do not find its text after other text.
             side.ids.push(self.eos);
         }
-        self.join(prompt_ids, sides, Some(bodies), touches, faults)
+        let apart = |i: usize| {
+            let mut ids = self.ids(bodies[i], FIELDS[i], false)?;
+            ids.push(self.eos);
+            Ok(Side { ids, mask: None })
+        };
+        self.join(prompt_ids, sides, &apart, touches, faults)
     }
 
-    /// Cuts the prompt's tokens off both sides, by the boundary policy where they are not a prefix.
+    /// TRL's way for messages: the template writes BOS and EOS, and the completion is what follows the tokens of the
+    /// prompt, rendered up to where the assistant speaks.
+    fn chat(
+        &self,
+        prompt: &[Value],
+        completions: [&Vec<Value>; 2],
+        tools: Option<&Value>,
+        kwargs: &Row,
+        faults: &mut Vec<Fault>,
+    ) -> Result<Encoded, Fault> {
+        let template = self.template.as_ref().ok_or_else(|| {
+            Fault::other(
+                "prompt",
+                "messages, and the checkpoint has no chat template (chat_template.jinja, or `chat_template` in \
+                 tokenizer_config.json) to make text of them; name one with `chat_template`, or use strings",
+            )
+        })?;
+        let mut variables = self.options.chat_template_kwargs.clone();
+        variables.extend(kwargs.iter().map(|(k, v)| (k.clone(), v.clone())));
+        let render = |messages: &[Value], field: &str, ask: bool| {
+            template.render(messages, tools, &variables, ask).map_err(|e| match e {
+                Error::Template { message, .. } => {
+                    Fault { field: field.to_owned(), kind: FaultKind::Template(format!("`{field}`: {message}")) }
+                }
+                other => Fault::other(field, other.to_string()),
+            })
+        };
+        let asked = render(prompt, "prompt", true)?.text;
+        let prompt_ids = self.ids(&asked, "prompt", false)?;
+        let mut texts = [Rendered::default(), Rendered::default()];
+        let mut sides = [Side::default(), Side::default()];
+        for i in 0..2 {
+            let whole: Vec<Value> = prompt.iter().chain(completions[i]).cloned().collect();
+            texts[i] = render(&whole, FIELDS[i], false)?;
+            sides[i] = self.side(&texts[i], 0, FIELDS[i])?;
+        }
+        let apart = |i: usize| {
+            if !texts[i].text.starts_with(&asked) {
+                return Err(Fault::other(
+                    FIELDS[i],
+                    "the chat template writes the prompt otherwise when an answer follows, so that the answer cannot \
+                     be tokenised apart; `boundary = \"merge\"` scores from where the two part",
+                ));
+            }
+            self.side(&texts[i], asked.len(), FIELDS[i])
+        };
+        self.join(prompt_ids, sides, &apart, Touches::default(), faults)
+    }
+
+    /// The tokens of a rendered text from byte `from` on, with what is scored of them where that is asked for.
+    fn side(&self, rendered: &Rendered, from: usize, field: &str) -> Result<Side, Fault> {
+        let text = &rendered.text[from..];
+        if !self.options.assistant_only_loss {
+            return Ok(Side { ids: self.ids(text, field, false)?, mask: None });
+        }
+        let (ids, offsets) = self.tokenizer.encode_offsets(text).map_err(|e| Fault::other(field, e.to_string()))?;
+        let touches = |token: &Range<usize>| {
+            let (start, end) = (token.start + from, token.end + from);
+            rendered.assistant.iter().any(|span| start < span.end && span.start < end)
+        };
+        Ok(Side { mask: Some(offsets.iter().map(touches).collect()), ids })
+    }
+
+    /// Cuts the prompt's tokens off both sides, by the boundary policy where they are not a prefix. `apart` tokenises
+    /// a completion by itself.
     fn join(
         &self,
         mut prompt: Vec<u32>,
         mut sides: [Side; 2],
-        bodies: Option<[&str; 2]>,
+        apart: &dyn Fn(usize) -> Result<Side, Fault>,
         mut touches: Touches,
         faults: &mut Vec<Fault>,
     ) -> Result<Encoded, Fault> {
-        let fields = ["chosen", "rejected"];
         let shared = |side: &Side| prompt.iter().zip(&side.ids).take_while(|(a, b)| a == b).count();
         let commons = [shared(&sides[0]), shared(&sides[1])];
         let mut cut = [prompt.len(); 2];
@@ -215,34 +318,26 @@ impl<'a> Encoder<'a> {
             };
             faults.push(Fault::dirt(
                 Dirt::Boundary,
-                fields[i],
+                FIELDS[i],
                 format!(
                     "the tokens of the prompt are not the first tokens of prompt + {}: after {at} of {} tokens, {} \
                      stands against {}",
-                    fields[i],
+                    FIELDS[i],
                     prompt.len(),
                     show(&prompt),
                     show(&sides[i].ids)
                 ),
             ));
-            match (self.options.boundary, bodies) {
-                (Boundary::Error, _) => {}
-                (Boundary::Separate, Some(bodies)) => {
+            match self.options.boundary {
+                Boundary::Error => {}
+                Boundary::Separate => {
                     for i in (0..2).filter(|i| commons[*i] < prompt.len()) {
-                        sides[i].ids = self.ids(bodies[i], fields[i], false)?;
-                        sides[i].ids.push(self.eos);
+                        sides[i] = apart(i)?;
                         cut[i] = 0;
                     }
                     touches.separate = true;
                 }
-                (Boundary::Separate, None) => {
-                    return Err(Fault::other(
-                        fields[i],
-                        "the chat template writes the prompt otherwise when an answer follows, so that it cannot be \
-                         tokenised apart; `boundary = \"merge\"` scores from where the two part",
-                    ));
-                }
-                (Boundary::Merge, _) => {
+                Boundary::Merge => {
                     let boundary = commons[0].min(commons[1]);
                     touches.merged = true;
                     touches.moved = prompt.len() - boundary;
@@ -269,6 +364,14 @@ impl<'a> Encoder<'a> {
                 "prompt",
                 "no token before the completion, whose first token then has no log-probability",
             ));
+        }
+        for (dirt, field, side) in
+            [(Dirt::EmptyChosen, "chosen", &encoded.chosen), (Dirt::EmptyRejected, "rejected", &encoded.rejected)]
+        {
+            let scored = side.mask.as_ref().map_or(side.ids.len(), |m| m.iter().filter(|scored| **scored).count());
+            if scored == 0 {
+                faults.push(Fault::dirt(dirt, field, "the chat template makes no scored token of it"));
+            }
         }
         if !plain {
             return; // a template ends every turn with EOS, and often a line break after it

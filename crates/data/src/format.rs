@@ -47,6 +47,7 @@ pub(crate) enum FaultKind {
     Json(String),
     Missing { expected: String, found: Vec<String> },
     Dirt(Dirt, String),
+    Template(String),
     Other(String),
 }
 
@@ -69,6 +70,7 @@ impl Fault {
             FaultKind::Json(message) => Error::Json { place, message },
             FaultKind::Missing { expected, found } => Error::MissingField { place, field, expected, found },
             FaultKind::Dirt(dirt, message) => Error::Row { place, field, message, dirt: Some(dirt) },
+            FaultKind::Template(message) => Error::Template { place: Some(place), message },
             FaultKind::Other(message) => Error::Row { place, field, message, dirt: None },
         }
     }

@@ -47,6 +47,9 @@ pub struct Options {
     pub chat_template: Option<String>,
     /// Variables handed to the chat template of every row; a row's own `chat_template_kwargs` go before these.
     pub chat_template_kwargs: serde_json::Map<String, serde_json::Value>,
+    /// What `strftime_now` tells the chat template, `YYYY-MM-DD`. None: today (UTC), so that the tokens of a template
+    /// that asks for it change from day to day.
+    pub template_date: Option<String>,
     /// Score only what the chat template marks with `{% generation %}`. False scores the whole completion.
     pub assistant_only_loss: bool,
     /// Folder for tokenised data, found again by a hash of data, tokenizer, template and options. None: no cache.
@@ -76,6 +79,7 @@ impl Default for Options {
             inner_eos: Policy::Error,
             chat_template: None,
             chat_template_kwargs: serde_json::Map::new(),
+            template_date: None,
             assistant_only_loss: false,
             cache_dir: None,
             seed: 0,

@@ -6,8 +6,11 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use parquet::file::reader::{FileReader, SerializedFileReader};
+use parquet::record::Field;
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::Error;
 use crate::error::Place;
@@ -165,11 +168,11 @@ impl Body {
     }
 }
 
-fn weight(value: &serde_json::Value) -> usize {
+fn weight(value: &Value) -> usize {
     match value {
-        serde_json::Value::String(s) => s.len() + 8,
-        serde_json::Value::Array(a) => a.iter().map(weight).sum(),
-        serde_json::Value::Object(o) => o.values().map(|v| weight(v) + 8).sum(),
+        Value::String(s) => s.len() + 8,
+        Value::Array(a) => a.iter().map(weight).sum(),
+        Value::Object(o) => o.values().map(|v| weight(v) + 8).sum(),
         _ => 8,
     }
 }
@@ -202,7 +205,7 @@ impl<'de> Visitor<'de> for UniqueKeys {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Row, A::Error> {
         let mut row = Row::new();
-        while let Some((key, value)) = map.next_entry::<String, serde_json::Value>()? {
+        while let Some((key, value)) = map.next_entry::<String, Value>()? {
             if row.contains_key(&key) {
                 return Err(serde::de::Error::custom(format!("the key `{key}` stands twice")));
             }
@@ -229,6 +232,9 @@ pub(crate) fn rows(
     let mut magic = [0; 4];
     let n = read_up_to(&mut file, &mut magic).map_err(Error::io(path, "read"))?;
     file.rewind().map_err(Error::io(path, "read"))?;
+    if &magic == b"PAR1" {
+        return parquet_rows(path, file, bytes, sink).map(|()| Tally::default());
+    }
     let file = Counted { file, bytes };
     match &magic[..n] {
         [0x1f, 0x8b, ..] => {
@@ -337,4 +343,76 @@ impl<'de> Visitor<'de> for &mut Elements<'_> {
         }
         Ok(())
     }
+}
+
+fn parquet_rows(
+    path: &Path,
+    file: File,
+    bytes: &AtomicU64,
+    sink: &mut dyn FnMut(Raw) -> ControlFlow<()>,
+) -> Result<(), Error> {
+    let size = file.metadata().map_err(Error::io(path, "read"))?.len();
+    // The reader panics on some broken files; that is bad input, not a fault of ours.
+    let walk = std::panic::AssertUnwindSafe(|| {
+        let bad =
+            |e: parquet::errors::ParquetError| Error::file(path, format!("not a Parquet file that can be read: {e}"));
+        let reader = SerializedFileReader::new(file).map_err(bad)?;
+        let total = reader.metadata().file_metadata().num_rows().max(1) as u64;
+        for (i, record) in reader.get_row_iter(None).map_err(bad)?.enumerate() {
+            let at = |e: &str| Error::Json { place: Place::new(path, i + 1), message: e.to_owned() };
+            let row = group(&record.map_err(bad)?).map_err(|e| at(&e))?;
+            // Pages come in any order, so progress goes by rows.
+            let (before, now) = (size * i as u64 / total, size * (i as u64 + 1) / total);
+            bytes.fetch_add(now - before, Ordering::Relaxed);
+            if sink(Raw { row: i + 1, body: Body::Row(row) }).is_break() {
+                break;
+            }
+        }
+        Ok(())
+    });
+    std::panic::catch_unwind(walk)
+        .unwrap_or_else(|_| Err(Error::file(path, "not a Parquet file that can be read: its reader gave up on it")))
+}
+
+fn group(record: &parquet::record::Row) -> Result<Row, String> {
+    record.get_column_iter().map(|(name, field)| Ok((name.clone(), value(name, field)?))).collect()
+}
+
+fn value(name: &str, field: &Field) -> Result<Value, String> {
+    Ok(match field {
+        Field::Null => Value::Null,
+        Field::Bool(b) => (*b).into(),
+        Field::Byte(n) => (*n).into(),
+        Field::Short(n) => (*n).into(),
+        Field::Int(n) => (*n).into(),
+        Field::Long(n) => (*n).into(),
+        Field::UByte(n) => (*n).into(),
+        Field::UShort(n) => (*n).into(),
+        Field::UInt(n) => (*n).into(),
+        Field::ULong(n) => (*n).into(),
+        Field::Float16(x) => f64::from(*x).into(),
+        Field::Float(x) => f64::from(*x).into(),
+        Field::Double(x) => (*x).into(),
+        Field::Str(text) => text.as_str().into(),
+        // Text without its annotation, as some writers leave it.
+        Field::Bytes(bytes) => std::str::from_utf8(bytes.data())
+            .map_err(|_| format!("the column `{name}` holds bytes that are not UTF-8"))?
+            .into(),
+        Field::Group(record) => Value::Object(group(record)?),
+        Field::ListInternal(list) => {
+            list.elements().iter().map(|e| value(name, e)).collect::<Result<Vec<_>, _>>()?.into()
+        }
+        Field::MapInternal(map) => {
+            let mut out = Row::new();
+            for (key, v) in map.entries() {
+                let Field::Str(key) = key else {
+                    return Err(format!("the column `{name}` has a map without text keys"));
+                };
+                out.insert(key.clone(), value(name, v)?);
+            }
+            Value::Object(out)
+        }
+        // Dates, times and decimals: no format reads them, so text will do for the report.
+        other => other.to_string().into(),
+    })
 }

@@ -1,5 +1,7 @@
 //! The tokenizer of a checkpoint, with the names of its special tokens and its chat template.
 
+use std::collections::HashSet;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
@@ -28,6 +30,8 @@ pub struct Tokenizer {
     eos: Option<Special>,
     unk: Option<Special>,
     pad: Option<Special>,
+    /// The ids that `skip_special` leaves out.
+    special_ids: HashSet<u32>,
     /// Where generation stops: EOS and whatever generation_config.json adds to it.
     stop: Vec<u32>,
     /// The text of the chat template, and the file that it came from.
@@ -112,7 +116,21 @@ impl Tokenizer {
         }
         facts.extend(before.iter().flat_map(|id| id.to_le_bytes()));
         let fingerprint = xxh3_64(&facts);
-        Ok(Self { inner, folder: folder.to_owned(), before, bos, eos, unk, pad, stop, template, fingerprint })
+        let added = inner.get_added_tokens_decoder();
+        let special_ids = added.into_iter().filter(|(_, token)| token.special).map(|(id, _)| id).collect();
+        Ok(Self {
+            inner,
+            folder: folder.to_owned(),
+            before,
+            bos,
+            eos,
+            unk,
+            pad,
+            special_ids,
+            stop,
+            template,
+            fingerprint,
+        })
     }
 
     /// The token ids of `text`; with `add_special`, BOS goes before it where this tokenizer puts one. EOS is never
@@ -129,12 +147,24 @@ impl Tokenizer {
         Ok(self.before.iter().chain(ids).copied().collect())
     }
 
+    /// The token ids of `text` without special tokens, and the bytes of `text` that each stands for.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::encode`].
+    pub fn encode_offsets(&self, text: &str) -> Result<(Vec<u32>, Vec<Range<usize>>), Error> {
+        let encoding = self.inner.encode(text, false).map_err(|e| self.failure(e))?;
+        Ok((encoding.get_ids().to_vec(), encoding.get_offsets().iter().map(|(a, b)| *a..*b).collect()))
+    }
+
     /// The text of `ids`.
     ///
     /// # Errors
     /// Ids that the decoder refuses.
     pub fn decode(&self, ids: &[u32], skip_special: bool) -> Result<String, Error> {
-        self.inner.decode(ids, skip_special).map_err(|e| self.failure(e))
+        // The library looks special tokens up by their normalised text and misses some; ids are certain.
+        let keep = |id: &&u32| !skip_special || !self.special_ids.contains(id);
+        let ids: Vec<u32> = ids.iter().filter(keep).copied().collect();
+        self.inner.decode(&ids, false).map_err(|e| self.failure(e))
     }
 
     /// A decoder that is fed one token at a time and hands out text as soon as it is settled.

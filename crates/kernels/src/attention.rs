@@ -23,8 +23,9 @@ use crate::gemm::{Mat, MatMut, Threads, gemm};
 use crate::parallel::each;
 use crate::simd::{dispatched, max, sum, update};
 
-/// Query rows (tokens times heads of a group) in a block; a multiple of the 6 columns of the microkernel.
-const QUERIES: usize = 64;
+/// Query rows (tokens times heads of a group) in a block: few enough that the mask excludes most of what it can, and as
+/// many as the gemm crate takes before it copies the other operand. (32, 64 and 96 were slower on short rows.)
+const QUERIES: usize = 48;
 /// Keys that the backward pass takes at a time: scores and their gradients of a block stay in the second-level cache.
 const KEYS: usize = 384;
 /// The widest vector, in elements: what transposed keys are padded to.
@@ -166,6 +167,19 @@ fn odd_lines(width: usize) -> usize {
     ((width / LANES) | 1) * LANES
 }
 
+/// Exchanges the off-diagonal squares of width `H` of every square of width 2·`H`: the steps 8, 4, 2, 1 transpose a tile,
+/// with two shuffles of vectors for each pair of lines.
+#[inline(always)]
+fn exchange<const H: usize>(tile: &mut [[f32; LANES]; LANES]) {
+    for i in (0..LANES).filter(|i| i & H == 0) {
+        let (a, b) = (tile[i], tile[i + H]);
+        for j in 0..LANES {
+            tile[i][j] = if j & H == 0 { a[j] } else { b[j ^ H] };
+            tile[i + H][j] = if j & H == 0 { a[j ^ H] } else { b[j] };
+        }
+    }
+}
+
 dispatched! {
     /// `to` `[h, stride]` ← `from` `[tokens, h]` transposed, the columns beyond the tokens 0.
     fn transpose<S>(_simd, from: Mat<'a>, to: &'a mut [f32], stride: usize) {
@@ -182,11 +196,12 @@ dispatched! {
                     for (i, line) in tile.iter_mut().enumerate() {
                         line.copy_from_slice(&from.row(t + i)[d..d + LANES]);
                     }
-                    for j in 0..LANES {
-                        let to = &mut to[(d + j) * stride + t..][..LANES];
-                        for i in 0..LANES {
-                            to[i] = tile[i][j];
-                        }
+                    exchange::<8>(&mut tile);
+                    exchange::<4>(&mut tile);
+                    exchange::<2>(&mut tile);
+                    exchange::<1>(&mut tile);
+                    for (j, line) in tile.iter().enumerate() {
+                        to[(d + j) * stride + t..][..LANES].copy_from_slice(line);
                     }
                 } else {
                     for i in 0..rows {

@@ -1,0 +1,382 @@
+//! Token ids against golden encodings, and what the policies do to them.
+
+mod common;
+
+use collimate_data::options::{Boundary, Duplicates, Overlong, Policy};
+use collimate_data::{Dirt, Options, Source, Tokenizer, load, load_with};
+use common::{byte_tokenizer, file, shared};
+use serde_json::{Value, json};
+
+fn ids(v: &Value) -> Vec<u32> {
+    v.as_array().unwrap().iter().map(|n| n.as_u64().unwrap() as u32).collect()
+}
+
+#[test]
+fn gpt2_agrees_with_golden_encodings() {
+    let Some(data) = shared() else { return };
+    let tokenizer = Tokenizer::from_folder(&data.join("gpt2-tokenizer")).unwrap();
+    let golden = std::fs::read(data.join("gpt2-tokenizer/golden_encodings.json")).unwrap();
+    let golden: Value = serde_json::from_slice(&golden).unwrap();
+    let cases = golden["distilgpt2"].as_array().unwrap();
+    assert_eq!(cases.len(), 18);
+    for case in cases {
+        let got = tokenizer.encode(case["input"].as_str().unwrap(), true).unwrap();
+        assert_eq!(got, ids(&case["encoded"]["input_ids"]), "{}", case["input"]);
+        // The file's decoded texts were tidied up by the old default of transformers; the bytes themselves come back.
+        assert_eq!(Some(tokenizer.decode(&got, false).unwrap().as_str()), case["input"].as_str());
+        assert_eq!(Some(stream(&tokenizer, &got).as_str()), case["input"].as_str());
+    }
+    let text = golden["paragraph"]["text"].as_str().unwrap();
+    assert_eq!(tokenizer.encode(text, true).unwrap(), ids(&golden["paragraph"]["token_ids"]));
+    assert_eq!((tokenizer.eos_id(), tokenizer.prefix()), (Some(50256), &[][..]), "GPT-2 puts no BOS");
+}
+
+fn stream(tokenizer: &Tokenizer, ids: &[u32]) -> String {
+    let mut decoder = tokenizer.decode_stream(false);
+    let mut out: String = ids.iter().map(|id| decoder.push(*id).unwrap()).collect();
+    out += &decoder.finish().unwrap();
+    out
+}
+
+#[test]
+fn streamed_text_is_the_decoded_text() {
+    let Some(data) = shared() else { return };
+    for folder in ["gpt2-tokenizer", "stories260k-hf", "tinystories-656k-bf16"] {
+        let tokenizer = Tokenizer::from_folder(&data.join(folder)).unwrap();
+        for text in ["Once upon a time, there was a dog.", " It’s a “quoted” word — é 日本語 🦀!", "a\n\n b"]
+        {
+            let ids = tokenizer.encode(text, true).unwrap();
+            assert_eq!(stream(&tokenizer, &ids), tokenizer.decode(&ids, false).unwrap(), "{folder} {text:?}");
+        }
+    }
+    // The first two of the four bytes of a crab, alone: held back until the end, then shown as what they are.
+    let tokenizer = Tokenizer::from_folder(&data.join("gpt2-tokenizer")).unwrap();
+    let crab = tokenizer.encode("🦀", false).unwrap();
+    let mut decoder = tokenizer.decode_stream(true);
+    assert_eq!(decoder.push(crab[0]).unwrap(), "");
+    assert_eq!(decoder.finish().unwrap(), "\u{fffd}");
+}
+
+#[test]
+fn special_tokens_are_found_wherever_they_are_named() {
+    let Some(data) = shared() else { return };
+    let stories = Tokenizer::from_folder(&data.join("stories260k-hf")).unwrap();
+    assert_eq!((stories.bos_id(), stories.eos_id(), stories.stop_ids()), (Some(1), Some(2), &[2][..]));
+    assert_eq!((stories.eos_token(), stories.prefix(), stories.vocab_size()), (Some("</s>"), &[1][..], 512));
+    let (_t, folder) = byte_tokenizer();
+    std::fs::write(folder.join("generation_config.json"), r#"{"eos_token_id": [2, 0]}"#).unwrap();
+    let tokenizer = Tokenizer::from_folder(&folder).unwrap();
+    assert_eq!(tokenizer.stop_ids(), [2, 0]);
+    // Only ids, as in a checkpoint without tokenizer_config.json.
+    std::fs::remove_file(folder.join("tokenizer_config.json")).unwrap();
+    let tokenizer = Tokenizer::from_folder(&folder).unwrap();
+    assert_eq!((tokenizer.eos_id(), tokenizer.eos_token(), tokenizer.bos_id()), (Some(2), Some("</s>"), None));
+    std::fs::write(folder.join("tokenizer_config.json"), r#"{"eos_token": "<nope>"}"#).unwrap();
+    let error = Tokenizer::from_folder(&folder).unwrap_err().to_string();
+    assert!(error.contains("`eos_token`") && error.contains("<nope>"), "{error}");
+    std::fs::write(
+        folder.join("tokenizer_config.json"),
+        r#"{"eos_token": "</s>", "bos_token": "<s>", "add_bos_token": false}"#,
+    )
+    .unwrap();
+    assert!(
+        Tokenizer::from_folder(&folder).unwrap().prefix().is_empty(),
+        "the configuration wins over the post-processor"
+    );
+    // No EOS anywhere: data cannot be loaded.
+    std::fs::write(folder.join("tokenizer_config.json"), "{}").unwrap();
+    std::fs::write(folder.join("generation_config.json"), "{}").unwrap();
+    let tokenizer = Tokenizer::from_folder(&folder).unwrap();
+    let (_g, path) = file("a.jsonl", r#"{"prompt":"p","chosen":"a","rejected":"b"}"#);
+    let error = load(&[path.into()], &tokenizer, &Options::default()).unwrap_err().to_string();
+    assert!(error.contains("eos_token"), "{error}");
+}
+
+/// tinystories merges across the boundary in almost every pair.
+#[test]
+fn boundary_policies_on_tinystories() {
+    let Some(data) = shared() else { return };
+    let tokenizer = Tokenizer::from_folder(&data.join("tinystories-656k-bf16")).unwrap();
+    let path = data.join("hh-rlhf/derived/helpful_standard_short300.jsonl");
+    let text = std::fs::read_to_string(&path).unwrap();
+    let lines: Vec<_> = text.lines().collect();
+    let sources = [Source::from(path)];
+    let with = |boundary| load(&sources, &tokenizer, &Options { boundary, ..Options::default() });
+    let error = with(Boundary::Error).unwrap_err().to_string();
+    for part in ["short300.jsonl, row 1", "not the first tokens", "\"separate\" or \"merge\""] {
+        assert!(error.contains(part), "{part:?} is not in {error:?}");
+    }
+    let (separate, report) = with(Boundary::Separate).unwrap();
+    let found = report.dirt[&Dirt::Boundary].found;
+    assert_eq!((separate.len(), report.boundary_separate, report.boundary_merged), (300, found, 0));
+    assert!(found > 290, "{found}");
+    let (merge, report) = with(Boundary::Merge).unwrap();
+    assert_eq!((merge.len(), report.boundary_merged, report.boundary_separate), (300, found, 0));
+    assert!(report.boundary_tokens_moved >= found, "{report}");
+    for (apart, merged) in separate.iter().zip(merge.iter()) {
+        assert_eq!(apart.key, merged.key);
+        for pair in [&apart, &merged] {
+            assert_eq!(pair.prompt.first(), Some(&1), "BOS");
+            assert_eq!(pair.prompt.iter().chain(&pair.chosen).filter(|id| **id == 1).count(), 1, "one BOS");
+            for side in [&pair.chosen, &pair.rejected] {
+                assert_eq!(side.iter().filter(|id| **id == 2).count(), 1, "one EOS");
+                assert_eq!(side.last(), Some(&2), "EOS at the end");
+            }
+        }
+        assert_eq!(merged.prompt[..], apart.prompt[..merged.prompt.len()]);
+        // What merge reads is the text tokenised as a whole.
+        let row: Value = serde_json::from_str(lines[merged.row - 1]).unwrap();
+        for (side, field) in [(&merged.chosen, "chosen"), (&merged.rejected, "rejected")] {
+            let text = [row["prompt"].as_str().unwrap(), row[field].as_str().unwrap()].concat();
+            let whole = [tokenizer.encode(&text, true).unwrap(), vec![2]].concat();
+            assert_eq!([&merged.prompt[..], side].concat(), whole);
+        }
+    }
+    let text = tokenizer.decode(&[1, 400, 2], true).unwrap();
+    assert!(!text.contains("_story"), "special tokens are skipped: {text:?}");
+}
+
+#[test]
+fn truncation_loses_what_it_reports_and_no_more() {
+    let (_t, folder) = byte_tokenizer();
+    let tokenizer = Tokenizer::from_folder(&folder).unwrap();
+    let rows = [
+        r#"{"prompt":"abcdef","chosen":"xyz","rejected":"w"}"#,
+        r#"{"prompt":"ab","chosen":"x","rejected":"w"}"#,
+        r#"{"prompt":"ab","chosen":"xxxxxy","rejected":"xxxxxz"}"#,
+    ];
+    let (_g, path) = file("pairs.jsonl", rows.join("\n"));
+    let run = |max_length, overlong, untruncatable, identical_after_truncation| {
+        let options = Options {
+            max_length: Some(max_length),
+            overlong,
+            untruncatable,
+            identical_after_truncation,
+            ..Options::default()
+        };
+        load(&[path.clone().into()], &tokenizer, &options).map_err(|e| e.to_string())
+    };
+    let id = |text: &str| text.bytes().map(|b| 3 + u32::from(b)).collect::<Vec<_>>();
+    let (all, plain) = load(&[path.clone().into()], &tokenizer, &Options::default()).unwrap();
+    assert_eq!(plain.tokens.longest, 11, "BOS, 6, 3, EOS");
+    assert_eq!(all.lengths(0).chosen, 4);
+
+    // 8 = BOS + 3 of prompt + xyz + EOS; the third pair's completions alone have 7, so 1 is left: no room.
+    let (set, report) = run(8, Overlong::TruncatePrompt, Policy::Drop, Policy::Error).unwrap();
+    assert_eq!(set.len(), 2);
+    assert_eq!(set.get(0).prompt, [vec![1], id("def")].concat());
+    assert_eq!(set.get(0).rejected, [id("w"), vec![2]].concat(), "the same prompt for both");
+    assert_eq!((report.prompts_truncated, report.prompt_tokens_lost, report.completion_tokens_lost), (1, 3, 0));
+    assert_eq!((report.dirt[&Dirt::Overlong].found, report.dirt[&Dirt::Untruncatable].dropped), (2, 1));
+
+    let (set, report) = run(9, Overlong::TruncateCompletion, Policy::Error, Policy::Drop).unwrap();
+    assert_eq!((set.get(0).chosen, set.get(0).rejected), (id("xy"), [id("w"), vec![2]].concat()));
+    assert_eq!(
+        (report.completions_truncated, report.completion_tokens_lost, report.completions_without_eos),
+        (3, 4, 3)
+    );
+    assert_eq!(set.len(), 3, "6 of 7 tokens are left: xxxxxy and xxxxxz still differ");
+
+    let (set, report) = run(9, Overlong::TruncateCompletionKeepEos, Policy::Error, Policy::Drop).unwrap();
+    assert_eq!(set.get(0).chosen, [id("x"), vec![2]].concat());
+    assert_eq!((set.len(), report.dirt[&Dirt::IdenticalAfterTruncation].dropped), (2, 1), "xxxxx both");
+    assert_eq!(report.completions_without_eos, 0);
+    let error = run(9, Overlong::TruncateCompletionKeepEos, Policy::Error, Policy::Error).unwrap_err();
+    assert!(error.contains("row 3") && error.contains("identical_after_truncation"), "{error}");
+    let error = run(7, Overlong::TruncateCompletion, Policy::Error, Policy::Error).unwrap_err();
+    assert!(error.contains("row 1") && error.contains("no room for a completion"), "{error}");
+
+    let (set, report) = run(7, Overlong::Drop, Policy::Error, Policy::Error).unwrap();
+    assert_eq!((set.len(), report.dirt[&Dirt::Overlong].dropped, report.tokens_dropped), (1, 2, 11 + 10));
+}
+
+const TEMPLATE: &str = "{{ bos_token }}{% for m in messages %}{{ m.role[0] }}:{% if m.role == 'assistant' %}{% generation %}{{ m.content }}{{ eos_token }}{% endgeneration %}{% else %}{{ m.content }};{% endif %}{% endfor %}{% if add_generation_prompt %}a:{% endif %}";
+
+#[test]
+fn conversations_go_through_the_template() {
+    let (_t, folder) = byte_tokenizer();
+    let row = json!({"prompt": [{"role": "user", "content": "q"}],
+        "chosen": [{"role": "assistant", "content": "y"}], "rejected": [{"role": "assistant", "content": "né"}]});
+    let (_g, path) = file("pairs.jsonl", row.to_string());
+    let tokenizer = Tokenizer::from_folder(&folder).unwrap();
+    let error = load(&[path.clone().into()], &tokenizer, &Options::default()).unwrap_err().to_string();
+    assert!(error.contains("row 1") && error.contains("no chat template"), "{error}");
+
+    std::fs::write(folder.join("chat_template.jinja"), TEMPLATE).unwrap();
+    let tokenizer = Tokenizer::from_folder(&folder).unwrap();
+    let (set, report) = load(&[path.clone().into()], &tokenizer, &Options::default()).unwrap();
+    let id = |text: &str| text.bytes().map(|b| 3 + u32::from(b)).collect::<Vec<_>>();
+    let pair = set.get(0);
+    assert_eq!(pair.prompt, [vec![1], id("u:q;a:")].concat());
+    assert_eq!((pair.chosen, pair.chosen_mask), ([id("y"), vec![2]].concat(), None));
+    assert_eq!(pair.rejected, [id("né"), vec![2]].concat());
+    assert_eq!((report.bos_not_doubled, report.completions_without_eos), (0, 0));
+
+    // A template given in the options goes before the checkpoint's, as text or as a file.
+    let other = folder.join("other.jinja");
+    std::fs::write(&other, "{% for m in messages %}{{ m.content }}{% endfor %}").unwrap();
+    for template in [other.display().to_string(), "{% for m in messages %}{{ m.content }}{% endfor %}".to_owned()] {
+        let options = Options { chat_template: Some(template), ..Options::default() };
+        let (set, report) = load(&[path.clone().into()], &tokenizer, &options).unwrap();
+        assert_eq!((set.get(0).prompt, set.get(0).chosen), (id("q"), id("y")));
+        assert_eq!(report.completions_without_eos, 2, "this template writes none");
+        let options = Options { assistant_only_loss: true, ..options };
+        let error = load(&[path.clone().into()], &tokenizer, &options).unwrap_err().to_string();
+        assert!(error.contains("assistant_only_loss") && error.contains("generation"), "{error}");
+    }
+    let refusing =
+        Options { chat_template: Some("{{ raise_exception('no users here') }}".into()), ..Options::default() };
+    let error = load(&[path.into()], &tokenizer, &refusing).unwrap_err().to_string();
+    assert!(error.contains("pairs.jsonl, row 1") && error.contains("no users here"), "{error}");
+}
+
+#[test]
+fn only_generation_blocks_are_scored_when_asked() {
+    let (_t, folder) = byte_tokenizer();
+    std::fs::write(folder.join("chat_template.jinja"), TEMPLATE).unwrap();
+    let tokenizer = Tokenizer::from_folder(&folder).unwrap();
+    let said = |role: &str, content: &str| json!({"role": role, "content": content});
+    let row = json!({"prompt": [said("user", "q")],
+        "chosen": [said("assistant", "y"), said("user", "w"), said("assistant", "zz")],
+        "rejected": [said("assistant", "n")]});
+    let (guard, path) = file("pairs.jsonl", row.to_string());
+    let options =
+        Options { assistant_only_loss: true, cache_dir: Some(guard.path().join("cache")), ..Options::default() };
+    for from_cache in [false, true] {
+        let (set, report) = load(&[path.clone().into()], &tokenizer, &options).unwrap();
+        assert_eq!(report.from_cache, from_cache);
+        let pair = set.get(0);
+        // y </s> u : w ; a : z z </s>
+        let scored = [true, true, false, false, false, false, false, false, true, true, true];
+        assert_eq!(pair.chosen_mask.as_deref(), Some(&scored[..]));
+        assert_eq!(pair.rejected_mask, Some(vec![true, true]));
+        assert!(pair.chosen.iter().all(|id| *id < 259));
+    }
+}
+
+#[test]
+fn the_cache_is_found_again_and_only_when_nothing_changed() {
+    let (_t, folder) = byte_tokenizer();
+    let tokenizer = Tokenizer::from_folder(&folder).unwrap();
+    let rows =
+        "{\"prompt\":\"p\",\"chosen\":\"a\",\"rejected\":\"\"}\n{\"prompt\":\"p\",\"chosen\":\"é\",\"rejected\":\"b\"}";
+    let (guard, path) = file("pairs.jsonl", rows);
+    let cache = guard.path().join("a/b");
+    let options = Options { empty_completion: Policy::Drop, cache_dir: Some(cache.clone()), ..Options::default() };
+    let run = |options: &Options| {
+        let mut told = Vec::new();
+        let (set, report) = load_with(&[path.clone().into()], &tokenizer, options, &mut |p| told.push(p)).unwrap();
+        (set.iter().collect::<Vec<_>>(), report, told)
+    };
+    let (first, report, told) = run(&options);
+    assert!(!report.from_cache && first.len() == 1);
+    let last = told.last().unwrap();
+    assert_eq!((last.bytes, last.total_bytes, last.rows, last.pairs), (rows.len() as u64, rows.len() as u64, 2, 1));
+    let (second, again, told) = run(&options);
+    assert!(again.from_cache && told.is_empty());
+    assert_eq!(second, first);
+    assert_eq!(collimate_data::Report { from_cache: false, ..again }, report, "the report is that of the first run");
+    // Without a cache the tokens are the same.
+    assert_eq!(run(&Options { cache_dir: None, ..options.clone() }).0, first);
+
+    let files = || {
+        let mut all: Vec<_> = std::fs::read_dir(&cache).unwrap().map(|e| e.unwrap().path()).collect();
+        all.sort();
+        all
+    };
+    assert_eq!(files().len(), 1, "nothing is left beside it");
+    assert!(!run(&Options { max_length: Some(100), ..options.clone() }).1.from_cache, "other options");
+    std::fs::write(&path, format!("{rows}\n\n")).unwrap();
+    assert!(!run(&options).1.from_cache, "other data");
+    assert_eq!(files().len(), 3);
+
+    // A cut or changed file is not trusted, but written anew.
+    for damage in [
+        |b: &mut Vec<u8>| b.truncate(b.len() - 9),
+        |b: &mut Vec<u8>| {
+            let n = b.len();
+            b[n - 100] ^= 1;
+        },
+    ] {
+        for file in files() {
+            let mut bytes = std::fs::read(&file).unwrap();
+            damage(&mut bytes);
+            std::fs::write(&file, bytes).unwrap();
+        }
+        let (pairs, report, _) = run(&options);
+        assert!(!report.from_cache);
+        assert_eq!(pairs, first);
+        assert!(run(&options).1.from_cache);
+    }
+
+    // A run that fails leaves nothing.
+    let strict = Options { empty_completion: Policy::Error, ..options };
+    let before = files();
+    load(&[path.clone().into()], &tokenizer, &strict).unwrap_err();
+    assert_eq!(files(), before);
+}
+
+#[test]
+fn weights_repeat_and_thin_out_sources() {
+    let (_t, folder) = byte_tokenizer();
+    let tokenizer = Tokenizer::from_folder(&folder).unwrap();
+    let rows = |tag: &str, n: usize| {
+        let row = |i| format!("{{\"prompt\":\"{tag}{i}\",\"chosen\":\"a\",\"rejected\":\"b\"}}\n");
+        (0..n).map(row).collect::<String>()
+    };
+    let (_a, first) = file("a.jsonl", rows("a", 10));
+    let (_b, second) = file("b.jsonl", rows("b", 4));
+    let run = |weights: [f64; 2], seed| {
+        let sources =
+            [(&first, weights[0]), (&second, weights[1])].map(|(p, weight)| Source { path: p.clone(), weight });
+        let options = Options { seed, ..Options::default() };
+        load(&sources, &tokenizer, &options)
+    };
+    let (set, report) = run([0.5, 2.25], 0).unwrap();
+    assert_eq!((report.rows, report.pairs, report.pairs_per_epoch), (14, 14, 5 + 2 * 4 + 1));
+    let per_file = |n| set.iter().filter(|t| t.file == n).count();
+    assert_eq!((set.len(), per_file(0), per_file(1)), (14, 5, 9));
+    let keys = |set: &collimate_data::Dataset| (0..set.len()).map(|i| set.key(i)).collect::<Vec<_>>();
+    assert_eq!(keys(&run([0.5, 2.25], 0).unwrap().0), keys(&set), "seeded");
+    assert_ne!(keys(&run([0.5, 2.25], 1).unwrap().0), keys(&set), "another seed, another half");
+    for weight in [0.0, -1.0, f64::NAN, f64::INFINITY] {
+        let error = run([1.0, weight], 0).unwrap_err().to_string();
+        assert!(error.contains("b.jsonl: weight"), "{error}");
+    }
+}
+
+#[test]
+fn duplicates_by_policy() {
+    let (_t, folder) = byte_tokenizer();
+    let tokenizer = Tokenizer::from_folder(&folder).unwrap();
+    let row = r#"{"prompt":"p","chosen":"a","rejected":"b"}"#;
+    let (_g, path) = file("pairs.jsonl", format!("{row}\n{row}\n"));
+    let run =
+        |duplicate_row| load(&[path.clone().into()], &tokenizer, &Options { duplicate_row, ..Options::default() });
+    assert_eq!(run(Duplicates::Keep).unwrap().0.len(), 2);
+    let (set, report) = run(Duplicates::Drop).unwrap();
+    assert_eq!((set.len(), report.dirt[&Dirt::DuplicateRow].dropped), (1, 1));
+    let error = run(Duplicates::Error).unwrap_err().to_string();
+    assert!(error.contains("row 2") && error.contains("duplicate_row"), "{error}");
+}
+
+#[test]
+fn options_are_read_strictly() {
+    let read = |toml: Value| serde_json::from_value::<Options>(toml).map_err(|e| e.to_string());
+    let options = read(json!({"max_length": 512, "overlong": "truncate-prompt", "boundary": "merge"})).unwrap();
+    assert_eq!(
+        options,
+        Options {
+            max_length: Some(512),
+            overlong: Overlong::TruncatePrompt,
+            boundary: Boundary::Merge,
+            ..Options::default()
+        }
+    );
+    let error = read(json!({"max_lenght": 512})).unwrap_err();
+    assert!(error.contains("max_lenght") && error.contains("max_length"), "{error}");
+    let error = read(json!({"overlong": "truncate"})).unwrap_err();
+    assert!(error.contains("truncate-prompt"), "{error}");
+    let written = serde_json::to_value(&options).unwrap();
+    assert_eq!(read(written).unwrap(), options);
+}
