@@ -556,6 +556,7 @@ fn sees_lengths(loss: &dyn AnyLoss) -> bool {
 // ---- The trials --------------------------------------------------------------------------------------------------
 
 type Law = fn(&Item, &Place) -> Result<(), Failed>;
+type HostLaw = fn(&Item) -> Result<(), Failed>;
 
 /// The laws that bind an item on a device, by name.
 fn laws(item: &Item) -> Vec<(&'static str, Law)> {
@@ -591,8 +592,7 @@ pub fn main() {
     let items = items();
     let mut trials = Vec::new();
     for item in &items {
-        let host: [(&str, fn(&Item) -> Result<(), Failed>); 3] =
-            [("configuration", configuration), ("weights", weights), ("forward", forward)];
+        let host: [(&str, HostLaw); 3] = [("configuration", configuration), ("weights", weights), ("forward", forward)];
         for (law, run) in host {
             let it = item.clone();
             trials.push(Trial::test(format!("host::{}::{law}", item.name), move || run(&it)));

@@ -416,7 +416,8 @@ mod tests {
             let each = p.iter().zip(&reward).zip(world.log_reference());
             each.map(|((p, r), m)| p.exp() * r - 0.7 * m.exp() * f((p - m).exp())).sum()
         };
-        let operators: [(&dyn AnyOptimality, fn(f64) -> f64); 2] = [
+        type Generator = fn(f64) -> f64;
+        let operators: [(&dyn AnyOptimality, Generator); 2] = [
             (&ForwardKl { beta: 0.7 }, |u| -u.ln()),
             (&JensenShannon { beta: 0.7 }, |u| u * u.ln() - (1.0 + u) * ((1.0 + u) / 2.0).ln()),
         ];
@@ -445,14 +446,14 @@ mod tests {
         ];
         for operator in operators {
             let best = world.best(operator, world.log_reference(), &reward).unwrap();
-            for i in 0..6 {
+            for (i, wanted) in reward.iter().enumerate() {
                 let scores = crate::Scores {
                     policy: best.log_policy[i],
                     reference: world.log_reference()[i],
                     tokens: world.lengths()[i] as f64,
                 };
                 let back: f64 = operator.reward(&scores);
-                assert!((back - (reward[i] - best.bar)).abs() < 1e-10, "{operator:?}: {back} {}", reward[i] - best.bar);
+                assert!((back - (wanted - best.bar)).abs() < 1e-10, "{operator:?}: {back} {}", wanted - best.bar);
             }
         }
     }

@@ -131,20 +131,18 @@ pub fn objective(table: &Map<String, Value>) -> Result<Objective, Error> {
             weights.len()
         )));
     }
-    if divergence != "reverse_kl" {
-        if let Some(other) = types.iter().find(|t| !ANY_DIVERGENCE.contains(t)) {
-            return Err(Error::Configuration(format!(
-                "f_divergence_type: loss_type \"{other}\" goes with \"reverse_kl\" alone; these go with any: {}",
-                ANY_DIVERGENCE.join(", ")
-            )));
-        }
+    if divergence != "reverse_kl"
+        && let Some(other) = types.iter().find(|t| !ANY_DIVERGENCE.contains(t))
+    {
+        return Err(Error::Configuration(format!(
+            "f_divergence_type: loss_type \"{other}\" goes with \"reverse_kl\" alone; these go with any: {}",
+            ANY_DIVERGENCE.join(", ")
+        )));
     }
-    if weighting {
-        if let Some(other) = types.iter().find(|t| ["aot", "aot_unpaired", "sft"].contains(*t)) {
-            return Err(Error::Configuration(format!(
-                "use_weighting: loss_type \"{other}\" is not a loss of single pairs, and can't be weighed pair by pair"
-            )));
-        }
+    if weighting && let Some(other) = types.iter().find(|t| ["aot", "aot_unpaired", "sft"].contains(*t)) {
+        return Err(Error::Configuration(format!(
+            "use_weighting: loss_type \"{other}\" is not a loss of single pairs, and can't be weighed pair by pair"
+        )));
     }
 
     // Averaging is the operator's where all losses average and the reward is linear; then the rewards are averaged too.
