@@ -585,7 +585,8 @@ fn laws(item: &Item) -> Vec<(&'static str, Law)> {
     laws
 }
 
-fn main() {
+/// Runs all laws; a crate that adds operators can run them over its own as well, as `examples/plugin-loss` does.
+pub fn main() {
     let arguments = Arguments::from_args();
     let items = items();
     let mut trials = Vec::new();
