@@ -58,12 +58,19 @@ const SPLITS: [(&str, &[&str]); 3] = [
 /// What `path` stands for: itself, or the data files of a folder. Where some files of a folder are named by split,
 /// those of `split` are taken.
 pub(crate) fn files(path: &Path, split: &str) -> Result<Files, Error> {
-    let meta = std::fs::metadata(path).map_err(Error::io(path, "open"))?;
+    let meta = std::fs::metadata(path).map_err(|e| match e.kind() {
+        std::io::ErrorKind::NotFound if names_hub(path) => Error::file(
+            path,
+            "no such file or folder; if it is the name of a data set on the Hugging Face Hub, fetch it first (`hf download \
+             --repo-type dataset NAME --local-dir FOLDER`, or git clone) and give the folder",
+        ),
+        _ => Error::io(path, "open")(e),
+    })?;
     if !meta.is_dir() {
         return Ok(Files { read: vec![path.to_owned()], skipped: Vec::new() });
     }
     let mut all = Vec::new();
-    walk(path, &mut all)?;
+    walk(path, 0, &mut all)?;
     all.sort();
     let (data, mut skipped): (Vec<_>, Vec<_>) = all.into_iter().partition(|file| is_data(file));
     if data.is_empty() {
@@ -99,14 +106,28 @@ pub(crate) fn files(path: &Path, split: &str) -> Result<Files, Error> {
     Ok(Files { read, skipped })
 }
 
-fn walk(folder: &Path, out: &mut Vec<PathBuf>) -> Result<(), Error> {
+/// `owner/name`, as the Hub names data sets.
+fn names_hub(path: &Path) -> bool {
+    let parts: Vec<_> = path.components().collect();
+    parts.len() == 2
+        && path.extension().is_none()
+        && parts.iter().all(|part| matches!(part, std::path::Component::Normal(_)))
+}
+
+/// Folders inside each other, at most: a link may lead back up.
+const DEPTH: usize = 16;
+
+fn walk(folder: &Path, depth: usize, out: &mut Vec<PathBuf>) -> Result<(), Error> {
+    if depth > DEPTH {
+        return Err(Error::file(folder, format!("more than {DEPTH} folders inside each other")));
+    }
     for entry in std::fs::read_dir(folder).map_err(Error::io(folder, "read"))? {
         let path = entry.map_err(Error::io(folder, "read"))?.path();
         if path.file_name().is_some_and(|n| n.to_string_lossy().starts_with('.')) {
             continue; // .git, .cache, .gitattributes
         }
         if path.is_dir() {
-            walk(&path, out)?;
+            walk(&path, depth + 1, out)?;
         } else {
             out.push(path);
         }
