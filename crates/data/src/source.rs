@@ -12,9 +12,9 @@ use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::Error;
 use crate::error::Place;
 use crate::format::{Fault, FaultKind, Row};
+use crate::{Error, hub};
 
 /// A data set: a file or a folder, and how much of it makes an epoch.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -58,14 +58,8 @@ const SPLITS: [(&str, &[&str]); 3] = [
 /// What `path` stands for: itself, or the data files of a folder. Where some files of a folder are named by split,
 /// those of `split` are taken.
 pub(crate) fn files(path: &Path, split: &str) -> Result<Files, Error> {
-    let meta = std::fs::metadata(path).map_err(|e| match e.kind() {
-        std::io::ErrorKind::NotFound if names_hub(path) => Error::file(
-            path,
-            "no such file or folder; if it is the name of a data set on the Hugging Face Hub, fetch it first (`hf download \
-             --repo-type dataset NAME --local-dir FOLDER`, or git clone) and give the folder",
-        ),
-        _ => Error::io(path, "open")(e),
-    })?;
+    let path = &hub::locate(path, hub::Kind::Dataset)?;
+    let meta = std::fs::metadata(path).map_err(Error::io(path, "open"))?;
     if !meta.is_dir() {
         return Ok(Files { read: vec![path.to_owned()], skipped: Vec::new() });
     }
@@ -106,14 +100,6 @@ pub(crate) fn files(path: &Path, split: &str) -> Result<Files, Error> {
     Ok(Files { read, skipped })
 }
 
-/// `owner/name`, as the Hub names data sets.
-fn names_hub(path: &Path) -> bool {
-    let parts: Vec<_> = path.components().collect();
-    parts.len() == 2
-        && path.extension().is_none()
-        && parts.iter().all(|part| matches!(part, std::path::Component::Normal(_)))
-}
-
 /// Folders inside each other, at most: a link may lead back up.
 const DEPTH: usize = 16;
 
@@ -135,7 +121,7 @@ fn walk(folder: &Path, depth: usize, out: &mut Vec<PathBuf>) -> Result<(), Error
     Ok(())
 }
 
-fn is_data(path: &Path) -> bool {
+pub(crate) fn is_data(path: &Path) -> bool {
     let Some(name) = path.file_name().map(|n| n.to_string_lossy().to_lowercase()) else { return false };
     let plain = name.strip_suffix(".gz").or_else(|| name.strip_suffix(".zst")).unwrap_or(&name);
     ENDINGS.iter().any(|e| plain.ends_with(e)) && !BESIDE.contains(&plain)
