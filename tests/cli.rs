@@ -249,6 +249,20 @@ fn methods_and_backends_are_listed() {
 }
 
 #[test]
+fn data_is_inspected() {
+    let desk = Desk::new();
+    let (pairs, model, svg) = (desk.arg("pairs.jsonl"), desk.arg("model"), desk.arg("lengths.svg"));
+    let run = collimate(&["data", "inspect", &pairs, "--model", &model, "--json", "--svg", &svg]);
+    assert!(run.status.success(), "{}", text(&run.stderr));
+    let found: Value = serde_json::from_slice(&run.stdout).unwrap();
+    assert_eq!(found["report"]["rows"], 24, "{found}");
+    assert!(fs::read_to_string(svg).unwrap().starts_with("<svg"));
+    let run = collimate(&["data", "inspect", &pairs, "--empty_completion", "sometimes"]);
+    assert!(!run.status.success());
+    assert!(text(&run.stderr).contains("empty_completion"), "{}", text(&run.stderr));
+}
+
+#[test]
 fn help_teaches_and_keys_take_dashes() {
     let run = collimate(&["align", "--help"]);
     let said = text(&run.stdout);

@@ -39,7 +39,7 @@ const fn text(heading: &'static str, name: &'static str, help: &'static str) -> 
 const RUN: &str = "What to run";
 const METHOD: &str = "Method";
 const TRAIN: &str = "Training";
-const DATA: &str = "Data";
+pub(crate) const DATA: &str = "Data";
 const ENGINE: &str = "Engine";
 
 /// The keys that make up a run itself.
@@ -187,7 +187,7 @@ fn nearest<'a>(name: &str, known: &'a [String]) -> Option<&'a str> {
     (distance(best) <= 1 + name.len() / 4).then_some(best)
 }
 
-fn section<T: DeserializeOwned>(table: Map<String, Value>, from: &str) -> Result<T> {
+pub(crate) fn section<T: DeserializeOwned>(table: Map<String, Value>, from: &str) -> Result<T> {
     serde_path_to_error::deserialize(Value::Object(table)).map_err(|e| {
         let path = e.path().to_string();
         anyhow!("{from}{path}: {}", e.into_inner())
