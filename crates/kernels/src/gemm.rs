@@ -8,8 +8,10 @@
 //! - It exchanges the operands by itself when C is row-major, so the orientation of C need not be chosen here. What counts
 //!   is then B: rows that are contiguous cost nothing, and rows that are apart (B = Wᵀ) are first copied, element by
 //!   element and on one thread when C has up to 1,024 columns. [`linear`] therefore transposes W itself, on all threads,
-//!   in strips that stay in the last-level cache: n = 2000, 1024→384: 102 against 92 … 98; n = 256, 384→50257: 68 … 74
-//!   against 58 … 66, measured alternately on a busy machine. Below 48 rows nothing is copied, and W is read in place.
+//!   in strips that stay in the last-level cache. On two threads the copy by one showed: n = 512, 1024→384 made 124 where
+//!   dx made 194. On one thread the two ways differ by no more than the noise of a busy machine up to n = 2000; for the
+//!   head with n = 256, in turns, 68 and 74 against 58 and 59. Two threads remain to be compared on a quiet machine.
+//!   Below 48 rows nothing is copied, and W is read in place. The strip (6 MB at most) is kept by the calling thread.
 //! - dx = dy·W needs no copy and reaches 91 … 105. dW += dyᵀ·x reaches 85 … 100, adding in place; both operands in
 //!   their natural order are the fastest.
 //! - Few rows are slow: the head 384→50257 makes 62 … 80 with 64 rows, 88 … 97 from 256 on. Choose chunks of 256 rows.
