@@ -416,3 +416,120 @@ pub(crate) struct Body {
     layers: Vec<Kept>,
     last: Tensor<2>,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::Options;
+    use crate::layout::Text;
+    use crate::ops::head;
+    use crate::ops::oracle::assert_close;
+    use serde_json::{Value, json};
+    use std::path::Path;
+
+    /// A small model of each architecture, with whatever sets it apart.
+    fn architectures() -> Vec<(&'static str, ModelConfig)> {
+        let base = json!({
+            "hidden_size": 16, "intermediate_size": 24, "num_attention_heads": 4, "num_key_value_heads": 2,
+            "num_hidden_layers": 3, "vocab_size": 40, "max_position_embeddings": 64, "rms_norm_eps": 1e-5
+        });
+        let with = |name, more: Value| {
+            let mut table = base.clone();
+            table.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            (name, ModelConfig::from_value(&table, Path::new("config.json")).unwrap())
+        };
+        vec![
+            with("llama, tied", json!({"model_type": "llama", "tie_word_embeddings": true})),
+            with("llama, biases", json!({"model_type": "llama", "attention_bias": true, "mlp_bias": true})),
+            with("mistral, windows", json!({"model_type": "mistral", "sliding_window": 4, "head_dim": 6})),
+            with("qwen2", json!({"model_type": "qwen2", "tie_word_embeddings": true})),
+            with("qwen3", json!({"model_type": "qwen3", "head_dim": 8})),
+            with("smollm3", json!({"model_type": "smollm3", "no_rope_layers": [1, 0, 1]})),
+        ]
+    }
+
+    fn layout(share: bool) -> Layout {
+        let mut l = Layout::default();
+        l.push(&[1, 7, 9, 30, 4], &[Text::whole(&[5, 6, 2]), Text::whole(&[8, 11, 12, 13, 2])], share).unwrap();
+        l.push(&[1], &[Text::whole(&[2]), Text::whole(&[39, 38, 2])], share).unwrap();
+        l
+    }
+
+    fn coefficients(n: usize) -> Vec<f32> {
+        (0..n).map(|i| ((i * 7 % 5) as f32 - 1.5) / 3.0).collect()
+    }
+
+    /// Gradients by automatic differentiation of the same forward pass, run as tensor operations.
+    fn on_tape(decoder: &Decoder, layout: &Layout) -> Vec<Tensor<2>> {
+        let device = decoder.device.clone().autodiff();
+        let leaves = decoder.parameters.0.iter().map(|p| p.clone().autodiff().require_grad());
+        let taped = Decoder::new(decoder.config.clone(), Tensors(leaves.collect()), &device);
+        let body = taped.body(layout, false, false).unwrap();
+        let scored =
+            head::forward(&taped.readout(&body), taped.p(taped.inventory.head), &layout.targets, 1000, false);
+        let c = coefficients(layout.targets.len());
+        let c: Tensor<1> = Tensor::from_data(TensorData::new(c.clone(), [c.len()]), &device);
+        let gradients = (scored.log_probs * c).sum().backward();
+        taped.parameters.0.iter().map(|p| p.grad(&gradients).expect("every parameter has a gradient")).collect()
+    }
+
+    /// Random weights, spread wide enough that no piece is nearly linear.
+    fn decoder(config: &ModelConfig, device: &Device) -> Decoder {
+        let mut d = Decoder::random(config.clone(), 5, &Device::flex());
+        for (i, p) in d.parameters.0.iter_mut().enumerate() {
+            p.inplace(|p| p * 12.0 + 0.01 * i as f64);
+        }
+        let there = d.parameters.0.into_iter().map(|p| Tensor::from_data(p.into_data(), device)).collect();
+        Decoder::new(config.clone(), Tensors(there), device)
+    }
+
+    #[test]
+    fn gradients_are_those_of_the_tape() {
+        for (name, config) in architectures() {
+            for device in [Device::flex(), Device::ndarray()] {
+                let d = decoder(&config, &device);
+                let l = layout(true);
+                let expected = on_tape(&d, &l);
+                for checkpointing in [false, true] {
+                    let options = Options { gradient_checkpointing: checkpointing, logits: 3 * 40, ..Options::default() };
+                    let mut got = Gradients::none(d.specs().len());
+                    let pass = d.forward(&l, options).unwrap();
+                    d.backward(pass, &coefficients(l.targets.len()), &mut got);
+                    for ((spec, got), expected) in d.specs().iter().zip(&got.0).zip(&expected) {
+                        eprintln!("{name}, {}", spec.name);
+                        assert_close(got.as_ref().unwrap(), expected);
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn sharing_a_prompt_changes_no_score() {
+        for (name, config) in architectures() {
+            let d = decoder(&config, &Device::flex());
+            let options = Options { collision: true, ..Options::default() };
+            let [a, b] = [true, false].map(|share| d.score(&layout(share), options).unwrap());
+            for (x, y) in a.log_probs.iter().zip(&b.log_probs) {
+                assert!((x - y).abs() < 1e-4, "{name}: {x} is not {y}");
+            }
+            for (x, y) in a.log_collisions.unwrap().iter().zip(&b.log_collisions.unwrap()) {
+                assert!((x - y).abs() < 1e-4, "{name}: {x} is not {y}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_the_model_cannot_take_is_named() {
+        let (_, config) = architectures().remove(0);
+        let d = Decoder::random(config, 1, &Device::flex());
+        let mut l = Layout::default();
+        l.push(&[1; 60], &[Text::whole(&[2; 6])], true).unwrap();
+        let said = d.score(&l, Options::default()).unwrap_err().to_string();
+        assert!(said.contains("65 tokens") && said.contains("max_position_embeddings 64"), "{said}");
+        let mut l = Layout::default();
+        l.push(&[1, 40], &[Text::whole(&[2])], true).unwrap();
+        let said = d.score(&l, Options::default()).unwrap_err().to_string();
+        assert!(said.contains("token id 40") && said.contains("vocabulary of 40"), "{said}");
+    }
+}
