@@ -8,7 +8,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 use crate::checkpoint::Checkpoint;
-use crate::config::ModelConfig;
+use crate::config::{ModelConfig, RopeScaling};
 use crate::error::Error;
 use crate::host::{self, View};
 use crate::layout::Layout;
@@ -396,10 +396,12 @@ impl Decoder {
     }
 
     fn check(&self, layout: &Layout) -> Result<(), Error> {
+        // Rotary positions go on beyond what the model was trained for; only dynamic scaling would have to change there.
         let (longest, limit) = (layout.longest(), self.config.max_position_embeddings);
-        if longest > limit {
+        if longest > limit && self.config.rope_scaling == RopeScaling::Dynamic {
             return Err(Error::Sequence(format!(
-                "a text of {longest} tokens is longer than the model's max_position_embeddings {limit}; lower max_length"
+                "a text of {longest} tokens is longer than the model's max_position_embeddings {limit}, where its dynamic \
+                 rotary scaling sets in, which is not implemented; lower max_length"
             )));
         }
         let vocab = self.config.vocab_size as u32;
@@ -521,10 +523,13 @@ mod tests {
 
     #[test]
     fn what_the_model_cannot_take_is_named() {
-        let (_, config) = architectures().remove(0);
-        let d = Decoder::random(config, 1, &Device::flex());
+        let (_, mut config) = architectures().remove(0);
         let mut l = Layout::default();
         l.push(&[1; 60], &[Text::whole(&[2; 6])], true).unwrap();
+        let d = Decoder::random(config.clone(), 1, &Device::flex());
+        assert_eq!(d.score(&l, Options::default()).unwrap().log_probs.len(), 6);
+        config.rope_scaling = RopeScaling::Dynamic;
+        let d = Decoder::random(config, 1, &Device::flex());
         let said = d.score(&l, Options::default()).unwrap_err().to_string();
         assert!(said.contains("65 tokens") && said.contains("max_position_embeddings 64"), "{said}");
         let mut l = Layout::default();
