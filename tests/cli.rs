@@ -139,6 +139,30 @@ fn the_effective_configuration_repeats_the_run() {
 }
 
 #[test]
+fn a_resumed_run_continues_as_if_it_had_never_stopped() {
+    let desk = Desk::new();
+    // Saved in the middle of a line of metrics and of an epoch.
+    let usual = ["--max_steps", "8", "--logging_steps", "3", "--eval_split", "0.2", "--lr_scheduler_type", "cosine"];
+    let run = desk.align("whole", &[&usual[..], &["--save_steps", "5"]].concat());
+    assert!(run.status.success(), "{}", text(&run.stderr));
+    let saved = desk.arg("whole/checkpoint-5");
+    let run = desk.align("rest", &[&usual[..], &["--resume_from_checkpoint", &saved]].concat());
+    assert!(run.status.success(), "{}", text(&run.stderr));
+    let read = |out: &str| fs::read(desk.path(out).join("model.safetensors")).unwrap();
+    assert!(read("whole") == read("rest"), "the weights differ");
+    let rest = metrics(&desk.path("rest"));
+    let whole = metrics(&desk.path("whole"));
+    assert_eq!(rest, whole[1..], "all but the line of step 3");
+    // In the folder of the run itself, the lines before the checkpoint stay.
+    let run = desk.align("whole", &[&usual[..], &["--resume_from_checkpoint", &saved]].concat());
+    assert!(run.status.success(), "{}", text(&run.stderr));
+    assert_eq!(metrics(&desk.path("whole")), whole);
+    let run = desk.align("rest", &[&usual[..], &["--resume_from_checkpoint", &saved, "--seed", "1"]].concat());
+    assert!(!run.status.success());
+    assert!(text(&run.stderr).contains("`seed` is 1"), "{}", text(&run.stderr));
+}
+
+#[test]
 fn bad_flags_are_named() {
     let desk = Desk::new();
     desk.refused(&["--method", "dpoo"], &["unknown method \"dpoo\"", "averaged-dpo"]);
@@ -184,7 +208,7 @@ fn bad_data_names_file_row_and_field() {
     desk.refused(&["--data", &path], &["bad.jsonl", "row 3"]);
     let long = "a ".repeat(40);
     let path = bad(&format!(r#"{{"prompt": "{}", "chosen": " b", "rejected": " c"}}"#, long.trim()));
-    desk.refused(&["--data", &path], &["bad.jsonl", "row 3", "max_length", "32"]);
+    desk.refused(&["--data", &path, "--max_length", "32"], &["bad.jsonl", "row 3", "prompt", "max_length is 32"]);
 }
 
 #[test]
@@ -246,6 +270,20 @@ fn methods_and_backends_are_listed() {
     let names: Vec<_> = all.as_array().unwrap().iter().map(|b| b["name"].as_str().unwrap()).collect();
     assert_eq!(names[..2], ["flex", "ndarray"]);
     assert_eq!(all[0]["default"], true);
+}
+
+#[test]
+fn data_is_inspected() {
+    let desk = Desk::new();
+    let (pairs, model, svg) = (desk.arg("pairs.jsonl"), desk.arg("model"), desk.arg("lengths.svg"));
+    let run = collimate(&["data", "inspect", &pairs, "--model", &model, "--json", "--svg", &svg]);
+    assert!(run.status.success(), "{}", text(&run.stderr));
+    let found: Value = serde_json::from_slice(&run.stdout).unwrap();
+    assert_eq!(found["report"]["rows"], 24, "{found}");
+    assert!(fs::read_to_string(svg).unwrap().starts_with("<svg"));
+    let run = collimate(&["data", "inspect", &pairs, "--empty_completion", "sometimes"]);
+    assert!(!run.status.success());
+    assert!(text(&run.stderr).contains("empty_completion"), "{}", text(&run.stderr));
 }
 
 #[test]

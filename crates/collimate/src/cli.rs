@@ -43,6 +43,7 @@ pub fn command() -> Command {
                 .about("List the tensor backends that are linked, and which are usable on this machine")
                 .arg(json()),
         )
+        .subcommand(commands::data::command())
         .subcommand(commands::demo::command())
 }
 
@@ -50,7 +51,7 @@ fn json() -> Arg {
     Arg::new("json").long("json").action(ArgAction::SetTrue).help("Print JSON")
 }
 
-fn flag(key: &'static str, help: String, heading: &'static str) -> Arg {
+pub(crate) fn flag(key: &'static str, help: String, heading: &'static str) -> Arg {
     let arg = Arg::new(key).long(key).value_name("VALUE").help(help).help_heading(heading).action(ArgAction::Set);
     // A value may begin with a dash: a number below 0 is refused by its key, not by the parser.
     let arg = arg.allow_hyphen_values(true);
@@ -130,6 +131,7 @@ fn dispatch(matches: &ArgMatches) -> Result<()> {
         Some(("generate", m)) => commands::generate::run(m),
         Some(("methods", m)) => commands::methods::run(m.get_flag("json")),
         Some(("backends", m)) => commands::backends::run(m.get_flag("json")),
+        Some(("data", m)) => commands::data::run(m),
         Some(("demo", m)) => commands::demo::run(m),
         _ => bail!("no command given; see --help"),
     }

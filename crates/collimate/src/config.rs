@@ -39,12 +39,8 @@ const fn text(heading: &'static str, name: &'static str, help: &'static str) -> 
 const RUN: &str = "What to run";
 const METHOD: &str = "Method";
 const TRAIN: &str = "Training";
-const DATA: &str = "Data";
+pub(crate) const DATA: &str = "Data";
 const ENGINE: &str = "Engine";
-
-/// The keys that make up a run itself.
-const RUN_KEYS: [&str; 9] =
-    ["model", "ref_model", "data", "eval_data", "eval_split", "backend", "output_dir", "method", "objective"];
 
 /// All keys but the parameters of methods, which the methods themselves declare.
 pub const KEYS: &[Key] = &[
@@ -54,6 +50,7 @@ pub const KEYS: &[Key] = &[
     text(RUN, "ref_model", "The reference; default: the model as it is before training"),
     text(RUN, "eval_data", "Preference pairs to evaluate on"),
     key(RUN, "eval_split", "Share of data kept for evaluation instead, 0 to 1 [default: 0]"),
+    text(RUN, "resume_from_checkpoint", "Go on from a checkpoint folder that an earlier run of the same configuration saved"),
     text(RUN, "backend", "Tensors: see `collimate backends` [default: the first that is usable]"),
     text(METHOD, "method", "The method by name: see `collimate methods` [default: averaged-dpo]"),
     key(
@@ -88,7 +85,7 @@ pub const KEYS: &[Key] = &[
         "Recompute layers in the backward pass instead of storing them [default: false]",
     ),
     key(ENGINE, "logits_chunk", "Logits held at a time, in numbers [default: 16777216]"),
-    key(DATA, "max_length", "Most tokens in prompt + completion [default: what the model takes]"),
+    key(DATA, "max_length", "Most tokens in prompt + completion [default: 1024]"),
     text(
         DATA,
         "overlong",
@@ -139,6 +136,8 @@ pub struct Run {
     pub backend: Option<String>,
     /// Where the output goes.
     pub output_dir: PathBuf,
+    /// A checkpoint of an earlier run, to go on from.
+    pub resume: Option<PathBuf>,
     /// The method.
     pub objective: Objective,
     /// The trainer's settings.
@@ -187,7 +186,7 @@ fn nearest<'a>(name: &str, known: &'a [String]) -> Option<&'a str> {
     (distance(best) <= 1 + name.len() / 4).then_some(best)
 }
 
-fn section<T: DeserializeOwned>(table: Map<String, Value>, from: &str) -> Result<T> {
+pub(crate) fn section<T: DeserializeOwned>(table: Map<String, Value>, from: &str) -> Result<T> {
     serde_path_to_error::deserialize(Value::Object(table)).map_err(|e| {
         let path = e.path().to_string();
         anyhow!("{from}{path}: {}", e.into_inner())
@@ -270,6 +269,8 @@ impl Run {
         }
         let backend = take("backend").map(|v| string("backend", v)).transpose()?;
         let output_dir = PathBuf::from(string("output_dir", required("output_dir", take("output_dir"))?)?);
+        let resume = take("resume_from_checkpoint").map(|v| string("resume_from_checkpoint", v)).transpose()?;
+        let resume = resume.map(PathBuf::from);
         let method = take("method").map(|v| string("method", v)).transpose()?;
         let triple = take("objective");
 
@@ -297,7 +298,8 @@ impl Run {
         };
         let settings: Settings = section(given.remove("train").expect("it was put there"), "")?;
         settings.validate()?;
-        let data_table = given.remove("data").expect("it was put there");
+        let mut data_table = given.remove("data").expect("it was put there");
+        data_table.entry("max_length").or_insert(1024.into());
         let data_options = DataOptions { seed: settings.seed, ..section(data_table, "")? };
         data_options.validate()?;
 
@@ -309,6 +311,7 @@ impl Run {
             eval_split,
             backend,
             output_dir,
+            resume,
             objective,
             settings,
             data_options,
@@ -385,7 +388,8 @@ mod tests {
     fn every_setting_has_a_key_and_every_key_a_setting() {
         let mut settings: Vec<String> = names::<Settings>();
         settings.extend(names::<DataOptions>());
-        settings.extend(RUN_KEYS.map(String::from));
+        settings.extend(["model", "ref_model", "data", "eval_data", "eval_split", "backend", "output_dir"].map(String::from));
+        settings.extend(["method", "objective", "resume_from_checkpoint"].map(String::from));
         settings.sort();
         settings.dedup();
         let mut keys: Vec<String> = KEYS.iter().map(|k| k.name.to_owned()).collect();

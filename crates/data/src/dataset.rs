@@ -70,6 +70,18 @@ pub struct Lengths {
 }
 
 impl Dataset {
+    /// A data set in memory, of pairs made elsewhere.
+    ///
+    /// # Errors
+    /// A temporary file that cannot be written, where the pairs are too many for memory.
+    pub fn from_tokens(pairs: impl IntoIterator<Item = Tokens>) -> Result<Self, Error> {
+        let mut builder = Builder::new(None)?;
+        for pair in pairs {
+            builder.push(&pair)?;
+        }
+        builder.finish(&Report::default())
+    }
+
     /// The pairs of one epoch; repeats by weight are counted as often as they come.
     pub fn len(&self) -> usize {
         self.epoch.as_ref().map_or(self.entries.len(), Vec::len)

@@ -9,6 +9,7 @@ mod dataset;
 mod encode;
 mod error;
 mod format;
+pub mod hub;
 pub mod inspect;
 mod load;
 pub mod options;

@@ -39,7 +39,7 @@ pub fn load(sources: &[Source], tokenizer: &Tokenizer, options: &Options) -> Res
     load_with(sources, tokenizer, options, &mut |_| {})
 }
 
-/// As [`load`], telling `progress` after every batch of rows.
+/// As [`load`], telling `progress` after every batch of rows; nothing is told when the cache has the tokens already.
 ///
 /// # Errors
 /// As [`load`].
@@ -92,6 +92,7 @@ pub fn read(
     run(&files, None, options, &mut report, &mut |_| {}, &mut |item| {
         each(Place::new(&files.read[item.file].path, item.row), item.example)
     })?;
+    report.pairs_per_epoch = report.pairs;
     Ok(report)
 }
 
@@ -115,16 +116,17 @@ pub(crate) struct Files {
     pub skipped: Vec<PathBuf>,
 }
 
+/// An epoch is a list of indices: a slip in the weight must not fill the memory with it.
+const MAX_WEIGHT: f64 = 1000.0;
+
 impl Files {
     pub fn resolve(sources: &[Source], options: &Options) -> Result<Self, Error> {
         options.validate()?;
         let mut out = Files { read: Vec::new(), skipped: Vec::new() };
         for source in sources {
-            if !(source.weight.is_finite() && source.weight > 0.0) {
-                return Err(Error::file(
-                    &source.path,
-                    format!("weight {}; expected a finite number above 0", source.weight),
-                ));
+            if !(source.weight > 0.0 && source.weight <= MAX_WEIGHT) {
+                let expected = format!("weight {}; expected a number above 0, at most {MAX_WEIGHT}", source.weight);
+                return Err(Error::file(&source.path, expected));
             }
             let source::Files { read, skipped } = source::files(&source.path, &options.split)?;
             for path in read {

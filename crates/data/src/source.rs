@@ -12,9 +12,9 @@ use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::Error;
 use crate::error::Place;
 use crate::format::{Fault, FaultKind, Row};
+use crate::{Error, hub};
 
 /// A data set: a file or a folder, and how much of it makes an epoch.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -58,12 +58,13 @@ const SPLITS: [(&str, &[&str]); 3] = [
 /// What `path` stands for: itself, or the data files of a folder. Where some files of a folder are named by split,
 /// those of `split` are taken.
 pub(crate) fn files(path: &Path, split: &str) -> Result<Files, Error> {
+    let path = &hub::locate(path, hub::Kind::Dataset)?;
     let meta = std::fs::metadata(path).map_err(Error::io(path, "open"))?;
     if !meta.is_dir() {
         return Ok(Files { read: vec![path.to_owned()], skipped: Vec::new() });
     }
     let mut all = Vec::new();
-    walk(path, &mut all)?;
+    walk(path, 0, &mut all)?;
     all.sort();
     let (data, mut skipped): (Vec<_>, Vec<_>) = all.into_iter().partition(|file| is_data(file));
     if data.is_empty() {
@@ -99,14 +100,20 @@ pub(crate) fn files(path: &Path, split: &str) -> Result<Files, Error> {
     Ok(Files { read, skipped })
 }
 
-fn walk(folder: &Path, out: &mut Vec<PathBuf>) -> Result<(), Error> {
+/// Folders inside each other, at most: a link may lead back up.
+const DEPTH: usize = 16;
+
+fn walk(folder: &Path, depth: usize, out: &mut Vec<PathBuf>) -> Result<(), Error> {
+    if depth > DEPTH {
+        return Err(Error::file(folder, format!("more than {DEPTH} folders inside each other")));
+    }
     for entry in std::fs::read_dir(folder).map_err(Error::io(folder, "read"))? {
         let path = entry.map_err(Error::io(folder, "read"))?.path();
         if path.file_name().is_some_and(|n| n.to_string_lossy().starts_with('.')) {
             continue; // .git, .cache, .gitattributes
         }
         if path.is_dir() {
-            walk(&path, out)?;
+            walk(&path, depth + 1, out)?;
         } else {
             out.push(path);
         }
@@ -114,7 +121,7 @@ fn walk(folder: &Path, out: &mut Vec<PathBuf>) -> Result<(), Error> {
     Ok(())
 }
 
-fn is_data(path: &Path) -> bool {
+pub(crate) fn is_data(path: &Path) -> bool {
     let Some(name) = path.file_name().map(|n| n.to_string_lossy().to_lowercase()) else { return false };
     let plain = name.strip_suffix(".gz").or_else(|| name.strip_suffix(".zst")).unwrap_or(&name);
     ENDINGS.iter().any(|e| plain.ends_with(e)) && !BESIDE.contains(&plain)

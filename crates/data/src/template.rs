@@ -118,7 +118,8 @@ impl ChatTemplate {
     /// is to speak. `kwargs` are further variables.
     ///
     /// # Errors
-    /// What the template refuses (`raise_exception`, an undefined field), and conversations with U+FDD0 or U+FDD1.
+    /// What the template refuses (`raise_exception`, an undefined field), `kwargs` that would replace the conversation, and
+    /// conversations with U+FDD0 or U+FDD1.
     pub fn render(
         &self,
         messages: &[Value],
@@ -134,7 +135,15 @@ impl ChatTemplate {
         context.insert("tools".to_owned(), tools.cloned().unwrap_or(Value::Null));
         context.insert("documents".to_owned(), Value::Null);
         context.insert("add_generation_prompt".to_owned(), Value::Bool(add_generation_prompt));
-        context.extend(kwargs.iter().map(|(k, v)| (k.clone(), v.clone())));
+        for (key, value) in kwargs {
+            if RESERVED.contains(&key.as_str()) {
+                return Err(Error::Template {
+                    place: None,
+                    message: format!("`chat_template_kwargs` sets `{key}`, which is set from the conversation"),
+                });
+            }
+            context.insert(key.clone(), value.clone());
+        }
         let template = self.environment.get_template(NAME).map_err(failure)?;
         let marked = template.render(Serde(&context)).map_err(failure)?;
         if !self.generation {
@@ -144,6 +153,7 @@ impl ChatTemplate {
     }
 }
 
+const RESERVED: [&str; 3] = ["messages", "tools", "add_generation_prompt"];
 const NAME: &str = "chat_template";
 const MARK: &str = "collimate_generation";
 

@@ -71,6 +71,29 @@ fn python_in_templates() {
         ("{{ messages[0].get('x', 'none') }}{{ messages[0].d.items() | list | length }}", "none1"),
         ("{{ messages[0].content is sequence }}{{ none }}{{ true }}", "TrueNoneTrue"),
         ("{{ messages[::-1] | length }}{{ messages[1:] | length }}", "10"),
+        ("{{ [1,'a',none,{'k':1.5}] }}", "[1, 'a', None, {'k': 1.5}]"),
+        ("{{ 'x' ~ true ~ none ~ 1.0 }}", "xTrueNone1.0"),
+        ("{{ none is iterable }}{{ {} is sequence }}{{ 7 // 2 }}{{ 7 / 2 }}{{ -7 % 3 }}", "FalseTrue33.52"),
+        ("{{ ['b','a']|sort|join(',') }}{{ {'b':1,'a':2}|dictsort }}", "a,b[('a', 2), ('b', 1)]"),
+        (
+            "{{ 'a b'.title() }}{{ 'abc'[1] }}{{ 'abc'[-2:] }}{{ 'x'.replace('x','y') }}{{'a,b'.split(',')}}",
+            "A Bbbcy['a', 'b']",
+        ),
+        (
+            "{{ messages|map(attribute='role')|list }}{{ messages|selectattr('role','equalto','user')|list|length }}",
+            "['user']1",
+        ),
+        (
+            "{{ {'a':1}|items|list }}{{ 'abc'|length }}{{ 3|string }}{{ 'é'|upper }}{{ 'a'|default('b') }}{{ x|default('b') }}",
+            "[('a', 1)]33Éab",
+        ),
+        (
+            "{{ 'A'.lower().startswith('a') }}{{ 'abc'.find('c') }}{{ 'a\nb'.splitlines() }}{{ '  a '.lstrip() }}|",
+            "True2['a', 'b']a |",
+        ),
+        ("{{ 0.1+0.2 }}{{ 5 is number }}{{ '5'|int + 1 }}", "0.30000000000000004True6"),
+        ("{{ ('a','b') }}{{ 'x' if false }}{{ [1,2]|first }}{{ loop is defined }}", "('a', 'b')1False"),
+        ("{{ '{} {}'.format(1,'b') }}{{ 'x\ny'|indent(2, true) }}", "1 b  x\n  y"),
     ] {
         assert_eq!(render(template, messages.clone()).as_deref(), Ok(expected), "{template}");
     }

@@ -226,8 +226,12 @@ fn conversations_go_through_the_template() {
     }
     let refusing =
         Options { chat_template: Some("{{ raise_exception('no users here') }}".into()), ..Options::default() };
-    let error = load(&[path.into()], &tokenizer, &refusing).unwrap_err().to_string();
+    let error = load(&[path.clone().into()], &tokenizer, &refusing).unwrap_err().to_string();
     assert!(error.contains("pairs.jsonl, row 1") && error.contains("no users here"), "{error}");
+    let mut replacing = Options::default();
+    replacing.chat_template_kwargs.insert("messages".into(), json!([]));
+    let error = load(&[path.into()], &tokenizer, &replacing).unwrap_err().to_string();
+    assert!(error.contains("chat_template_kwargs") && error.contains("`messages`"), "{error}");
 }
 
 #[test]
@@ -339,7 +343,7 @@ fn weights_repeat_and_thin_out_sources() {
     let keys = |set: &collimate_data::Dataset| (0..set.len()).map(|i| set.key(i)).collect::<Vec<_>>();
     assert_eq!(keys(&run([0.5, 2.25], 0).unwrap().0), keys(&set), "seeded");
     assert_ne!(keys(&run([0.5, 2.25], 1).unwrap().0), keys(&set), "another seed, another half");
-    for weight in [0.0, -1.0, f64::NAN, f64::INFINITY] {
+    for weight in [0.0, -1.0, f64::NAN, f64::INFINITY, 1e9] {
         let error = run([1.0, weight], 0).unwrap_err().to_string();
         assert!(error.contains("b.jsonl: weight"), "{error}");
     }
@@ -353,7 +357,10 @@ fn duplicates_by_policy() {
     let (_g, path) = file("pairs.jsonl", format!("{row}\n{row}\n"));
     let run =
         |duplicate_row| load(&[path.clone().into()], &tokenizer, &Options { duplicate_row, ..Options::default() });
-    assert_eq!(run(Duplicates::Keep).unwrap().0.len(), 2);
+    let (kept, _) = run(Duplicates::Keep).unwrap();
+    assert_eq!(kept.len(), 2);
+    let copy = collimate_data::Dataset::from_tokens(kept.iter()).unwrap();
+    assert!(copy.iter().eq(kept.iter()));
     let (set, report) = run(Duplicates::Drop).unwrap();
     assert_eq!((set.len(), report.dirt[&Dirt::DuplicateRow].dropped), (1, 1));
     let error = run(Duplicates::Error).unwrap_err().to_string();

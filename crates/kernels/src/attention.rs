@@ -22,14 +22,13 @@ use crate::exp::exp_flushed_lanes;
 use crate::gemm::{Mat, MatMut, Threads, gemm};
 use crate::parallel::each;
 use crate::simd::{dispatched, max, sum, update};
+use crate::transpose::{LANES, odd_lines, transpose};
 
 /// Query rows (tokens times heads of a group) in a block: few enough that the mask excludes most of what it can, and as
 /// many as the gemm crate takes before it copies the other operand. (32, 64 and 96 were slower on short rows.)
 const QUERIES: usize = 48;
 /// Keys that the backward pass takes at a time: scores and their gradients of a block stay in the second-level cache.
 const KEYS: usize = 384;
-/// The widest vector, in elements: what transposed keys are padded to.
-const LANES: usize = 16;
 
 /// Tokens `start .. start + prefix + Σ branches` of the token axis: a prefix, then branches that continue it side by side.
 ///
@@ -160,60 +159,6 @@ fn take(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {
 /// strides here an odd number of cache lines, because even ones put the column of a tile into few sets of a cache.
 fn transposed_cols(tokens: usize) -> usize {
     odd_lines(tokens.next_multiple_of(LANES) + LANES)
-}
-
-/// `width`, a multiple of `LANES`, made an odd one.
-fn odd_lines(width: usize) -> usize {
-    ((width / LANES) | 1) * LANES
-}
-
-/// Exchanges the off-diagonal squares of width `H` of every square of width 2·`H`: the steps 8, 4, 2, 1 transpose a tile,
-/// with two shuffles of vectors for each pair of lines.
-#[inline(always)]
-fn exchange<const H: usize>(tile: &mut [[f32; LANES]; LANES]) {
-    for i in (0..LANES).filter(|i| i & H == 0) {
-        let (a, b) = (tile[i], tile[i + H]);
-        for j in 0..LANES {
-            tile[i][j] = if j & H == 0 { a[j] } else { b[j ^ H] };
-            tile[i + H][j] = if j & H == 0 { a[j ^ H] } else { b[j] };
-        }
-    }
-}
-
-dispatched! {
-    /// `to` `[h, stride]` ← `from` `[tokens, h]` transposed, the columns beyond the tokens 0.
-    fn transpose<S>(_simd, from: Mat<'a>, to: &'a mut [f32], stride: usize) {
-        let (tokens, width) = from.shape();
-        for d in 0..width {
-            to[d * stride + tokens..(d + 1) * stride].fill(0.0);
-        }
-        let mut tile = [[0f32; LANES]; LANES];
-        for t in (0..tokens).step_by(LANES) {
-            let rows = LANES.min(tokens - t);
-            for d in (0..width).step_by(LANES) {
-                let cols = LANES.min(width - d);
-                if rows == LANES && cols == LANES {
-                    for (i, line) in tile.iter_mut().enumerate() {
-                        line.copy_from_slice(&from.row(t + i)[d..d + LANES]);
-                    }
-                    exchange::<8>(&mut tile);
-                    exchange::<4>(&mut tile);
-                    exchange::<2>(&mut tile);
-                    exchange::<1>(&mut tile);
-                    for (j, line) in tile.iter().enumerate() {
-                        to[(d + j) * stride + t..][..LANES].copy_from_slice(line);
-                    }
-                } else {
-                    for i in 0..rows {
-                        let line = &from.row(t + i)[d..d + cols];
-                        for (j, v) in line.iter().enumerate() {
-                            to[(d + j) * stride + t + i] = *v;
-                        }
-                    }
-                }
-            }
-        }
-    }
 }
 
 /// `seen`, made wider to whole vectors of the row; nothing stays nothing.

@@ -21,3 +21,4 @@ mod parallel;
 mod simd;
 #[cfg(test)]
 mod testing;
+mod transpose;

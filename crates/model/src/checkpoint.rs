@@ -11,6 +11,7 @@ use safetensors::tensor::{Metadata, TensorInfo};
 use safetensors::{Dtype, View};
 use serde_json::{Value, json};
 
+use crate::adamw::Moments;
 use crate::config::ModelConfig;
 use crate::error::Error;
 use crate::parameters::{Inventory, Spec, Tensors};
@@ -39,10 +40,9 @@ impl Shard {
         if header > length.saturating_sub(8) {
             return Err(broken(format!("the header claims {header} bytes, the file has {length}")));
         }
-        let mut bytes = head.to_vec();
-        bytes.resize(8 + header as usize, 0);
-        file.read_exact(&mut bytes[8..]).map_err(Error::io(path))?;
-        let (_, metadata) = safetensors::SafeTensors::read_metadata(&bytes).map_err(|e| broken(e.to_string()))?;
+        let mut bytes = vec![0; header as usize];
+        file.read_exact(&mut bytes).map_err(Error::io(path))?;
+        let metadata: Metadata = serde_json::from_slice(&bytes).map_err(|e| broken(e.to_string()))?;
         let expected = 8 + header + metadata.data_len() as u64;
         if expected != length {
             return Err(broken(format!("it should have {expected} bytes and has {length}")));
@@ -262,6 +262,46 @@ impl Checkpoint {
             write_whole(&folder.join(INDEX), pretty(&index).as_bytes())?;
         }
         Ok(())
+    }
+
+    /// Writes the optimiser's moments to one file, under torch's names, beside its place and renamed.
+    ///
+    /// # Errors
+    /// Whatever the file system says.
+    pub fn save_moments(&self, moments: &Moments, path: &Path) -> Result<(), Error> {
+        let both = [("exp_avg", &moments.first), ("exp_avg_sq", &moments.second)];
+        let views = both.into_iter().flat_map(|(prefix, tensors)| {
+            let all = self.inventory.specs.iter().zip(&tensors.0);
+            all.map(move |(spec, tensor)| (format!("{prefix}.{}", spec.name), Lazy { spec, tensor }))
+        });
+        let about = HashMap::from([("step".to_owned(), moments.steps.to_string())]);
+        let beside = beside(path);
+        safetensors::serialize_to_file(views, Some(about), &beside)
+            .map_err(|e| Error::Safetensors { path: beside.clone(), why: e.to_string() })?;
+        std::fs::rename(&beside, path).map_err(Error::io(path))
+    }
+
+    /// Reads what [`save_moments`](Self::save_moments) wrote.
+    ///
+    /// # Errors
+    /// A truncated file, or one of another model.
+    pub fn load_moments(&self, path: &Path, device: &Device) -> Result<Moments, Error> {
+        let mut shard = Shard::open(path)?;
+        let steps = shard.metadata.metadata().as_ref().and_then(|m| m.get("step")?.parse().ok());
+        let steps = steps.ok_or_else(|| shard.fault("(metadata)", "`step` is missing; expected a whole number".into()))?;
+        let mut read = |prefix: &str| -> Result<Tensors, Error> {
+            let specs = self.inventory.specs.iter().map(|spec| {
+                let name = format!("{prefix}.{}", spec.name);
+                let info = shard.metadata.info(&name).cloned();
+                let info = info.filter(|i| i.shape == spec.shape).ok_or_else(|| {
+                    shard.fault(&name, format!("is missing or of another shape; expected {:?}", spec.shape))
+                })?;
+                let host = shard.read(&name, &info)?;
+                Ok(Tensor::from_data(burn::tensor::TensorData::new(host, spec.dims()), device))
+            });
+            specs.collect::<Result<_, Error>>().map(Tensors)
+        };
+        Ok(Moments { first: read("exp_avg")?, second: read("exp_avg_sq")?, steps })
     }
 
     /// Everything in the folder that is not weights: tokenizer, templates, generation defaults.

@@ -3,12 +3,14 @@
 use std::collections::BTreeMap;
 
 use burn::tensor::{Device, IndexingUpdateOp, Int, Tensor, TensorData};
+use collimate_kernels::adamw::sum_of_squares;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 use crate::checkpoint::Checkpoint;
-use crate::config::ModelConfig;
+use crate::config::{ModelConfig, RopeScaling};
 use crate::error::Error;
+use crate::host::{self, View};
 use crate::layout::Layout;
 use crate::ops::attention::{self, Heads, Mask};
 use crate::ops::{linear, rms_norm, rope, swiglu};
@@ -42,10 +44,19 @@ impl Gradients {
         });
     }
 
+    /// Changes the buffer of a gradient in this process's memory, which is 0 until then.
+    pub(crate) fn update(&mut self, index: usize, dims: [usize; 2], change: impl FnOnce(&mut [f32])) {
+        let slot = self.0[index].get_or_insert_with(|| host::tensor(vec![0.0; dims[0] * dims[1]], dims));
+        host::update(slot, change).expect("gradients lie where parameters lie");
+    }
+
     /// √Σ g² over all parameters.
     pub fn norm(&self) -> f64 {
-        let squares = self.0.iter().flatten().map(|g| f64::from(g.clone().square().sum().into_scalar::<f32>()));
-        squares.sum::<f64>().sqrt()
+        let square = |g: &Tensor<2>| match View::of(g) {
+            Some(g) => sum_of_squares(g.slice()),
+            None => f64::from(g.clone().square().sum().into_scalar::<f32>()),
+        };
+        self.0.iter().flatten().map(square).sum::<f64>().sqrt()
     }
 }
 
@@ -98,6 +109,8 @@ struct Inner {
     k: Tensor<2>,
     v: Tensor<2>,
     attended: Tensor<2>,
+    /// What the attention kernel wants back, if there is one.
+    log_sum_exp: Option<Tensor<2>>,
     middle: Tensor<2>,
     gate: Tensor<2>,
     up: Tensor<2>,
@@ -197,21 +210,33 @@ impl Decoder {
         linear::forward(x, self.p(l.weight), l.bias.map(|b| self.p(b)))
     }
 
-    /// The gradient through a linear map, its parameters' gradients added to `grads`.
-    fn linear_backward(&self, l: Linear, dy: &Tensor<2>, x: &Tensor<2>, grads: &mut Gradients) -> Tensor<2> {
-        grads.add(l.weight, linear::backward_weight(dy, x));
-        if let Some(b) = l.bias {
-            grads.add(b, linear::backward_bias(dy));
-        }
-        linear::backward_input(dy, self.p(l.weight))
+    /// The gradient through a linear map, added to `sum`; its parameters' gradients are added to `grads`.
+    fn linear_backward(
+        &self,
+        l: Linear,
+        dy: &Tensor<2>,
+        x: &Tensor<2>,
+        sum: Option<Tensor<2>>,
+        grads: &mut Gradients,
+    ) -> Tensor<2> {
+        linear::backward_parameters(dy, x, l.weight, l.bias, grads);
+        linear::backward_input(dy, self.p(l.weight), sum)
     }
 
-    fn norm(&self, index: usize, x: &Tensor<2>) -> Tensor<2> {
+    /// The normed rows, and the inverse roots that the backward pass wants.
+    pub(crate) fn norm(&self, index: usize, x: &Tensor<2>) -> (Tensor<2>, Tensor<2>) {
         rms_norm::forward(x, self.p(index), self.config.rms_norm_eps)
     }
 
-    fn norm_backward(&self, index: usize, dy: &Tensor<2>, x: &Tensor<2>, grads: &mut Gradients) -> Tensor<2> {
-        let (dx, dw) = rms_norm::backward(dy, x, self.p(index), self.config.rms_norm_eps);
+    fn norm_backward(
+        &self,
+        index: usize,
+        dy: &Tensor<2>,
+        x: &Tensor<2>,
+        inverse: &Tensor<2>,
+        grads: &mut Gradients,
+    ) -> Tensor<2> {
+        let (dx, dw) = rms_norm::backward(dy, x, self.p(index), inverse);
         grads.add(index, dw);
         dx
     }
@@ -220,14 +245,16 @@ impl Decoder {
     fn head_norm(&self, index: usize, x: &Tensor<2>) -> Tensor<2> {
         let [tokens, width] = x.dims();
         let d = self.config.head_dim;
-        self.norm(index, &x.clone().reshape([tokens * width / d, d])).reshape([tokens, width])
+        self.norm(index, &x.clone().reshape([tokens * width / d, d])).0.reshape([tokens, width])
     }
 
     fn head_norm_backward(&self, index: usize, dy: Tensor<2>, x: &Tensor<2>, grads: &mut Gradients) -> Tensor<2> {
         let [tokens, width] = x.dims();
         let d = self.config.head_dim;
         let split = [tokens * width / d, d];
-        self.norm_backward(index, &dy.reshape(split), &x.clone().reshape(split), grads).reshape([tokens, width])
+        let x = x.clone().reshape(split);
+        let (_, inverse) = self.norm(index, &x);
+        self.norm_backward(index, &dy.reshape(split), &x, &inverse, grads).reshape([tokens, width])
     }
 
     pub(crate) fn embed(&self, ids: &Tensor<1, Int>) -> Tensor<2> {
@@ -244,7 +271,7 @@ impl Decoder {
         sin: &Tensor<2>,
     ) -> (Option<(Tensor<2>, Tensor<2>)>, [Tensor<2>; 3]) {
         let layer = &self.inventory.layers[i];
-        let x = self.norm(layer.input_norm, h);
+        let (x, _) = self.norm(layer.input_norm, h);
         let (mut q, mut k, v) = (self.linear(layer.q, &x), self.linear(layer.k, &x), self.linear(layer.v, &x));
         let mut unnormed = None;
         if let (Some(qn), Some(kn)) = (layer.q_norm, layer.k_norm) {
@@ -261,7 +288,7 @@ impl Decoder {
     pub(crate) fn finish(&self, i: usize, h: Tensor<2>, attended: &Tensor<2>) -> (Tensor<2>, [Tensor<2>; 3]) {
         let layer = &self.inventory.layers[i];
         let middle = h + self.linear(layer.o, attended);
-        let x = self.norm(layer.post_norm, &middle);
+        let (x, _) = self.norm(layer.post_norm, &middle);
         let (gate, up) = (self.linear(layer.gate, &x), self.linear(layer.up, &x));
         let out = middle.clone() + self.linear(layer.down, &swiglu::forward(&gate, &up));
         (out, [middle, gate, up])
@@ -274,15 +301,14 @@ impl Decoder {
     fn layer(&self, i: usize, input: Tensor<2>, context: &Context) -> (Tensor<2>, Inner) {
         let (unnormed, [q, k, v]) = self.project(i, &input, &context.cos, &context.sin);
         let mask = &context.masks[&self.config.sliding_window[i]];
-        let mut attended = attention::forward(&q, &k, &v, mask, self.heads());
-        let mut h = input;
-        if self.is_last(i) {
-            // Nothing reads the other tokens any more.
-            h = h.select(0, context.kept.clone());
-            attended = attended.select(0, context.kept.clone());
-        }
-        let (out, [middle, gate, up]) = self.finish(i, h, &attended);
-        (out, Inner { unnormed, q, k, v, attended, middle, gate, up })
+        let (attended, log_sum_exp) = attention::forward(&q, &k, &v, mask, self.heads());
+        // Behind the last attention, nothing reads the other tokens any more.
+        let (h, read) = match self.is_last(i) {
+            true => (input.select(0, context.kept.clone()), attended.clone().select(0, context.kept.clone())),
+            false => (input, attended.clone()),
+        };
+        let (out, [middle, gate, up]) = self.finish(i, h, &read);
+        (out, Inner { unnormed, q, k, v, attended, log_sum_exp, middle, gate, up })
     }
 
     fn layer_backward(
@@ -296,23 +322,26 @@ impl Decoder {
         let layer: &Layer = &self.inventory.layers[i];
         let input = kept.input;
         let inner = kept.inner.unwrap_or_else(|| self.layer(i, input.clone(), context).1);
-        let Inner { unnormed, q, k, v, attended, middle, gate, up } = inner;
+        let Inner { unnormed, q, k, v, attended, log_sum_exp, middle, gate, up } = inner;
 
-        let d_act = self.linear_backward(layer.down, &dy, &swiglu::forward(&gate, &up), grads);
-        let (d_gate, d_up) = swiglu::backward(&d_act, &gate, &up);
-        let x = self.norm(layer.post_norm, &middle);
-        let dx =
-            self.linear_backward(layer.gate, &d_gate, &x, grads) + self.linear_backward(layer.up, &d_up, &x, grads);
-        let d_middle = dy + self.norm_backward(layer.post_norm, &dx, &middle, grads);
+        let d_act = self.linear_backward(layer.down, &dy, &swiglu::forward(&gate, &up), None, grads);
+        let (d_gate, d_up) = swiglu::backward(&d_act, gate, up);
+        let (x, inverse) = self.norm(layer.post_norm, &middle);
+        let dx = self.linear_backward(layer.gate, &d_gate, &x, None, grads);
+        let dx = self.linear_backward(layer.up, &d_up, &x, Some(dx), grads);
+        let d_middle = dy + self.norm_backward(layer.post_norm, &dx, &middle, &inverse, grads);
 
-        let mut d_attended = self.linear_backward(layer.o, &d_middle, &attended, grads);
+        let last = self.is_last(i);
+        let read = if last { attended.clone().select(0, context.kept.clone()) } else { attended.clone() };
+        let mut d_attended = self.linear_backward(layer.o, &d_middle, &read, None, grads);
         let mut dh = d_middle;
-        if self.is_last(i) {
+        if last {
             d_attended = scatter(d_attended, &context.kept, context.tokens);
             dh = scatter(dh, &context.kept, context.tokens);
         }
         let mask = &context.masks[&self.config.sliding_window[i]];
-        let (mut dq, mut dk, dv) = attention::backward(&d_attended, [&q, &k, &v], mask, self.heads());
+        let saved = (&attended, log_sum_exp.as_ref());
+        let [mut dq, mut dk, dv] = attention::backward(&d_attended, [&q, &k, &v], saved, mask, self.heads());
         if self.config.rope_layers[i] {
             dq = rope::backward(dq, &context.cos, &context.sin);
             dk = rope::backward(dk, &context.cos, &context.sin);
@@ -321,11 +350,11 @@ impl Decoder {
             dq = self.head_norm_backward(qn, dq, &uq, grads);
             dk = self.head_norm_backward(kn, dk, &uk, grads);
         }
-        let x = self.norm(layer.input_norm, &input);
-        let dx = self.linear_backward(layer.q, &dq, &x, grads)
-            + self.linear_backward(layer.k, &dk, &x, grads)
-            + self.linear_backward(layer.v, &dv, &x, grads);
-        dh + self.norm_backward(layer.input_norm, &dx, &input, grads)
+        let (x, inverse) = self.norm(layer.input_norm, &input);
+        let dx = self.linear_backward(layer.q, &dq, &x, None, grads);
+        let dx = self.linear_backward(layer.k, &dk, &x, Some(dx), grads);
+        let dx = self.linear_backward(layer.v, &dv, &x, Some(dx), grads);
+        dh + self.norm_backward(layer.input_norm, &dx, &input, &inverse, grads)
     }
 
     /// Hidden states behind the last layer, before the last norm, of the kept inputs; with what each layer keeps, if
@@ -348,14 +377,15 @@ impl Decoder {
 
     /// Normed hidden states, one for each scored token.
     pub(crate) fn readout(&self, body: &Body) -> Tensor<2> {
-        self.norm(self.inventory.norm, &body.last).select(0, body.context.readers.clone())
+        self.norm(self.inventory.norm, &body.last).0.select(0, body.context.readers.clone())
     }
 
     /// From the gradient of [`readout`](Self::readout) back through all layers.
     pub(crate) fn body_backward(&self, body: Body, d_hidden: Tensor<2>, grads: &mut Gradients) {
         let Body { context, mut layers, last } = body;
         let dy = scatter(d_hidden, &context.readers, last.dims()[0]);
-        let mut dh = self.norm_backward(self.inventory.norm, &dy, &last, grads);
+        let (_, inverse) = self.norm(self.inventory.norm, &last);
+        let mut dh = self.norm_backward(self.inventory.norm, &dy, &last, &inverse, grads);
         while let Some(kept) = layers.pop() {
             dh = self.layer_backward(layers.len(), dh, kept, &context, grads);
         }
@@ -366,10 +396,12 @@ impl Decoder {
     }
 
     fn check(&self, layout: &Layout) -> Result<(), Error> {
+        // Rotary positions go on beyond what the model was trained for; only dynamic scaling would have to change there.
         let (longest, limit) = (layout.longest(), self.config.max_position_embeddings);
-        if longest > limit {
+        if longest > limit && self.config.rope_scaling == RopeScaling::Dynamic {
             return Err(Error::Sequence(format!(
-                "a text of {longest} tokens is longer than the model's max_position_embeddings {limit}; lower max_length"
+                "a text of {longest} tokens is longer than the model's max_position_embeddings {limit}, where its dynamic \
+                 rotary scaling sets in, which is not implemented; lower max_length"
             )));
         }
         let vocab = self.config.vocab_size as u32;
@@ -385,4 +417,124 @@ pub(crate) struct Body {
     context: Context,
     layers: Vec<Kept>,
     last: Tensor<2>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::Options;
+    use crate::layout::Text;
+    use crate::ops::head;
+    use crate::ops::oracle::assert_close;
+    use serde_json::{Value, json};
+    use std::path::Path;
+
+    /// A small model of each architecture, with whatever sets it apart.
+    fn architectures() -> Vec<(&'static str, ModelConfig)> {
+        let base = json!({
+            "hidden_size": 16, "intermediate_size": 24, "num_attention_heads": 4, "num_key_value_heads": 2,
+            "num_hidden_layers": 3, "vocab_size": 40, "max_position_embeddings": 64, "rms_norm_eps": 1e-5
+        });
+        let with = |name, more: Value| {
+            let mut table = base.clone();
+            table.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            (name, ModelConfig::from_value(&table, Path::new("config.json")).unwrap())
+        };
+        vec![
+            with("llama, tied", json!({"model_type": "llama", "tie_word_embeddings": true})),
+            with("llama, biases", json!({"model_type": "llama", "attention_bias": true, "mlp_bias": true})),
+            with("mistral, windows", json!({"model_type": "mistral", "sliding_window": 4, "head_dim": 6})),
+            with("qwen2", json!({"model_type": "qwen2", "tie_word_embeddings": true})),
+            with("qwen3", json!({"model_type": "qwen3", "head_dim": 8})),
+            with("smollm3", json!({"model_type": "smollm3", "no_rope_layers": [1, 0, 1]})),
+        ]
+    }
+
+    fn layout(share: bool) -> Layout {
+        let mut l = Layout::default();
+        l.push(&[1, 7, 9, 30, 4], &[Text::whole(&[5, 6, 2]), Text::whole(&[8, 11, 12, 13, 2])], share).unwrap();
+        l.push(&[1], &[Text::whole(&[2]), Text::whole(&[39, 38, 2])], share).unwrap();
+        l
+    }
+
+    fn coefficients(n: usize) -> Vec<f32> {
+        (0..n).map(|i| ((i * 7 % 5) as f32 - 1.5) / 3.0).collect()
+    }
+
+    /// Gradients by automatic differentiation of the same forward pass, run as tensor operations.
+    fn on_tape(decoder: &Decoder, layout: &Layout) -> Vec<Tensor<2>> {
+        let device = decoder.device.clone().autodiff();
+        let leaves = decoder.parameters.0.iter().map(|p| p.clone().autodiff().require_grad());
+        let taped = Decoder::new(decoder.config.clone(), Tensors(leaves.collect()), &device);
+        let body = taped.body(layout, false, false).unwrap();
+        let scored =
+            head::forward(&taped.readout(&body), taped.p(taped.inventory.head), &layout.targets, 1000, false);
+        let c = coefficients(layout.targets.len());
+        let c: Tensor<1> = Tensor::from_data(TensorData::new(c.clone(), [c.len()]), &device);
+        let gradients = (scored.log_probs * c).sum().backward();
+        taped.parameters.0.iter().map(|p| p.grad(&gradients).expect("every parameter has a gradient")).collect()
+    }
+
+    /// Random weights, spread wide enough that no piece is nearly linear.
+    fn decoder(config: &ModelConfig, device: &Device) -> Decoder {
+        let mut d = Decoder::random(config.clone(), 5, &Device::flex());
+        for (i, p) in d.parameters.0.iter_mut().enumerate() {
+            p.inplace(|p| p * 12.0 + 0.01 * i as f64);
+        }
+        let there = d.parameters.0.into_iter().map(|p| Tensor::from_data(p.into_data(), device)).collect();
+        Decoder::new(config.clone(), Tensors(there), device)
+    }
+
+    #[test]
+    fn gradients_are_those_of_the_tape() {
+        for (name, config) in architectures() {
+            for device in [Device::flex(), Device::ndarray()] {
+                let d = decoder(&config, &device);
+                let l = layout(true);
+                let expected = on_tape(&d, &l);
+                for checkpointing in [false, true] {
+                    let options = Options { gradient_checkpointing: checkpointing, logits: 3 * 40, ..Options::default() };
+                    let mut got = Gradients::none(d.specs().len());
+                    let pass = d.forward(&l, options).unwrap();
+                    d.backward(pass, &coefficients(l.targets.len()), &mut got);
+                    for ((spec, got), expected) in d.specs().iter().zip(&got.0).zip(&expected) {
+                        eprintln!("{name}, {}", spec.name);
+                        assert_close(got.as_ref().unwrap(), expected);
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn sharing_a_prompt_changes_no_score() {
+        for (name, config) in architectures() {
+            let d = decoder(&config, &Device::flex());
+            let options = Options { collision: true, ..Options::default() };
+            let [a, b] = [true, false].map(|share| d.score(&layout(share), options).unwrap());
+            for (x, y) in a.log_probs.iter().zip(&b.log_probs) {
+                assert!((x - y).abs() < 1e-4, "{name}: {x} is not {y}");
+            }
+            for (x, y) in a.log_collisions.unwrap().iter().zip(&b.log_collisions.unwrap()) {
+                assert!((x - y).abs() < 1e-4, "{name}: {x} is not {y}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_the_model_cannot_take_is_named() {
+        let (_, mut config) = architectures().remove(0);
+        let mut l = Layout::default();
+        l.push(&[1; 60], &[Text::whole(&[2; 6])], true).unwrap();
+        let d = Decoder::random(config.clone(), 1, &Device::flex());
+        assert_eq!(d.score(&l, Options::default()).unwrap().log_probs.len(), 6);
+        config.rope_scaling = RopeScaling::Dynamic;
+        let d = Decoder::random(config, 1, &Device::flex());
+        let said = d.score(&l, Options::default()).unwrap_err().to_string();
+        assert!(said.contains("65 tokens") && said.contains("max_position_embeddings 64"), "{said}");
+        let mut l = Layout::default();
+        l.push(&[1, 40], &[Text::whole(&[2])], true).unwrap();
+        let said = d.score(&l, Options::default()).unwrap_err().to_string();
+        assert!(said.contains("token id 40") && said.contains("vocabulary of 40"), "{said}");
+    }
 }

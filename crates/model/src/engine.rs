@@ -4,7 +4,7 @@
 //! completion. [`Decoder::score`] gives the ln π, and [`Decoder::backward`] takes one coefficient per token, the
 //! derivative of the loss with respect to it.
 
-use burn::tensor::{Tensor, TensorData};
+use burn::tensor::Tensor;
 
 use crate::decoder::{Body, Decoder, Gradients};
 use crate::error::Error;
@@ -76,11 +76,10 @@ impl Decoder {
     /// Adds Σ_t c_t ∇ ln π(y_t | x, y_<t) to `gradients`, with c_t `coefficients`, one per scored token.
     pub fn backward(&self, pass: Pass, coefficients: &[f32], gradients: &mut Gradients) {
         let Pass { body, hidden, log_sum_exp, targets, chunk, .. } = pass;
-        let c = TensorData::new(coefficients.to_vec(), [coefficients.len(), 1]);
-        let c = Tensor::from_data(c, &self.device);
         let head = self.inventory.head;
-        let (d_hidden, d_head) = head::backward(&c, &hidden, self.p(head), &targets, &log_sum_exp, chunk);
-        gradients.add(head, d_head);
+        let weight = self.p(head);
+        let d_hidden =
+            head::backward(coefficients, &hidden, weight, &targets, &log_sum_exp, chunk, head, gradients);
         self.body_backward(body, d_hidden, gradients);
     }
 

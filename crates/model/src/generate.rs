@@ -6,7 +6,7 @@ use rand::{RngExt, SeedableRng};
 
 use crate::decoder::Decoder;
 use crate::error::Error;
-use crate::ops::attention;
+use crate::ops::{attention, linear};
 
 /// How the next token is chosen.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -132,8 +132,8 @@ impl Decoder {
     fn logits_of_last(&self, hidden: Tensor<2>) -> Vec<f32> {
         let tokens = hidden.dims()[0];
         let last = hidden.narrow(0, tokens - 1, 1);
-        let normed = crate::ops::rms_norm::forward(&last, self.p(self.inventory.norm), self.config.rms_norm_eps);
-        let logits = normed.matmul(self.p(self.inventory.head).clone().transpose());
+        let (normed, _) = self.norm(self.inventory.norm, &last);
+        let logits = linear::forward(&normed, self.p(self.inventory.head), None);
         logits.into_data().convert::<f32>().try_to_vec().expect("it was converted")
     }
 }

@@ -1,17 +1,20 @@
 //! Decoder-only transformers of the Llama family: read from and written to Hugging Face folders, scored and
 //! differentiated by one log-prob engine.
 
+mod adamw;
 mod checkpoint;
 mod config;
 mod decoder;
 mod engine;
 mod error;
 mod generate;
+mod host;
 mod layout;
 mod ops;
 mod parameters;
 mod rotary;
 
+pub use adamw::{AdamW, Moments};
 pub use checkpoint::{Checkpoint, write_whole};
 pub use config::{MODEL_TYPES, ModelConfig, RopeScaling};
 pub use decoder::{Decoder, Gradients};

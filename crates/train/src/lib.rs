@@ -1,6 +1,5 @@
 //! Training: reference scores, optimiser, schedules, metrics and the loop that joins them.
 
-mod adamw;
 mod error;
 mod metrics;
 mod part;
@@ -10,7 +9,6 @@ mod step;
 mod supervised;
 mod trainer;
 
-pub use adamw::{AdamW, Moments};
 pub use error::Error;
 pub use part::Part;
 pub use schedule::Schedule;

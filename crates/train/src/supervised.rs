@@ -1,11 +1,10 @@
 //! Supervised training: the token-averaged cross-entropy, on the same engine.
 
-use collimate_model::{Decoder, Gradients, Layout, Options, Text};
+use collimate_model::{AdamW, Decoder, Gradients, Layout, Moments, Options, Text};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 
-use crate::adamw::{AdamW, Moments};
 use crate::error::Error;
 use crate::schedule::Schedule;
 

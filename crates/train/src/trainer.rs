@@ -3,14 +3,13 @@
 use std::time::Instant;
 
 use collimate_core::{Objective, Pair};
-use collimate_model::{Decoder, Options};
+use collimate_model::{AdamW, Decoder, Moments, Options};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::adamw::{AdamW, Moments};
 use crate::error::Error;
 use crate::metrics::Window;
 use crate::part::Part;

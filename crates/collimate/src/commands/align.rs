@@ -3,13 +3,13 @@
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use collimate_data::{Dataset, Options, Report, Source, Tokenizer};
+use collimate_data::{Dataset, Lengths, Options, Report, Source, Tokenizer};
 use collimate_model::{Checkpoint, Decoder};
 use collimate_train::{Error as TrainError, Event, Part, Trainer};
 use serde_json::{Map, Value, json};
 
 use crate::config::Run;
-use crate::output::Output;
+use crate::output::{self, Output};
 use crate::progress::Progress;
 
 /// Reads, trains, saves; nothing is written before everything was read.
@@ -26,16 +26,27 @@ pub(crate) fn align(run: &Run, quiet: bool) -> Result<()> {
     let checkpoint = Checkpoint::open(&run.model)?;
     let tokenizer = Tokenizer::from_folder(&run.model)?;
 
-    let mut options = run.data_options.clone();
-    // Longer than the model's positions is not trainable: the row is named here, not by the model.
-    let limit = checkpoint.config.max_position_embeddings;
-    options.max_length = Some(options.max_length.map_or(limit, |n| n.min(limit)));
-    let (data, report) = load(&run.data, &tokenizer, &options, quiet)?;
+    let options = &run.data_options;
+    let (data, report) = load(&run.data, &tokenizer, options, quiet)?;
     let eval = match run.eval_data.is_empty() {
         true => None,
-        false => Some(load(&run.eval_data, &tokenizer, &options, quiet)?),
+        false => Some(load(&run.eval_data, &tokenizer, options, quiet)?),
     };
-    let reports = json!({"train": report, "eval": eval.as_ref().map(|(_, r)| r)});
+    let limit = checkpoint.config.max_position_embeddings;
+    let long = |data: &Dataset| {
+        let longest = |l: Lengths| l.prompt + l.chosen.max(l.rejected);
+        (0..data.len()).filter(|i| longest(data.lengths(*i)) > limit).count()
+    };
+    let beyond = long(&data) + eval.as_ref().map_or(0, |(e, _)| long(e));
+    if beyond > 0 {
+        eprintln!(
+            "{beyond} pairs are longer than the model's max_position_embeddings {limit}: its rotary positions go on, but \
+             it was not trained there (max_length with overlong = \"drop\" leaves such pairs out)"
+        );
+    }
+    let reports = json!({
+        "train": report, "eval": eval.as_ref().map(|(_, r)| r), "pairs_beyond_max_position_embeddings": beyond,
+    });
     let (train, eval) = match eval {
         Some((eval, _)) => (Part::whole(data), Some(Part::whole(eval))),
         None if run.eval_split > 0.0 => {
@@ -45,11 +56,26 @@ pub(crate) fn align(run: &Run, quiet: bool) -> Result<()> {
         None => (Part::whole(data), None),
     };
 
-    let policy = Decoder::load(&checkpoint, &device)?;
+    let resumed = run.resume.as_ref().map(|folder| output::resume(folder, &run.effective, &device)).transpose()?;
+    let initial = Decoder::load(&checkpoint, &device)?;
+    let mut reference = match &run.ref_model {
+        Some(folder) => Some(Decoder::load(&Checkpoint::open(folder)?, &device)?),
+        None => None,
+    };
+    let (policy, state) = match resumed {
+        Some((policy, moments, progress)) => {
+            // The reference is still the model that the run began with.
+            reference.get_or_insert(initial);
+            (policy, Some((moments, progress)))
+        }
+        None => (initial, None),
+    };
     let mut trainer = Trainer::new(policy, run.objective_again()?, run.settings.clone(), train, eval)?;
-    if let Some(folder) = &run.ref_model {
-        let other = Checkpoint::open(folder)?;
-        trainer = trainer.with_reference(Decoder::load(&other, &device)?);
+    if let Some(reference) = reference {
+        trainer = trainer.with_reference(reference);
+    }
+    if let Some((moments, progress)) = state {
+        trainer = trainer.resume(moments, progress);
     }
     if !quiet {
         let parameters = checkpoint.inventory.elements();
@@ -67,9 +93,11 @@ pub(crate) fn align(run: &Run, quiet: bool) -> Result<()> {
     trainer.run(&mut |event| {
         progress.event(&event);
         match event {
-            Event::Begin { .. } => output.begin(&config).map_err(io),
+            Event::Begin { from, .. } => output.begin(&config, from).map_err(io),
+            Event::Step(s) => output.timing(s).context("timing.jsonl").map_err(io),
+            Event::Save(state) => output.save(&checkpoint, state, &run.effective).map_err(io),
             Event::Metrics(line) => output.metrics(line).context("metrics.jsonl").map_err(io),
-            _ => Ok(()),
+            Event::Reference { .. } => Ok(()),
         }
     })?;
     output.report("data_report.json", &reports)?;

@@ -2,6 +2,7 @@
 
 pub(crate) mod align;
 pub(crate) mod backends;
+pub(crate) mod data;
 pub(crate) mod demo;
 pub(crate) mod generate;
 pub(crate) mod methods;

@@ -2,6 +2,10 @@
 
 use burn::tensor::{Device, Int, Tensor, TensorData, activation::softmax};
 
+use collimate_kernels::attention::{Attention, Row as KernelRow};
+use std::cell::OnceCell;
+
+use crate::host::{self, View};
 use crate::layout::Row;
 
 /// Far below any score, yet finite: its exponential is exactly 0 in f32.
@@ -19,9 +23,50 @@ pub(crate) struct Heads {
 }
 
 /// Who attends to whom, prepared once per batch for all layers with the same window.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct Mask {
-    /// Rows as a rectangle: the token at each place `[rows·longest]` (token 0 at empty ones).
+    rows: Vec<KernelRow>,
+    window: Option<usize>,
+    device: Device,
+    rectangle: OnceCell<Rectangle>,
+}
+
+impl Mask {
+    /// `window`: how many positions back a token sees, itself included; none: all.
+    pub fn new(rows: &[Row], window: Option<usize>, device: &Device) -> Self {
+        let rows = rows
+            .iter()
+            .map(|r| KernelRow { start: r.start, prefix: r.prefix, branches: r.branches.clone() })
+            .collect();
+        Self { rows, window, device: device.clone(), rectangle: OnceCell::new() }
+    }
+
+    /// The rows as a rectangle, which only tensor operations need.
+    fn rectangle(&self) -> &Rectangle {
+        self.rectangle.get_or_init(|| {
+            let rows = self.rows.iter();
+            let rows: Vec<Row> =
+                rows.map(|r| Row { start: r.start, prefix: r.prefix, branches: r.branches.clone() }).collect();
+            Rectangle::new(&rows, self.window, &self.device)
+        })
+    }
+
+    fn kernel(&self, heads: Heads) -> Attention<'_> {
+        Attention {
+            rows: &self.rows,
+            heads: heads.queries,
+            kv_heads: heads.keys,
+            head_dim: heads.dim,
+            scale: heads.scale() as f32,
+            window: self.window,
+        }
+    }
+}
+
+/// Rows side by side, padded to the longest.
+#[derive(Clone, Debug)]
+struct Rectangle {
+    /// The token at each place `[rows·longest]` (token 0 at empty ones).
     places: Tensor<1, Int>,
     /// The place of each token, `[tokens]`.
     tokens: Tensor<1, Int>,
@@ -31,9 +76,8 @@ pub(crate) struct Mask {
     longest: usize,
 }
 
-impl Mask {
-    /// `window`: how many positions back a token sees, itself included; none: all.
-    pub fn new(rows: &[Row], window: Option<usize>, device: &Device) -> Self {
+impl Rectangle {
+    fn new(rows: &[Row], window: Option<usize>, device: &Device) -> Self {
         let longest = rows.iter().map(Row::len).max().unwrap_or(0);
         let tokens: usize = rows.iter().map(Row::len).sum();
         let mut places = vec![0i32; rows.len() * longest];
@@ -102,8 +146,23 @@ impl Heads {
     }
 }
 
-/// Let q be `q` `[tokens, queries·d]` and k, v be `k`, `v` `[tokens, keys·d]`: o `[tokens, queries·d]`.
-pub(crate) fn forward(q: &Tensor<2>, k: &Tensor<2>, v: &Tensor<2>, mask: &Mask, heads: Heads) -> Tensor<2> {
+/// Let q be `q` `[tokens, queries·d]` and k, v be `k`, `v` `[tokens, keys·d]`: o `[tokens, queries·d]`, and what the
+/// backward pass of a kernel wants beside it, ln Σ exp `[tokens, queries]`.
+pub(crate) fn forward(
+    q: &Tensor<2>,
+    k: &Tensor<2>,
+    v: &Tensor<2>,
+    mask: &Mask,
+    heads: Heads,
+) -> (Tensor<2>, Option<Tensor<2>>) {
+    let Some([qs, ks, vs]) = View::all([q, k, v]) else { return (plain(q, k, v, mask.rectangle(), heads), None) };
+    let [n, width] = q.dims();
+    let (mut out, mut lse) = (vec![0.0; n * width], vec![0.0; n * heads.queries]);
+    mask.kernel(heads).forward(qs.slice(), ks.slice(), vs.slice(), &mut out, &mut lse);
+    (host::tensor(out, [n, width]), Some(host::tensor(lse, [n, heads.queries])))
+}
+
+fn plain(q: &Tensor<2>, k: &Tensor<2>, v: &Tensor<2>, mask: &Rectangle, heads: Heads) -> Tensor<2> {
     let Heads { keys, dim, .. } = heads;
     let q = mask.spread(q.clone(), keys, heads.group(), dim);
     let k = mask.spread(k.clone(), keys, 1, dim);
@@ -112,13 +171,34 @@ pub(crate) fn forward(q: &Tensor<2>, k: &Tensor<2>, v: &Tensor<2>, mask: &Mask, 
 }
 
 /// dq, dk and dv. With p the probabilities, computed anew: dv = pᵀ do, ds = p (do vᵀ − Σ do·o), dq = ds k/√d,
-/// dk = dsᵀ q/√d (arXiv:2205.14135, algorithm 4).
+/// dk = dsᵀ q/√d (arXiv:2205.14135, algorithm 4). `out` and `lse` are those of the forward pass.
 pub(crate) fn backward(
     d_out: &Tensor<2>,
     [q, k, v]: [&Tensor<2>; 3],
+    (out, lse): (&Tensor<2>, Option<&Tensor<2>>),
     mask: &Mask,
     heads: Heads,
-) -> (Tensor<2>, Tensor<2>, Tensor<2>) {
+) -> [Tensor<2>; 3] {
+    let views = lse.and_then(|lse| View::all([d_out, q, k, v, out, lse]));
+    let Some([g, qs, ks, vs, o, l]) = views else { return plain_backward(d_out, [q, k, v], mask.rectangle(), heads) };
+    let (dims, kv_dims) = (q.dims(), k.dims());
+    let mut dq = vec![0.0; dims[0] * dims[1]];
+    let [mut dk, mut dv] = [(); 2].map(|()| vec![0.0; kv_dims[0] * kv_dims[1]]);
+    mask.kernel(heads).backward(
+        g.slice(),
+        qs.slice(),
+        ks.slice(),
+        vs.slice(),
+        o.slice(),
+        l.slice(),
+        &mut dq,
+        &mut dk,
+        &mut dv,
+    );
+    [host::tensor(dq, dims), host::tensor(dk, kv_dims), host::tensor(dv, kv_dims)]
+}
+
+fn plain_backward(d_out: &Tensor<2>, [q, k, v]: [&Tensor<2>; 3], mask: &Rectangle, heads: Heads) -> [Tensor<2>; 3] {
     let Heads { keys, dim, .. } = heads;
     let q = mask.spread(q.clone(), keys, heads.group(), dim);
     let k = mask.spread(k.clone(), keys, 1, dim);
@@ -132,7 +212,7 @@ pub(crate) fn backward(
     let ds = p * (dp - along) * heads.scale();
     let dq = ds.clone().matmul(k);
     let dk = ds.swap_dims(2, 3).matmul(q);
-    (mask.gather(dq, heads.group()), mask.gather(dk, 1), mask.gather(dv, 1))
+    [mask.gather(dq, heads.group()), mask.gather(dk, 1), mask.gather(dv, 1)]
 }
 
 /// One text in progress: the queries of its newest tokens `[new, queries·d]` against all keys and values so far
@@ -159,7 +239,7 @@ pub(crate) fn extend(q: &Tensor<2>, k: &Tensor<2>, v: &Tensor<2>, window: Option
 
 #[cfg(test)]
 mod tests {
-    use super::super::oracle::{assert_close, gradients, random};
+    use super::super::oracle::{assert_close, gradients, on_both, random};
     use super::*;
 
     const HEADS: Heads = Heads { queries: 4, keys: 2, dim: 4 };
@@ -213,26 +293,33 @@ mod tests {
 
     #[test]
     fn forward_is_the_definition() {
-        let [q, k, v] = inputs();
-        for window in [None, Some(3)] {
-            let mask = Mask::new(&rows(), window, &q.device());
-            let expected = TensorData::new(naive(&q, &k, &v, &rows(), window), [18, 16]);
-            assert_close(&forward(&q, &k, &v, &mask, HEADS), &Tensor::from_data(expected, &q.device()));
-        }
+        on_both(|at| {
+            let [q, k, v] = inputs().map(at);
+            for window in [None, Some(3)] {
+                let mask = Mask::new(&rows(), window, &q.device());
+                let expected = TensorData::new(naive(&q, &k, &v, &rows(), window), [18, 16]);
+                assert_close(&forward(&q, &k, &v, &mask, HEADS).0, &Tensor::from_data(expected, &q.device()));
+            }
+        });
     }
 
     #[test]
     fn backward_is_that_of_forward() {
-        let [q, k, v] = inputs();
-        let dy = random([18, 16], 4);
-        let mask = Mask::new(&rows(), Some(4), &q.device());
-        let tracked = Mask { bias: mask.bias.clone().autodiff(), ..mask.clone() };
-        let expected =
-            gradients(&[q.clone(), k.clone(), v.clone()], &dy, |t| forward(&t[0], &t[1], &t[2], &tracked, HEADS));
-        let (dq, dk, dv) = backward(&dy, [&q, &k, &v], &mask, HEADS);
-        assert_close(&dq, &expected[0]);
-        assert_close(&dk, &expected[1]);
-        assert_close(&dv, &expected[2]);
+        on_both(|at| {
+            let [q, k, v] = inputs().map(at);
+            let dy = at(random([18, 16], 4));
+            let mask = Mask::new(&rows(), Some(4), &q.device());
+            let rectangle = mask.rectangle();
+            let tracked = Rectangle { bias: rectangle.bias.clone().autodiff(), ..rectangle.clone() };
+            let expected = gradients(&[q.clone(), k.clone(), v.clone()], &dy, |t| {
+                plain(&t[0], &t[1], &t[2], &tracked, HEADS)
+            });
+            let (out, lse) = forward(&q, &k, &v, &mask, HEADS);
+            let got = backward(&dy, [&q, &k, &v], (&out, lse.as_ref()), &mask, HEADS);
+            for (got, expected) in got.iter().zip(&expected) {
+                assert_close(got, expected);
+            }
+        });
     }
 
     #[test]
@@ -241,7 +328,7 @@ mod tests {
         let (q, k, v) = (q.narrow(0, 0, 9), k.narrow(0, 0, 9), v.narrow(0, 0, 9));
         let whole = [Row { start: 0, prefix: 9, branches: vec![] }];
         for window in [None, Some(3)] {
-            let expected = forward(&q, &k, &v, &Mask::new(&whole, window, &q.device()), HEADS).narrow(0, 6, 3);
+            let expected = forward(&q, &k, &v, &Mask::new(&whole, window, &q.device()), HEADS).0.narrow(0, 6, 3);
             assert_close(&extend(&q.clone().narrow(0, 6, 3), &k, &v, window, HEADS), &expected);
         }
     }

@@ -1,31 +1,49 @@
 //! y = silu(g) · u, with silu(g) = g σ(g) (arXiv:2002.05202, eq. 6).
 
 use burn::tensor::{Tensor, activation::sigmoid};
+use collimate_kernels::swiglu as kernel;
+
+use crate::host::{self, View};
 
 /// Let g be `gate` and u be `up`, both `[tokens, width]`.
 pub(crate) fn forward(gate: &Tensor<2>, up: &Tensor<2>) -> Tensor<2> {
+    let Some([g, u]) = View::all([gate, up]) else { return plain(gate, up) };
+    let mut y = vec![0.0; g.slice().len()];
+    kernel::forward(g.slice(), u.slice(), &mut y);
+    host::tensor(y, gate.dims())
+}
+
+fn plain(gate: &Tensor<2>, up: &Tensor<2>) -> Tensor<2> {
     gate.clone() * sigmoid(gate.clone()) * up.clone()
 }
 
 /// dg = dy·u·σ(g)(1 + g(1 − σ(g))) and du = dy·silu(g).
-pub(crate) fn backward(dy: &Tensor<2>, gate: &Tensor<2>, up: &Tensor<2>) -> (Tensor<2>, Tensor<2>) {
-    let s = sigmoid(gate.clone());
-    let du = dy.clone() * gate.clone() * s.clone();
-    let slope = s.clone() * (gate.clone() * (-s + 1.0) + 1.0);
-    (dy.clone() * up.clone() * slope, du)
+pub(crate) fn backward(dy: &Tensor<2>, gate: Tensor<2>, up: Tensor<2>) -> (Tensor<2>, Tensor<2>) {
+    let Some([g, gs, us]) = View::all([dy, &gate, &up]) else {
+        let s = sigmoid(gate.clone());
+        let du = dy.clone() * gate.clone() * s.clone();
+        let slope = s.clone() * (gate * (-s + 1.0) + 1.0);
+        return (dy.clone() * up * slope, du);
+    };
+    let (mut dg, mut du) = (vec![0.0; gs.slice().len()], vec![0.0; gs.slice().len()]);
+    kernel::backward(g.slice(), gs.slice(), us.slice(), &mut dg, &mut du);
+    (host::tensor(dg, dy.dims()), host::tensor(du, dy.dims()))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::oracle::{assert_close, gradients, random};
+    use super::super::oracle::{assert_close, gradients, on_both, random};
     use super::*;
 
     #[test]
     fn backward_is_that_of_forward() {
-        let (g, u, dy) = (random([5, 8], 1), random([5, 8], 2), random([5, 8], 3));
-        let expected = gradients(&[g.clone(), u.clone()], &dy, |t| forward(&t[0], &t[1]));
-        let (dg, du) = backward(&dy, &g, &u);
-        assert_close(&dg, &expected[0]);
-        assert_close(&du, &expected[1]);
+        on_both(|at| {
+            let (g, u, dy) = (at(random([5, 8], 1)), at(random([5, 8], 2)), at(random([5, 8], 3)));
+            assert_close(&forward(&g, &u), &plain(&g, &u));
+            let expected = gradients(&[g.clone(), u.clone()], &dy, |t| plain(&t[0], &t[1]));
+            let (dg, du) = backward(&dy, g, u);
+            assert_close(&dg, &expected[0]);
+            assert_close(&du, &expected[1]);
+        });
     }
 }

@@ -1,0 +1,75 @@
+//! Tensors that lie in this process's memory, seen as slices: the door to the hand-made CPU kernels.
+//!
+//! On the flex backend a piece of the decoder reads and writes its tensors' own buffers, and the kernel does the work;
+//! on any other backend it runs the same formula as tensor operations, which is also what the tests hold it against.
+
+use burn::tensor::{Tensor, TensorData};
+use burn_flex::{Flex, FlexTensor};
+
+/// A tensor's buffer, row-major and shared with the tensor.
+pub(crate) struct View(FlexTensor);
+
+impl View {
+    /// None if the tensor is elsewhere, is not f32, or is on a tape.
+    pub fn of<const D: usize>(t: &Tensor<D>) -> Option<Self> {
+        let primitive = t.clone().try_into_primitive::<Flex>().ok()?;
+        let view = Self(if primitive.is_contiguous() { primitive } else { primitive.to_contiguous() });
+        view.0.as_slice::<f32>().is_some().then_some(view)
+    }
+
+    /// All of them, or none.
+    pub fn all<const D: usize, const N: usize>(tensors: [&Tensor<D>; N]) -> Option<[Self; N]> {
+        let views: Vec<Self> = tensors.into_iter().map_while(Self::of).collect();
+        views.try_into().ok()
+    }
+
+    pub fn slice(&self) -> &[f32] {
+        self.0.as_slice().expect("checked when it was made")
+    }
+}
+
+/// A tensor that takes over a buffer.
+pub(crate) fn tensor<const D: usize>(values: Vec<f32>, dims: [usize; D]) -> Tensor<D> {
+    Tensor::from_primitive::<Flex>(FlexTensor::from_data(TensorData::new(values, dims)))
+}
+
+/// Changes a tensor's buffer in place, where it has one here; a shared one is copied first.
+pub(crate) fn update<const D: usize, R>(t: &mut Tensor<D>, change: impl FnOnce(&mut [f32]) -> R) -> Option<R> {
+    View::of(t)?;
+    let mut primitive = t.extract().try_into_primitive::<Flex>().expect("it was seen there");
+    if !primitive.is_contiguous() || primitive.layout().start_offset() != 0 {
+        primitive = primitive.to_contiguous();
+    }
+    let result = change(primitive.storage_mut());
+    *t = Tensor::from_primitive::<Flex>(primitive);
+    Some(result)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use burn::tensor::Device;
+
+    #[test]
+    fn a_view_follows_the_layout() {
+        let t = tensor((0..6).map(|x| x as f32).collect(), [2, 3]);
+        assert_eq!(View::of(&t.clone().transpose()).unwrap().slice(), [0., 3., 1., 4., 2., 5.]);
+        assert_eq!(View::of(&t.clone().narrow(0, 1, 1)).unwrap().slice(), [3., 4., 5.]);
+        assert!(View::of(&t.clone().autodiff()).is_none());
+        let elsewhere = Tensor::<1>::zeros([3], &Device::ndarray());
+        assert!(View::of(&elsewhere).is_none());
+    }
+
+    #[test]
+    fn an_update_leaves_copies_alone() {
+        let mut t = tensor(vec![1.0, 2.0, 3.0, 4.0], [2, 2]);
+        let copy = t.clone();
+        update(&mut t, |s| s[3] = 9.0).unwrap();
+        assert_eq!(View::of(&t).unwrap().slice(), [1., 2., 3., 9.]);
+        assert_eq!(View::of(&copy).unwrap().slice(), [1., 2., 3., 4.]);
+        // Of a part, only the part is kept.
+        let mut part = copy.narrow(0, 1, 1);
+        update(&mut part, |s| s[0] = 7.0).unwrap();
+        assert_eq!(View::of(&part).unwrap().slice(), [7., 4.]);
+    }
+}

@@ -1,0 +1,167 @@
+//! Checkpoint folders as they come: shards, half precision, tied heads stored either way.
+
+mod common;
+
+use std::collections::HashMap;
+use std::fs;
+use std::path::Path;
+
+use burn::tensor::Device;
+use collimate::model::{Checkpoint, Tensors};
+use safetensors::tensor::{SafeTensors, TensorView};
+use safetensors::{Dtype, serialize};
+
+/// A tensor file as name, type, shape and bytes.
+type Held = Vec<(String, Dtype, Vec<usize>, Vec<u8>)>;
+
+fn read(path: &Path) -> Held {
+    let bytes = fs::read(path).unwrap();
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    let mut all: Held = file
+        .tensors()
+        .into_iter()
+        .map(|(n, t)| (n, t.dtype(), t.shape().to_vec(), t.data().to_vec()))
+        .collect();
+    all.sort_by(|a, b| a.0.cmp(&b.0));
+    all
+}
+
+fn write(path: &Path, held: &Held) {
+    let views = held.iter().map(|(n, d, s, b)| (n.clone(), TensorView::new(*d, s.clone(), b).unwrap()));
+    fs::write(path, serialize(views, None).unwrap()).unwrap();
+}
+
+fn values(t: &Tensors) -> Vec<Vec<f32>> {
+    t.0.iter().map(|t| t.to_data().try_to_vec().unwrap()).collect()
+}
+
+fn load(folder: &Path) -> Result<Vec<Vec<f32>>, String> {
+    let checkpoint = Checkpoint::open(folder).map_err(|e| e.to_string())?;
+    checkpoint.load(&Device::flex()).map(|t| values(&t)).map_err(|e| e.to_string())
+}
+
+/// A small checkpoint, its weights file, and its values.
+fn small() -> (tempfile::TempDir, std::path::PathBuf, Vec<Vec<f32>>) {
+    let root = tempfile::tempdir().unwrap();
+    common::small_checkpoint(root.path(), 4);
+    let (file, values) = (root.path().join("model.safetensors"), load(root.path()).unwrap());
+    (root, file, values)
+}
+
+#[test]
+fn shards_are_joined_by_their_index() {
+    let (root, file, whole) = small();
+    let held = read(&file);
+    let (a, b) = held.split_at(7);
+    write(&root.path().join("model-00001-of-00002.safetensors"), &a.to_vec());
+    write(&root.path().join("model-00002-of-00002.safetensors"), &b.to_vec());
+    fs::remove_file(&file).unwrap();
+    let place = |part: &[(String, Dtype, Vec<usize>, Vec<u8>)], n: usize| {
+        part.iter().map(|t| (t.0.clone(), format!("model-0000{n}-of-00002.safetensors"))).collect::<HashMap<_, _>>()
+    };
+    let mut map = place(a, 1);
+    map.extend(place(b, 2));
+    let index = root.path().join("model.safetensors.index.json");
+    fs::write(&index, serde_json::json!({"metadata": {}, "weight_map": map}).to_string()).unwrap();
+    assert_eq!(load(root.path()).unwrap(), whole);
+
+    map.insert("model.norm.weight".into(), "model-00001-of-00002.safetensors".into());
+    map.insert(a[0].0.clone(), "model-00002-of-00002.safetensors".into());
+    fs::write(&index, serde_json::json!({"weight_map": map}).to_string()).unwrap();
+    let said = load(root.path()).unwrap_err();
+    assert!(said.contains("index") && said.contains("which lacks it"), "{said}");
+}
+
+#[test]
+fn half_precision_is_read_as_f32() {
+    let (root, file, whole) = small();
+    let held = read(&file);
+    for (dtype, bits) in [(Dtype::BF16, 8), (Dtype::F16, 11)] {
+        let narrow = held.iter().map(|(n, _, s, b)| {
+            let half = b.chunks_exact(4).flat_map(|c| {
+                let x = f32::from_le_bytes([c[0], c[1], c[2], c[3]]);
+                match dtype {
+                    Dtype::BF16 => half::bf16::from_f32(x).to_le_bytes(),
+                    _ => half::f16::from_f32(x).to_le_bytes(),
+                }
+            });
+            (n.clone(), dtype, s.clone(), half.collect())
+        });
+        write(&file, &narrow.collect());
+        let got = load(root.path()).unwrap();
+        for (g, w) in got.iter().flatten().zip(whole.iter().flatten()) {
+            assert!((g - w).abs() <= w.abs() * 2f32.powi(-bits) + 1e-7, "{dtype:?}: {g} is not {w}");
+        }
+    }
+    let odd = held.iter().map(|(n, _, s, b)| (n.clone(), Dtype::I32, s.clone(), b.clone())).collect();
+    write(&file, &odd);
+    assert!(load(root.path()).unwrap_err().contains("expected f32, f16 or bf16, got I32"));
+}
+
+#[test]
+fn a_tied_head_may_be_stored_under_either_name() {
+    let (root, file, whole) = small();
+    let held = read(&file);
+    let renamed = |from: &str, to: &str| -> Held {
+        held.iter().cloned().map(|mut t| { if t.0 == from { t.0 = to.into() } t }).collect()
+    };
+    write(&file, &renamed("model.embed_tokens.weight", "lm_head.weight"));
+    assert_eq!(load(root.path()).unwrap(), whole);
+    let mut both = held.clone();
+    both.extend(renamed("model.embed_tokens.weight", "lm_head.weight").into_iter().filter(|t| t.0 == "lm_head.weight"));
+    write(&file, &both);
+    assert_eq!(load(root.path()).unwrap(), whole);
+    both.last_mut().unwrap().3[0] ^= 1;
+    write(&file, &both);
+    assert!(load(root.path()).unwrap_err().contains("says that they are tied"));
+}
+
+#[test]
+fn a_value_that_is_not_a_number_is_refused() {
+    let (root, file, _) = small();
+    let mut held = read(&file);
+    held[3].3[..4].copy_from_slice(&f32::NAN.to_le_bytes());
+    write(&file, &held);
+    let said = load(root.path()).unwrap_err();
+    assert!(said.contains(&held[3].0) && said.contains("not finite"), "{said}");
+}
+
+#[test]
+fn what_is_saved_is_what_was_read() {
+    for name in ["data/stories260k-hf", "data/tinystories-656k-bf16"] {
+        let Some(folder) = common::shared(name) else { return };
+        let checkpoint = Checkpoint::open(&folder).unwrap();
+        let tensors = checkpoint.load(&Device::flex()).unwrap();
+        let out = tempfile::tempdir().unwrap();
+        checkpoint.save(&tensors, out.path()).unwrap();
+        assert_eq!(load(out.path()).unwrap(), values(&tensors), "{name}");
+        let names = |f: &Path| read(f).into_iter().map(|t| (t.0, t.2)).collect::<Vec<_>>();
+        let (from, to) = (folder.join("model.safetensors"), out.path().join("model.safetensors"));
+        assert_eq!(names(&from), names(&to), "{name}");
+        for file in ["tokenizer.json", "tokenizer_config.json", "generation_config.json", "special_tokens_map.json"] {
+            assert_eq!(fs::read(folder.join(file)).unwrap(), fs::read(out.path().join(file)).unwrap(), "{file}");
+        }
+        let config: serde_json::Value = serde_json::from_slice(&fs::read(out.path().join("config.json")).unwrap()).unwrap();
+        assert_eq!(config["torch_dtype"], "float32");
+        assert_eq!(config["vocab_size"], checkpoint.raw_config["vocab_size"]);
+    }
+}
+
+#[test]
+fn configurations_of_known_models_are_understood() {
+    let Some(folder) = common::shared("data/configs") else { return };
+    let mut seen = 0;
+    for file in fs::read_dir(folder).unwrap() {
+        let path = file.unwrap().path();
+        let value: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+        let config = collimate::model::ModelConfig::from_value(&value, &path).unwrap();
+        match config.model_type.as_str() {
+            // Qwen2.5-0.5B: 494,032,768 parameters, tied; SmolLM2-135M: 134,515,008, tied.
+            "qwen2" => assert_eq!(collimate::model::Inventory::new(&config).elements(), 494_032_768),
+            "llama" => assert_eq!(collimate::model::Inventory::new(&config).elements(), 134_515_008),
+            other => panic!("{other}"),
+        }
+        seen += 1;
+    }
+    assert_eq!(seen, 2);
+}
