@@ -305,6 +305,8 @@ impl Inspection {
         let bins = self.chosen.bins.len().max(1);
         let most = self.chosen.bins.iter().chain(&self.rejected.bins).copied().max().unwrap_or(0).max(1);
         let step = width / bins as f64;
+        // Chosen stands left and rejected right in each bin.
+        let half = (step - 2.0).max(1.0) / 2.0;
         let y = |n: usize| top + height * (1.0 - n as f64 / most as f64);
         let mut out = String::from(concat!(
             r#"<svg xmlns="http://www.w3.org/2000/svg" width="720" height="400" viewBox="0 0 720 400" "#,
@@ -329,15 +331,15 @@ impl Inspection {
             let _ = writeln!(out, r#"<text x="{}" y="{:.1}" text-anchor="end">{n}</text>"#, left - 6.0, at + 4.0);
         }
         for (name, d, fill, place) in
-            [("chosen", &self.chosen, "#2a7f4f", 0.0), ("rejected", &self.rejected, "#c0392b", 110.0)]
+            [("chosen", &self.chosen, "#2a7f4f", 0.0), ("rejected", &self.rejected, "#c0392b", 160.0)]
         {
             for (i, n) in d.bins.iter().enumerate().filter(|(_, n)| **n > 0) {
                 let _ = writeln!(
                     out,
-                    r#"<rect x="{:.1}" y="{:.1}" width="{:.1}" height="{:.1}" fill="{fill}" fill-opacity="0.5"><title>{name}, {} to {} {}: {n}</title></rect>"#,
-                    left + step * i as f64,
+                    r#"<rect x="{:.1}" y="{:.1}" width="{:.1}" height="{:.1}" fill="{fill}" ><title>{name}, {} to {} {}: {n}</title></rect>"#,
+                    left + step * i as f64 + if place > 0.0 { half } else { 0.0 },
                     y(*n),
-                    (step - 1.0).max(0.5),
+                    half,
                     top + height - y(*n),
                     i * d.bin_width,
                     (i + 1) * d.bin_width - 1,
@@ -351,10 +353,7 @@ impl Inspection {
                 top + height
             );
             let x = left + place;
-            let _ = writeln!(
-                out,
-                "<rect x=\"{x}\" y=\"28\" width=\"12\" height=\"12\" fill=\"{fill}\" fill-opacity=\"0.5\"/>"
-            );
+            let _ = writeln!(out, "<rect x=\"{x}\" y=\"28\" width=\"12\" height=\"12\" fill=\"{fill}\"/>");
             let _ = writeln!(out, r#"<text x="{}" y="38">{name}, mean {:.0}</text>"#, x + 16.0, d.mean);
         }
         for i in (0..=bins).step_by(bins.div_ceil(8)) {

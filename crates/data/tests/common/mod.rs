@@ -1,6 +1,7 @@
 //! What the tests of this crate share.
 #![allow(dead_code)] // not every test uses all of it
 
+use std::io::Write;
 use std::path::PathBuf;
 
 /// The folder of real material beside the repository, or None after saying that the test is skipped.
@@ -11,7 +12,8 @@ pub fn shared() -> Option<PathBuf> {
     if data.is_dir() {
         return Some(data);
     }
-    eprintln!("SKIPPED: no {} (set COLLIMATE_SHARED)", data.display());
+    // Past the capture of test output, which eprintln! does not get by.
+    let _ = writeln!(std::io::stderr(), "SKIPPED: no {} (set COLLIMATE_SHARED)", data.display());
     None
 }
 
