@@ -17,11 +17,8 @@ type Held = Vec<(String, Dtype, Vec<usize>, Vec<u8>)>;
 fn read(path: &Path) -> Held {
     let bytes = fs::read(path).unwrap();
     let file = SafeTensors::deserialize(&bytes).unwrap();
-    let mut all: Held = file
-        .tensors()
-        .into_iter()
-        .map(|(n, t)| (n, t.dtype(), t.shape().to_vec(), t.data().to_vec()))
-        .collect();
+    let mut all: Held =
+        file.tensors().into_iter().map(|(n, t)| (n, t.dtype(), t.shape().to_vec(), t.data().to_vec())).collect();
     all.sort_by(|a, b| a.0.cmp(&b.0));
     all
 }
@@ -103,7 +100,15 @@ fn a_tied_head_may_be_stored_under_either_name() {
     let (root, file, whole) = small();
     let held = read(&file);
     let renamed = |from: &str, to: &str| -> Held {
-        held.iter().cloned().map(|mut t| { if t.0 == from { t.0 = to.into() } t }).collect()
+        held.iter()
+            .cloned()
+            .map(|mut t| {
+                if t.0 == from {
+                    t.0 = to.into()
+                }
+                t
+            })
+            .collect()
     };
     write(&file, &renamed("model.embed_tokens.weight", "lm_head.weight"));
     assert_eq!(load(root.path()).unwrap(), whole);
@@ -141,7 +146,8 @@ fn what_is_saved_is_what_was_read() {
         for file in ["tokenizer.json", "tokenizer_config.json", "generation_config.json", "special_tokens_map.json"] {
             assert_eq!(fs::read(folder.join(file)).unwrap(), fs::read(out.path().join(file)).unwrap(), "{file}");
         }
-        let config: serde_json::Value = serde_json::from_slice(&fs::read(out.path().join("config.json")).unwrap()).unwrap();
+        let config: serde_json::Value =
+            serde_json::from_slice(&fs::read(out.path().join("config.json")).unwrap()).unwrap();
         assert_eq!(config["torch_dtype"], "float32");
         assert_eq!(config["vocab_size"], checkpoint.raw_config["vocab_size"]);
     }

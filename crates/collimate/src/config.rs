@@ -50,7 +50,11 @@ pub const KEYS: &[Key] = &[
     text(RUN, "ref_model", "The reference; default: the model as it is before training"),
     text(RUN, "eval_data", "Preference pairs to evaluate on"),
     key(RUN, "eval_split", "Share of data kept for evaluation instead, 0 to 1 [default: 0]"),
-    text(RUN, "resume_from_checkpoint", "Go on from a checkpoint folder that an earlier run of the same configuration saved"),
+    text(
+        RUN,
+        "resume_from_checkpoint",
+        "Go on from a checkpoint folder that an earlier run of the same configuration saved",
+    ),
     text(RUN, "backend", "Tensors: see `collimate backends` [default: the first that is usable]"),
     text(METHOD, "method", "The method by name: see `collimate methods` [default: averaged-dpo]"),
     key(
@@ -115,6 +119,7 @@ pub const KEYS: &[Key] = &[
     text(DATA, "inner_eos", "error or drop [default: error]"),
     text(DATA, "chat_template", "A chat template, or a path to one ending in .jinja, in place of the checkpoint's"),
     key(DATA, "chat_template_kwargs", "Variables for the chat template: {enable_thinking = false}"),
+    text(DATA, "template_date", "The date that a chat template sees as today, YYYY-MM-DD [default: today]"),
     key(DATA, "assistant_only_loss", "Score only what the template marks as generated [default: false]"),
     text(DATA, "cache_dir", "Folder for tokenised data, reused by later runs [default: none]"),
 ];
@@ -388,7 +393,9 @@ mod tests {
     fn every_setting_has_a_key_and_every_key_a_setting() {
         let mut settings: Vec<String> = names::<Settings>();
         settings.extend(names::<DataOptions>());
-        settings.extend(["model", "ref_model", "data", "eval_data", "eval_split", "backend", "output_dir"].map(String::from));
+        settings.extend(
+            ["model", "ref_model", "data", "eval_data", "eval_split", "backend", "output_dir"].map(String::from),
+        );
         settings.extend(["method", "objective", "resume_from_checkpoint"].map(String::from));
         settings.sort();
         settings.dedup();

@@ -120,7 +120,8 @@ pub(crate) fn resume(
         .with_context(|| format!("resume_from_checkpoint: {} can't be read", path.display()))?;
     let saved: Saved = serde_json::from_str(&text).with_context(|| path.display().to_string())?;
     let keys = config.keys().chain(saved.config.keys());
-    if let Some(key) = keys.into_iter().find(|k| !FREE.contains(&k.as_str()) && config.get(*k) != saved.config.get(*k)) {
+    if let Some(key) = keys.into_iter().find(|k| !FREE.contains(&k.as_str()) && config.get(*k) != saved.config.get(*k))
+    {
         let said = |v: Option<&Value>| v.map_or("not set".to_owned(), ToString::to_string);
         bail!(
             "resume_from_checkpoint: `{key}` is {}, but {} was saved with {}; a run goes on only as it was",

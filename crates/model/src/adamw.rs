@@ -64,9 +64,8 @@ impl AdamW {
             eps: self.epsilon,
             weight_decay: self.weight_decay,
         };
-        let done = host::update(p, |p| {
-            host::update(m, |m| host::update(v, |v| adamw.step(step, scale as f32, p, m, v, g)))
-        });
+        let done =
+            host::update(p, |p| host::update(m, |m| host::update(v, |v| adamw.step(step, scale as f32, p, m, v, g))));
         done.flatten().flatten().expect("moments and parameters lie where gradients lie");
     }
 
@@ -89,7 +88,8 @@ mod tests {
     fn two_steps_are_those_of_the_formula() {
         let adamw = AdamW { beta1: 0.9, beta2: 0.99, epsilon: 1e-6, weight_decay: 0.1 };
         on_both(|at| {
-            let (mut p, mut m, mut v) = (at(random([3, 5], 1)), at(random([3, 5], 9) * 0.0), at(random([3, 5], 9) * 0.0));
+            let (mut p, mut m, mut v) =
+                (at(random([3, 5], 1)), at(random([3, 5], 9) * 0.0), at(random([3, 5], 9) * 0.0));
             let (mut q, mut qm, mut qv) = (p.clone(), m.clone(), v.clone());
             for step in 1..=2 {
                 let g = at(random([3, 5], 1 + step));

@@ -288,7 +288,8 @@ impl Checkpoint {
     pub fn load_moments(&self, path: &Path, device: &Device) -> Result<Moments, Error> {
         let mut shard = Shard::open(path)?;
         let steps = shard.metadata.metadata().as_ref().and_then(|m| m.get("step")?.parse().ok());
-        let steps = steps.ok_or_else(|| shard.fault("(metadata)", "`step` is missing; expected a whole number".into()))?;
+        let steps =
+            steps.ok_or_else(|| shard.fault("(metadata)", "`step` is missing; expected a whole number".into()))?;
         let mut read = |prefix: &str| -> Result<Tensors, Error> {
             let specs = self.inventory.specs.iter().map(|spec| {
                 let name = format!("{prefix}.{}", spec.name);

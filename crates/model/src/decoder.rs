@@ -467,8 +467,7 @@ mod tests {
         let leaves = decoder.parameters.0.iter().map(|p| p.clone().autodiff().require_grad());
         let taped = Decoder::new(decoder.config.clone(), Tensors(leaves.collect()), &device);
         let body = taped.body(layout, false, false).unwrap();
-        let scored =
-            head::forward(&taped.readout(&body), taped.p(taped.inventory.head), &layout.targets, 1000, false);
+        let scored = head::forward(&taped.readout(&body), taped.p(taped.inventory.head), &layout.targets, 1000, false);
         let c = coefficients(layout.targets.len());
         let c: Tensor<1> = Tensor::from_data(TensorData::new(c.clone(), [c.len()]), &device);
         let gradients = (scored.log_probs * c).sum().backward();
@@ -478,8 +477,11 @@ mod tests {
     /// Random weights, spread wide enough that no piece is nearly linear.
     fn decoder(config: &ModelConfig, device: &Device) -> Decoder {
         let mut d = Decoder::random(config.clone(), 5, &Device::flex());
-        for (i, p) in d.parameters.0.iter_mut().enumerate() {
-            p.inplace(|p| p * 12.0 + 0.01 * i as f64);
+        for (i, (spec, p)) in d.inventory.specs.iter().zip(&mut d.parameters.0).enumerate() {
+            match spec.name.contains("norm") {
+                true => p.inplace(|p| p + 0.02 * i as f64),
+                false => p.inplace(|p| p * 8.0 + 0.001 * i as f64),
+            }
         }
         let there = d.parameters.0.into_iter().map(|p| Tensor::from_data(p.into_data(), device)).collect();
         Decoder::new(config.clone(), Tensors(there), device)
@@ -493,7 +495,8 @@ mod tests {
                 let l = layout(true);
                 let expected = on_tape(&d, &l);
                 for checkpointing in [false, true] {
-                    let options = Options { gradient_checkpointing: checkpointing, logits: 3 * 40, ..Options::default() };
+                    let options =
+                        Options { gradient_checkpointing: checkpointing, logits: 3 * 40, ..Options::default() };
                     let mut got = Gradients::none(d.specs().len());
                     let pass = d.forward(&l, options).unwrap();
                     d.backward(pass, &coefficients(l.targets.len()), &mut got);

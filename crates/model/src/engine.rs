@@ -78,8 +78,7 @@ impl Decoder {
         let Pass { body, hidden, log_sum_exp, targets, chunk, .. } = pass;
         let head = self.inventory.head;
         let weight = self.p(head);
-        let d_hidden =
-            head::backward(coefficients, &hidden, weight, &targets, &log_sum_exp, chunk, head, gradients);
+        let d_hidden = head::backward(coefficients, &hidden, weight, &targets, &log_sum_exp, chunk, head, gradients);
         self.body_backward(body, d_hidden, gradients);
     }
 

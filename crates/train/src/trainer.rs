@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use collimate_core::{Objective, Pair};
+use collimate_core::{Column, Completion, Objective, Pair, Totals};
 use collimate_model::{AdamW, Decoder, Moments, Options};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
@@ -14,7 +14,7 @@ use crate::error::Error;
 use crate::metrics::Window;
 use crate::part::Part;
 use crate::settings::Settings;
-use crate::step::{self, How, Item};
+use crate::step::{self, How, Item, Said};
 
 /// What a run tells whoever watches it.
 #[derive(Clone, Debug)]
@@ -339,7 +339,10 @@ impl Trainer {
 
     /// With π = μ the loss is known before it is measured.
     fn self_check(&self, items: &[Item], outcome: &step::Outcome, loss: f64) -> Result<(), Error> {
-        let Some(expected) = self.objective.loss_at_reference() else { return Ok(()) };
+        if !self.objective.uses_reference() {
+            return Ok(());
+        }
+        let expected = self.objective.loss_at_reference().unwrap_or_else(|| self.loss_of_reference(items, outcome));
         let difference = items
             .iter()
             .zip(&outcome.policy)
@@ -351,6 +354,24 @@ impl Trainer {
             return Ok(());
         }
         Err(Error::SelfCheck { expected, got: loss, difference })
+    }
+
+    /// The loss of the reference taken for the policy, exactly: where it depends on the pairs.
+    fn loss_of_reference(&self, items: &[Item], outcome: &step::Outcome) -> f64 {
+        let column = |side: fn(&Pair<Said>) -> &Said, of: fn(&Said) -> f64| {
+            Column(items.iter().map(|i| of(side(&i.reference))).collect())
+        };
+        let sides = Pair::new((|p: &Pair<Said>| &p.chosen) as fn(&Pair<Said>) -> &Said, |p: &Pair<Said>| &p.rejected);
+        let same = sides.map(|side| Completion {
+            score: column(side, |s| s.score),
+            sum: column(side, |s| s.sum),
+            tokens: column(side, |s| s.tokens),
+            confidence: Column(outcome.policy.iter().map(|p| side(p).confidence).collect()),
+        });
+        let chosen_tokens = items.iter().map(|i| i.weights.chosen.len()).sum();
+        let totals = Totals { pairs: items.len(), chosen_tokens };
+        let losses = self.objective.evaluate_column(&same, &same, totals).loss.0;
+        losses.iter().sum::<f64>() / losses.len() as f64
     }
 
     fn evaluate(&self, cache: &Cache, observer: &mut Observer<'_>) -> Result<(), Error> {

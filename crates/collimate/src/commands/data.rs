@@ -11,7 +11,8 @@ use serde_json::Map;
 use crate::config::{self, DATA, KEYS};
 
 pub(crate) fn command() -> Command {
-    let keys = KEYS.iter().filter(|k| k.heading == DATA).map(|k| crate::cli::flag(k.name, k.help.to_owned(), k.heading));
+    let keys =
+        KEYS.iter().filter(|k| k.heading == DATA).map(|k| crate::cli::flag(k.name, k.help.to_owned(), k.heading));
     let inspect = Command::new("inspect")
         .about("Show what is in preference data before training on it")
         .long_about(

@@ -13,7 +13,7 @@ use clap::{Arg, ArgMatches, Command};
 use collimate_data::Tokenizer;
 use collimate_model::{Checkpoint, Decoder, Sampling};
 use collimate_train::Supervised;
-use comfy_table::{Table, presets::UTF8_HORIZONTAL_ONLY};
+use comfy_table::{ContentArrangement, Table, presets::UTF8_HORIZONTAL_ONLY};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use serde_json::{Map, Value, json};
@@ -162,11 +162,11 @@ fn train_base(folder: &Path, device: &Device, rng: &mut StdRng) -> Result<()> {
         let text = answer(rng, thing, colour, asides) + " </s>";
         lessons.push((tokenizer.encode(&question(thing), true)?, tokenizer.encode(&text, false)?));
     }
-    let supervised = Supervised { steps: 400, batch: 32, learning_rate: 3e-3, seed: 1 };
+    let supervised = Supervised { steps: 1000, batch: 32, learning_rate: 3e-3, seed: 1 };
     let mut last = 0.0;
     supervised.run(&mut decoder, &lessons, &mut |step, loss| {
         last = loss;
-        if step % 100 == 0 {
+        if step % 250 == 0 {
             eprintln!("  step {step}: cross-entropy {loss:.3} nats a token");
         }
     })?;
@@ -230,14 +230,11 @@ pub(crate) fn run(m: &ArgMatches) -> Result<()> {
     );
 
     let mut table = Table::new();
-    table.load_style(UTF8_HORIZONTAL_ONLY).set_header([
-        "",
-        "right colour",
-        "tokens per answer",
-        "margin",
-        "accuracy",
-        "asked for the colour of a crow",
-    ]);
+    table
+        .load_style(UTF8_HORIZONTAL_ONLY)
+        .set_content_arrangement(ContentArrangement::Dynamic)
+        .set_width(110)
+        .set_header(["", "right colour", "tokens per answer", "margin", "accuracy", "asked for the colour of a crow"]);
     let row = |name: &str, b: &Behaviour, margin: String, accuracy: String| {
         [
             name.to_owned(),
@@ -249,13 +246,13 @@ pub(crate) fn run(m: &ArgMatches) -> Result<()> {
         ]
     };
     table.add_row(row("before", &behaviour(&base, &device)?, "0".into(), "–".into()));
-    for (step, (method, beta)) in [("dpo", 0.1), ("averaged-dpo", 2.0)].into_iter().enumerate() {
+    for (step, (method, beta)) in [("dpo", 0.1), ("averaged-dpo", 10.0)].into_iter().enumerate() {
         eprintln!("{}. {method}", step + 3);
         let out = root.join(method);
         let mut keys = json!({
             "model": base.display().to_string(), "data": data.display().to_string(), "method": method, "beta": beta,
-            "output_dir": out.display().to_string(), "eval_split": 0.1, "learning_rate": 5e-4,
-            "per_device_train_batch_size": 16, "num_train_epochs": 3.0, "logging_steps": 36
+            "output_dir": out.display().to_string(), "eval_split": 0.1, "learning_rate": 1e-4,
+            "per_device_train_batch_size": 16, "num_train_epochs": 4.0, "logging_steps": 48
         });
         if let Some(backend) = backend {
             keys["backend"] = backend.into();

@@ -34,10 +34,8 @@ pub(crate) struct Mask {
 impl Mask {
     /// `window`: how many positions back a token sees, itself included; none: all.
     pub fn new(rows: &[Row], window: Option<usize>, device: &Device) -> Self {
-        let rows = rows
-            .iter()
-            .map(|r| KernelRow { start: r.start, prefix: r.prefix, branches: r.branches.clone() })
-            .collect();
+        let rows =
+            rows.iter().map(|r| KernelRow { start: r.start, prefix: r.prefix, branches: r.branches.clone() }).collect();
         Self { rows, window, device: device.clone(), rectangle: OnceCell::new() }
     }
 
@@ -311,9 +309,8 @@ mod tests {
             let mask = Mask::new(&rows(), Some(4), &q.device());
             let rectangle = mask.rectangle();
             let tracked = Rectangle { bias: rectangle.bias.clone().autodiff(), ..rectangle.clone() };
-            let expected = gradients(&[q.clone(), k.clone(), v.clone()], &dy, |t| {
-                plain(&t[0], &t[1], &t[2], &tracked, HEADS)
-            });
+            let expected =
+                gradients(&[q.clone(), k.clone(), v.clone()], &dy, |t| plain(&t[0], &t[1], &t[2], &tracked, HEADS));
             let (out, lse) = forward(&q, &k, &v, &mask, HEADS);
             let got = backward(&dy, [&q, &k, &v], (&out, lse.as_ref()), &mask, HEADS);
             for (got, expected) in got.iter().zip(&expected) {

@@ -32,7 +32,13 @@ fn indices(targets: &[u32], like: &Tensor<2>) -> Tensor<2, Int> {
 }
 
 /// `chunk`: tokens whose logits are held at a time.
-pub(crate) fn forward(hidden: &Tensor<2>, weight: &Tensor<2>, targets: &[u32], chunk: usize, collision: bool) -> Scored {
+pub(crate) fn forward(
+    hidden: &Tensor<2>,
+    weight: &Tensor<2>,
+    targets: &[u32],
+    chunk: usize,
+    collision: bool,
+) -> Scored {
     let Some([h, w]) = View::all([hidden, weight]) else { return plain(hidden, weight, targets, chunk, collision) };
     let (n, [vocab, width]) = (targets.len(), weight.dims());
     let [mut log_probs, mut lse, mut squares] = [(); 3].map(|()| vec![0.0; n]);

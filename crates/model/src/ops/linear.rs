@@ -57,7 +57,8 @@ pub(crate) fn backward_parameters(
         return;
     };
     let (inp, out) = (x.dims()[1], dy.dims()[1]);
-    gradients.update(weight, [out, inp], |dw| kernel::linear_backward_weight(g.slice(), xs.slice(), inp, out, dw, None));
+    gradients
+        .update(weight, [out, inp], |dw| kernel::linear_backward_weight(g.slice(), xs.slice(), inp, out, dw, None));
     if let Some(bias) = bias {
         gradients.add(bias, dy.clone().sum_dim(0));
     }

@@ -24,8 +24,8 @@ fn turn(
 ) -> Tensor<2> {
     let d = 2 * cos.dims()[1];
     let heads = x.dims()[1] / d;
-    let done = View::all([cos, sin])
-        .and_then(|[c, s]| host::update(&mut x, |x| in_place(x, heads, c.slice(), s.slice(), d)));
+    let done =
+        View::all([cos, sin]).and_then(|[c, s]| host::update(&mut x, |x| in_place(x, heads, c.slice(), s.slice(), d)));
     match done {
         Some(()) => x,
         None => plain(x, cos, sin),
@@ -59,9 +59,8 @@ mod tests {
             let (cos, sin) = (at(angles.clone().cos()), at(angles.sin()));
             let (x, dy) = (at(random([5, 12], 1)), at(random([5, 12], 2)));
             assert_close(&forward(x.clone(), &cos, &sin), &plain(x.clone(), &cos, &sin));
-            let expected = gradients(&[x], &dy, |t| {
-                plain(t[0].clone(), &cos.clone().autodiff(), &sin.clone().autodiff())
-            });
+            let expected =
+                gradients(&[x], &dy, |t| plain(t[0].clone(), &cos.clone().autodiff(), &sin.clone().autodiff()));
             assert_close(&backward(dy, &cos, &sin), &expected[0]);
         });
     }
