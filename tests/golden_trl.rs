@@ -164,7 +164,8 @@ fn every_run_is_replayed_on_every_backend() {
 fn how_it_is_computed_changes_nothing() {
     let Some((golden, checkpoint, tokenizer)) = golden() else { return };
     let run = &golden["runs"]["sigmoid_b0.1"];
-    let ways: [(&str, fn(&mut Settings)); 5] = [
+    type Way = fn(&mut Settings);
+    let ways: [(&str, Way); 5] = [
         ("micro-batches of 4", |s| (s.per_device_train_batch_size, s.gradient_accumulation_steps) = (4, 4)),
         ("micro-batches of 3 and 1000 tokens", |s| {
             (s.per_device_train_batch_size, s.gradient_accumulation_steps, s.max_tokens_per_batch) = (8, 2, 1000)

@@ -229,7 +229,7 @@ impl ModelConfig {
                 r.refuse("num_key_value_heads", format!("must divide num_attention_heads {heads}, got {kv_heads}"))
             );
         }
-        let default_head = (model_type != "qwen3").then_some(hidden_size / heads).unwrap_or(128);
+        let default_head = if model_type == "qwen3" { 128 } else { hidden_size / heads };
         let head_dim = r.size("head_dim", Some(default_head))?;
         if head_dim % 2 != 0 {
             return Err(r.refuse("head_dim", format!("must be even for rotary positions, got {head_dim}")));

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Context, Result};
+use collimate_data::hub::{self, Kind};
 use collimate_data::{Dataset, Lengths, Options, Report, Source, Tokenizer};
 use collimate_model::{Checkpoint, Decoder};
 use collimate_train::{Error as TrainError, Event, Part, Trainer};
@@ -23,8 +24,9 @@ pub(crate) fn align(run: &Run, quiet: bool) -> Result<()> {
     inputs.extend(run.ref_model.as_deref());
     let mut output = Output::check(&run.output_dir, &inputs)?;
     let (backend, device) = super::device(run.backend.as_deref())?;
-    let checkpoint = Checkpoint::open(&run.model)?;
-    let tokenizer = Tokenizer::from_folder(&run.model)?;
+    let model = hub::locate(&run.model, Kind::Model)?;
+    let checkpoint = Checkpoint::open(&model)?;
+    let tokenizer = Tokenizer::from_folder(&model)?;
 
     let options = &run.data_options;
     let (data, report) = load(&run.data, &tokenizer, options, quiet)?;
@@ -59,7 +61,7 @@ pub(crate) fn align(run: &Run, quiet: bool) -> Result<()> {
     let resumed = run.resume.as_ref().map(|folder| output::resume(folder, &run.effective, &device)).transpose()?;
     let initial = Decoder::load(&checkpoint, &device)?;
     let mut reference = match &run.ref_model {
-        Some(folder) => Some(Decoder::load(&Checkpoint::open(folder)?, &device)?),
+        Some(folder) => Some(Decoder::load(&Checkpoint::open(&hub::locate(folder, Kind::Model)?)?, &device)?),
         None => None,
     };
     let (policy, state) = match resumed {

@@ -6,6 +6,7 @@ use std::path::Path;
 use anyhow::{Result, bail};
 use clap::ArgMatches;
 use collimate_data::Tokenizer;
+use collimate_data::hub::{self, Kind};
 use collimate_model::{Checkpoint, Decoder, Generation, Sampling};
 
 pub(crate) fn run(m: &ArgMatches) -> Result<()> {
@@ -26,6 +27,7 @@ pub(crate) fn run(m: &ArgMatches) -> Result<()> {
         bail!("top_p must be above 0 and at most 1, got {}", sampling.top_p);
     }
     let (_, device) = super::device(m.get_one::<String>("backend").map(String::as_str))?;
+    let folder = &hub::locate(folder, Kind::Model)?;
     let checkpoint = Checkpoint::open(folder)?;
     let tokenizer = Tokenizer::from_folder(folder)?;
     let decoder = Decoder::load(&checkpoint, &device)?;
