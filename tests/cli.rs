@@ -163,6 +163,33 @@ fn a_resumed_run_continues_as_if_it_had_never_stopped() {
 }
 
 #[test]
+fn reference_scores_are_reused_by_other_methods() {
+    let desk = Desk::new();
+    let cache = desk.arg("cache");
+    let plain = desk.align("plain", &["--method", "ipo", "--beta", "0.5"]);
+    assert!(plain.status.success(), "{}", text(&plain.stderr));
+    let scores = || {
+        let files = fs::read_dir(desk.path("cache")).unwrap().map(|f| f.unwrap().path());
+        let files = files.filter(|p| p.file_name().unwrap().to_string_lossy().starts_with("reference-"));
+        files.map(|p| (fs::metadata(&p).unwrap().modified().unwrap(), p)).collect::<Vec<_>>()
+    };
+    let run = desk.align("first", &["--cache_dir", &cache, "--method", "averaged-dpo"]);
+    assert!(run.status.success(), "{}", text(&run.stderr));
+    let first = scores();
+    assert_eq!(first.len(), 1);
+    // Another method and another β read the same scores, and end where a run without the cache does.
+    let run = desk.align("second", &["--cache_dir", &cache, "--method", "ipo", "--beta", "0.5"]);
+    assert!(run.status.success(), "{}", text(&run.stderr));
+    assert_eq!(scores(), first);
+    assert_eq!(metrics(&desk.path("second")), metrics(&desk.path("plain")));
+    // Another model has scores of its own.
+    small_checkpoint(&desk.path("model"), 8);
+    let run = desk.align("third", &["--cache_dir", &cache]);
+    assert!(run.status.success(), "{}", text(&run.stderr));
+    assert_eq!(scores().len(), 2);
+}
+
+#[test]
 fn bad_flags_are_named() {
     let desk = Desk::new();
     desk.refused(&["--method", "dpoo"], &["unknown method \"dpoo\"", "averaged-dpo"]);

@@ -121,7 +121,7 @@ pub const KEYS: &[Key] = &[
     key(DATA, "chat_template_kwargs", "Variables for the chat template: {enable_thinking = false}"),
     text(DATA, "template_date", "The date that a chat template sees as today, YYYY-MM-DD [default: today]"),
     key(DATA, "assistant_only_loss", "Score only what the template marks as generated [default: false]"),
-    text(DATA, "cache_dir", "Folder for tokenised data, reused by later runs [default: none]"),
+    text(DATA, "cache_dir", "Folder for tokenised data and reference scores, reused by later runs [default: none]"),
 ];
 
 /// A run, read and checked as far as that goes without its files.

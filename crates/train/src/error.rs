@@ -54,6 +54,14 @@ pub enum Error {
     /// Reading or writing state failed.
     #[error(transparent)]
     Checkpoint(#[from] collimate_model::Error),
+    /// A file of reference scores that can't be used.
+    #[error("{}: {why}", path.display())]
+    Cache {
+        /// The file.
+        path: std::path::PathBuf,
+        /// What is amiss.
+        why: String,
+    },
     /// Whoever watches the run could not go on.
     #[error("{0}")]
     Observer(String),

@@ -3,6 +3,7 @@
 mod error;
 mod metrics;
 mod part;
+mod reference;
 mod schedule;
 mod settings;
 mod step;
@@ -11,7 +12,8 @@ mod trainer;
 
 pub use error::Error;
 pub use part::Part;
+pub use reference::file_name as reference_file_name;
 pub use schedule::Schedule;
 pub use settings::Settings;
 pub use supervised::{Lesson, Supervised};
-pub use trainer::{Event, Observer, Progress, State, StepInfo, Trainer};
+pub use trainer::{Event, Observer, Progress, State, StepInfo, Trainer, loss_and_gradients};

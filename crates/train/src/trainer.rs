@@ -1,9 +1,11 @@
 //! The training run: reference scores, steps, evaluation, events.
 
+use std::path::PathBuf;
 use std::time::Instant;
 
 use collimate_core::{Column, Completion, Objective, Pair, Totals};
-use collimate_model::{AdamW, Decoder, Moments, Options};
+use collimate_data::Tokens;
+use collimate_model::{AdamW, Decoder, Gradients, Moments, Options};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
@@ -13,6 +15,7 @@ use serde_json::{Map, Value};
 use crate::error::Error;
 use crate::metrics::Window;
 use crate::part::Part;
+use crate::reference::Reference;
 use crate::settings::Settings;
 use crate::step::{self, How, Item, Said};
 
@@ -84,9 +87,6 @@ pub struct Progress {
 /// Who watches a run; a fault stops it.
 pub type Observer<'a> = dyn FnMut(Event<'_>) -> Result<(), Error> + 'a;
 
-/// The reference scores of a data set: token log-probabilities of each pair, where they are known.
-type Cache = Vec<Option<Pair<Vec<f32>>>>;
-
 /// A training run.
 pub struct Trainer {
     policy: Decoder,
@@ -97,6 +97,48 @@ pub struct Trainer {
     eval: Option<Part>,
     moments: Moments,
     progress: Progress,
+    scores: Option<PathBuf>,
+}
+
+fn how(s: &Settings, pairs: usize) -> How {
+    How {
+        pairs,
+        tokens: s.max_tokens_per_batch,
+        share: s.prefix_sharing,
+        engine: Options { logits: s.logits_chunk, gradient_checkpointing: s.gradient_checkpointing, collision: false },
+    }
+}
+
+/// The mean loss of pairs and its gradient, as one optimiser step sees them, without a run around it.
+///
+/// # Errors
+/// A setting out of range, no pairs, or pairs that the model can't take.
+pub fn loss_and_gradients(
+    policy: &Decoder,
+    reference: &Decoder,
+    objective: &Objective,
+    pairs: &[Tokens],
+    settings: &Settings,
+) -> Result<(f64, Gradients), Error> {
+    settings.validate()?;
+    if pairs.is_empty() {
+        return Err(Error::NoPairs);
+    }
+    let how = how(settings, settings.per_device_train_batch_size);
+    let item = |t: &Tokens| -> Result<Item, Error> {
+        if !objective.uses_reference() {
+            return Ok(Item::new(objective, t.clone(), None));
+        }
+        let layout = step::lay_out([t].into_iter(), how.share)?;
+        let place = || format!("row {}", t.row);
+        let scores = reference.score(&layout, how.engine).map_err(|source| Error::Model { place: place(), source })?;
+        let of = |completion: usize| scores.log_probs[layout.completions[completion].clone()].to_vec();
+        Ok(Item::new(objective, t.clone(), Some(&Pair::new(of(0), of(1)))))
+    };
+    let items = pairs.iter().map(item).collect::<Result<Vec<_>, _>>()?;
+    let outcome = step::run(policy, objective, &items, how, true)?;
+    let loss = outcome.judged.loss.iter().sum::<f64>() / items.len() as f64;
+    Ok((loss, outcome.gradients.expect("it learns")))
 }
 
 impl Trainer {
@@ -119,12 +161,20 @@ impl Trainer {
         }
         let moments = Moments::new(&policy);
         let progress = Progress::default();
-        Ok(Self { policy, reference: None, objective, settings, train, eval, moments, progress })
+        Ok(Self { policy, reference: None, objective, settings, train, eval, moments, progress, scores: None })
     }
 
     /// Another model as the reference.
     pub fn with_reference(mut self, reference: Decoder) -> Self {
         self.reference = Some(reference);
+        self
+    }
+
+    /// Keeps the reference's scores in `file`, and reads there what an earlier run has left.
+    ///
+    /// The caller answers for the file being of this reference: see [`reference_file_name`](crate::reference_file_name).
+    pub fn with_reference_file(mut self, file: PathBuf) -> Self {
+        self.scores = Some(file);
         self
     }
 
@@ -174,35 +224,23 @@ impl Trainer {
         order.1[start..(start + self.per_step()).min(self.train.len())].to_vec()
     }
 
-    fn how(&self, pairs: usize) -> How {
-        let s = &self.settings;
-        How {
-            pairs,
-            tokens: s.max_tokens_per_batch,
-            share: s.prefix_sharing,
-            engine: Options {
-                logits: s.logits_chunk,
-                gradient_checkpointing: s.gradient_checkpointing,
-                collision: false,
-            },
-        }
-    }
-
-    /// Scores the pairs of `wanted` under the reference; each once.
+    /// Scores the pairs of `wanted` under the reference, each once and only if its scores are not known.
     fn score_reference(
         &self,
         data: &Part,
         mut wanted: Vec<usize>,
+        known: &mut Reference,
         progress: &mut dyn FnMut(usize) -> Result<(), Error>,
-    ) -> Result<Cache, Error> {
-        let mut cache: Cache = vec![None; data.len()];
+    ) -> Result<(), Error> {
         if !self.objective.uses_reference() {
-            return Ok(cache);
+            return Ok(());
         }
         wanted.sort_unstable();
         wanted.dedup();
+        let all = wanted.len();
+        wanted.retain(|i| known.get(&data.get(*i)).is_none());
         let reference = self.reference.as_ref().unwrap_or(&self.policy);
-        let how = self.how(self.settings.per_device_eval_batch_size);
+        let how = how(&self.settings, self.settings.per_device_eval_batch_size);
         let sizes: Vec<usize> = wanted
             .iter()
             .map(|i| {
@@ -218,16 +256,22 @@ impl Trainer {
                 .score(&layout, how.engine)
                 .map_err(|source| Error::Model { place: format!("rows {}", step::rows(tokens.iter())), source })?;
             let of = |completion: usize| scores.log_probs[layout.completions[completion].clone()].to_vec();
-            for (place, i) in part.iter().enumerate() {
-                cache[*i] = Some(Pair::new(of(2 * place), of(2 * place + 1)));
+            for (place, t) in tokens.iter().enumerate() {
+                known.insert(t, Pair::new(of(2 * place), of(2 * place + 1)));
             }
-            progress(range.end)?;
+            progress(all - wanted.len() + range.end)?;
         }
-        Ok(cache)
+        known.save()?;
+        progress(all)
     }
 
-    fn items(&self, data: &Part, cache: &Cache, pairs: &[usize]) -> Vec<Item> {
-        pairs.iter().map(|i| Item::new(&self.objective, data.get(*i), cache[*i].as_ref())).collect()
+    fn items(&self, data: &Part, known: &Reference, pairs: &[usize]) -> Vec<Item> {
+        let item = |i: &usize| {
+            let tokens = data.get(*i);
+            let reference = known.get(&tokens).cloned();
+            Item::new(&self.objective, tokens, reference.as_ref())
+        };
+        pairs.iter().map(item).collect()
     }
 
     /// Trains to the end.
@@ -242,26 +286,24 @@ impl Trainer {
         let eval_pairs: Vec<usize> = (0..self.eval.as_ref().map_or(0, Part::len)).collect();
         let distinct = wanted.iter().collect::<std::collections::HashSet<_>>().len();
         let total = distinct + eval_pairs.len();
-        let cache =
-            self.score_reference(&self.train, wanted, &mut |done| observer(Event::Reference { done, total }))?;
-        let eval_cache = match &self.eval {
-            Some(eval) => self.score_reference(eval, eval_pairs, &mut |done| {
-                observer(Event::Reference { done: distinct + done, total })
-            })?,
-            None => Vec::new(),
-        };
+        let mut known = Reference::open(self.scores.as_deref())?;
+        let mut tell = |done| observer(Event::Reference { done, total });
+        self.score_reference(&self.train, wanted, &mut known, &mut tell)?;
+        if let Some(eval) = &self.eval {
+            self.score_reference(eval, eval_pairs, &mut known, &mut |done| tell(distinct + done))?;
+        }
         let initial = self.reference.is_none();
 
         observer(Event::Begin { from: self.progress.step, steps })?;
         while self.progress.step < steps {
             let pairs = self.pairs_of(self.progress.step, &mut order);
-            let items = self.items(&self.train, &cache, &pairs);
+            let items = self.items(&self.train, &known, &pairs);
             self.step(&items, initial && self.progress.step == 0, steps, observer)?;
             let at = |every: usize| every > 0 && self.progress.step.is_multiple_of(every);
             let (evaluate, save) = (at(self.settings.eval_steps), at(self.settings.save_steps));
             let last = self.progress.step == steps;
             if self.eval.is_some() && (evaluate || last) {
-                self.evaluate(&eval_cache, observer)?;
+                self.evaluate(&known, observer)?;
             }
             if save && !last {
                 let progress = self.progress.clone();
@@ -274,7 +316,7 @@ impl Trainer {
     fn step(&mut self, items: &[Item], initial: bool, steps: usize, observer: &mut Observer<'_>) -> Result<(), Error> {
         let s = self.settings.clone();
         let begun = Instant::now();
-        let how = self.how(s.per_device_train_batch_size);
+        let how = how(&s, s.per_device_train_batch_size);
         let outcome = step::run(&self.policy, &self.objective, items, how, true)?;
         let number = self.progress.step + 1;
         let mut window = Window::default();
@@ -374,14 +416,14 @@ impl Trainer {
         losses.iter().sum::<f64>() / losses.len() as f64
     }
 
-    fn evaluate(&self, cache: &Cache, observer: &mut Observer<'_>) -> Result<(), Error> {
+    fn evaluate(&self, known: &Reference, observer: &mut Observer<'_>) -> Result<(), Error> {
         let Some(eval) = &self.eval else { return Ok(()) };
         let mut window = Window::default();
         let all: Vec<usize> = (0..eval.len()).collect();
-        let how = self.how(self.settings.per_device_eval_batch_size);
+        let how = how(&self.settings, self.settings.per_device_eval_batch_size);
         // Losses that couple pairs are those of a batch as large as in training.
         for pairs in all.chunks(self.per_step()) {
-            let items = self.items(eval, cache, pairs);
+            let items = self.items(eval, known, pairs);
             let outcome = step::run(&self.policy, &self.objective, &items, how, false)?;
             window.add(&items, &outcome);
         }

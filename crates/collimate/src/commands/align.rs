@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use collimate_data::hub::{self, Kind};
 use collimate_data::{Dataset, Lengths, Options, Report, Source, Tokenizer};
 use collimate_model::{Checkpoint, Decoder};
-use collimate_train::{Error as TrainError, Event, Part, Trainer};
+use collimate_train::{Error as TrainError, Event, Part, Trainer, reference_file_name};
 use serde_json::{Map, Value, json};
 
 use crate::config::Run;
@@ -75,6 +75,15 @@ pub(crate) fn align(run: &Run, quiet: bool) -> Result<()> {
     let mut trainer = Trainer::new(policy, run.objective_again()?, run.settings.clone(), train, eval)?;
     if let Some(reference) = reference {
         trainer = trainer.with_reference(reference);
+    }
+    if let Some(cache) = &run.data_options.cache_dir {
+        let scored_by = match &run.ref_model {
+            Some(folder) => hub::locate(folder, Kind::Model)?,
+            None => model.clone(),
+        };
+        let name = reference_file_name(&scored_by, &backend)
+            .with_context(|| format!("reading {} for its hash", scored_by.display()))?;
+        trainer = trainer.with_reference_file(cache.join(name));
     }
     if let Some((moments, progress)) = state {
         trainer = trainer.resume(moments, progress);

@@ -1,0 +1,118 @@
+//! How a step is computed changes neither its loss nor its gradient, whatever the method: one test for each method,
+//! backend and way of computing.
+
+mod common;
+
+use std::sync::Arc;
+
+use burn::tensor::{Device, Tensor};
+use collimate::core::Objective;
+use collimate::core::objective::Method;
+use collimate::data::Tokens;
+use collimate::model::{Decoder, Gradients, ModelConfig, Tensors};
+use collimate::train::{Settings, loss_and_gradients};
+use libtest_mimic::{Arguments, Trial};
+use serde_json::{Map, json};
+
+type Way = fn(&mut Settings);
+
+/// The ways, each against the plainest: all pairs at once, every completion with its prompt, everything stored, the
+/// head in one piece.
+const WAYS: [(&str, Way); 7] = [
+    ("shared prompts", |s| s.prefix_sharing = true),
+    ("micro-batches of one", |s| s.per_device_train_batch_size = 1),
+    ("micro-batches of three", |s| s.per_device_train_batch_size = 3),
+    ("at most 40 tokens", |s| s.max_tokens_per_batch = 40),
+    ("layers recomputed", |s| s.gradient_checkpointing = true),
+    ("head one token at a time", |s| s.logits_chunk = 1),
+    ("all together", |s| {
+        s.prefix_sharing = true;
+        s.per_device_train_batch_size = 2;
+        s.max_tokens_per_batch = 30;
+        s.gradient_checkpointing = true;
+        s.logits_chunk = 7 * 40;
+    }),
+];
+
+fn plainest() -> Settings {
+    Settings { prefix_sharing: false, per_device_train_batch_size: 64, logits_chunk: 1 << 20, ..Settings::default() }
+}
+
+fn model(seed: u64, device: &Device) -> Decoder {
+    let table = json!({
+        "model_type": "qwen3", "hidden_size": 16, "intermediate_size": 24, "num_attention_heads": 4, "head_dim": 6,
+        "num_key_value_heads": 2, "num_hidden_layers": 2, "vocab_size": 40, "max_position_embeddings": 64
+    });
+    let config = ModelConfig::from_value(&table, std::path::Path::new("config.json")).unwrap();
+    let random = Decoder::random(config.clone(), seed, &Device::flex());
+    // Wide enough that policy and reference differ by more than rounding.
+    let there = random.specs().iter().zip(&random.parameters().0).map(|(spec, t)| {
+        let wide = if spec.name.contains("norm") { 1.0 } else { 5.0 };
+        Tensor::from_data((t.clone() * wide).into_data(), device)
+    });
+    let there = Tensors(there.collect());
+    Decoder::new(config, there, device)
+}
+
+fn pairs() -> Vec<Tokens> {
+    let text =
+        |from: usize, n: usize| (0..n).map(|k| (3 + (from * 11 + k * k * 7 + k) % 37) as u32).collect::<Vec<_>>();
+    let pair = |i: usize| Tokens {
+        prompt: text(i, 1 + i * 5 % 9),
+        chosen: text(i + 20, 2 + i * 3 % 7),
+        rejected: text(i + 40, 1 + i * 4 % 6),
+        chosen_mask: (i == 3).then(|| (0..2 + i * 3 % 7).map(|k| k > 0).collect()),
+        rejected_mask: None,
+        key: i as u64,
+        file: 0,
+        row: i + 1,
+    };
+    (0..7).map(pair).collect()
+}
+
+fn host(g: &Gradients) -> Vec<Vec<f32>> {
+    let one =
+        |t: &Option<Tensor<2>>| t.as_ref().expect("every parameter has a gradient").to_data().try_to_vec().unwrap();
+    g.0.iter().map(one).collect()
+}
+
+struct Bench {
+    policy: Decoder,
+    reference: Decoder,
+    pairs: Vec<Tokens>,
+}
+
+fn trial(bench: &Arc<Bench>, backend: &str, name: &str, objective: &Arc<Objective>, (what, way): (&str, Way)) -> Trial {
+    let (bench, objective) = (bench.clone(), objective.clone());
+    Trial::test(format!("{backend}::{name}::{what}"), move || {
+        let run = |s: &Settings| loss_and_gradients(&bench.policy, &bench.reference, &objective, &bench.pairs, s);
+        let mut settings = plainest();
+        let (loss, gradients) = run(&settings).map_err(|e| e.to_string())?;
+        way(&mut settings);
+        let (other_loss, other) = run(&settings).map_err(|e| e.to_string())?;
+        if (loss - other_loss).abs() > 1e-5 * loss.abs().max(1e-3) {
+            return Err(format!("the loss is {other_loss}, not {loss}").into());
+        }
+        let (gradients, other) = (host(&gradients), host(&other));
+        let largest = gradients.iter().flatten().fold(0f32, |m, g| m.max(g.abs()));
+        for (i, (g, o)) in gradients.iter().zip(&other).enumerate() {
+            let worst = g.iter().zip(o).map(|(g, o)| (g - o).abs()).fold(0f32, f32::max);
+            if worst > 1e-5 * largest {
+                return Err(format!("parameter {i}: gradients differ by {worst}, the largest is {largest}").into());
+            }
+        }
+        Ok(())
+    })
+}
+
+fn main() {
+    let mut trials = Vec::new();
+    for (backend, device) in common::devices() {
+        let bench = Arc::new(Bench { policy: model(1, &device), reference: model(2, &device), pairs: pairs() });
+        for method in Method::all() {
+            let objective = Arc::new(method.objective(&Map::new()).expect("a method's own defaults"));
+            trials.extend(WAYS.map(|way| trial(&bench, backend, method.name, &objective, way)));
+        }
+    }
+    libtest_mimic::run(&Arguments::from_args(), trials).exit();
+}
