@@ -363,6 +363,48 @@ fn a_real_checkpoint_learns_real_preferences_and_still_tells_a_story() {
 }
 
 #[test]
+fn a_tokenizer_that_merges_across_the_boundary_trains_under_each_policy() {
+    let (Some(model), Some(data)) =
+        (shared("data/tinystories-656k-bf16"), shared("data/hh-rlhf/derived/helpful_standard_short300.jsonl"))
+    else {
+        return;
+    };
+    let desk = tempfile::tempdir().unwrap();
+    let (model, data) = (model.display().to_string(), data.display().to_string());
+    let align = |policy: &str| {
+        let out = desk.path().join(policy).display().to_string();
+        collimate(&[
+            "align",
+            "--model",
+            &model,
+            "--data",
+            &data,
+            "--boundary",
+            policy,
+            "--max_steps",
+            "2",
+            "--logging_steps",
+            "1",
+            "--output_dir",
+            &out,
+        ])
+    };
+    let run = align("error");
+    assert!(!run.status.success());
+    let said = text(&run.stderr);
+    assert!(said.contains("row 1") && said.contains("`boundary` may be"), "{said}");
+    for (policy, count) in [("separate", "boundary_separate"), ("merge", "boundary_merged")] {
+        let run = align(policy);
+        assert!(run.status.success(), "{}", text(&run.stderr));
+        let report = fs::read_to_string(desk.path().join(policy).join("data_report.json")).unwrap();
+        let report: Value = serde_json::from_str(&report).unwrap();
+        assert!(report["train"][count].as_u64().unwrap() > 290, "{report}");
+        let first = &metrics(&desk.path().join(policy))[0];
+        assert!((first["loss"].as_f64().unwrap() - std::f64::consts::LN_2).abs() < 1e-6, "{first}");
+    }
+}
+
+#[test]
 fn greedy_text_is_that_of_the_original() {
     let (Some(model), Some(doc)) =
         (shared("data/stories260k-hf"), shared("data/stories260k-src/stories260K.upstream.md"))

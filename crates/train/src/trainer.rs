@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use collimate_core::{Column, Completion, Objective, Pair, Totals};
 use collimate_data::Tokens;
-use collimate_model::{AdamW, Decoder, Gradients, Moments, Options};
+use collimate_model::{AdamW, Decoder, Gradients, Memory, Moments, Options};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
@@ -190,6 +190,25 @@ impl Trainer {
     /// The policy as it is.
     pub fn policy(&self) -> &Decoder {
         &self.policy
+    }
+
+    /// What a step will hold at its peak: that of a micro-batch of the longest pairs, one sequence of temporaries aside.
+    pub fn memory(&self) -> Memory {
+        let s = &self.settings;
+        let how = how(s, s.per_device_train_batch_size);
+        let mut sizes: Vec<(usize, usize)> = (0..self.train.len())
+            .map(|i| {
+                let l = self.train.lengths(i);
+                let prompts = if how.share { l.prompt } else { 2 * l.prompt };
+                (prompts + l.chosen + l.rejected, l.chosen + l.rejected)
+            })
+            .collect();
+        sizes.sort_unstable_by(|a, b| b.cmp(a));
+        let longest = sizes.iter().take(how.pairs);
+        let (tokens, scored) = longest.fold((0, 0), |(t, s), (a, b)| (t + a, s + b));
+        let bound = if how.tokens > 0 { how.tokens.max(sizes[0].0) } else { usize::MAX };
+        let tokens = tokens.min(bound);
+        Memory::predict(self.policy.config(), tokens, scored.min(tokens), how.engine, self.reference.is_some())
     }
 
     fn per_step(&self) -> usize {

@@ -1,5 +1,6 @@
 //! `collimate align`.
 
+use std::io::IsTerminal;
 use std::path::Path;
 
 use anyhow::{Context, Result};
@@ -7,6 +8,7 @@ use collimate_data::hub::{self, Kind};
 use collimate_data::{Dataset, Lengths, Options, Report, Source, Tokenizer};
 use collimate_model::{Checkpoint, Decoder};
 use collimate_train::{Error as TrainError, Event, Part, Trainer, reference_file_name};
+use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Map, Value, json};
 
 use crate::config::Run;
@@ -97,6 +99,18 @@ pub(crate) fn align(run: &Run, quiet: bool) -> Result<()> {
             trainer.steps(),
             run.settings.per_device_train_batch_size * run.settings.gradient_accumulation_steps
         );
+        let m = trainer.memory();
+        let mib = |bytes: usize| bytes.div_ceil(1 << 20);
+        eprintln!(
+            "predicted peak memory {} MiB: parameters {}, gradients {}, moments {}, reference {}, activations {}, logits {}",
+            mib(m.total()),
+            mib(m.parameters),
+            mib(m.gradients),
+            mib(m.moments),
+            mib(m.reference),
+            mib(m.activations),
+            mib(m.logits)
+        );
     }
     let config = run.to_toml()?;
     let mut progress = Progress::new(quiet);
@@ -119,7 +133,20 @@ pub(crate) fn align(run: &Run, quiet: bool) -> Result<()> {
 }
 
 fn load(sources: &[Source], tokenizer: &Tokenizer, options: &Options, quiet: bool) -> Result<(Dataset, Report)> {
-    let (data, report) = collimate_data::load(sources, tokenizer, options)?;
+    let bar = (!quiet && std::io::stderr().is_terminal()).then(|| {
+        let style = ProgressStyle::with_template("tokenising {wide_bar} {bytes}/{total_bytes} {msg}");
+        ProgressBar::new(0).with_style(style.expect("a valid template"))
+    });
+    let (data, report) = collimate_data::load_with(sources, tokenizer, options, &mut |p| {
+        if let Some(bar) = &bar {
+            bar.set_length(p.total_bytes);
+            bar.set_position(p.bytes);
+            bar.set_message(format!("{} pairs", p.pairs));
+        }
+    })?;
+    if let Some(bar) = bar {
+        bar.finish_and_clear();
+    }
     if !quiet {
         eprintln!("{}", report.to_string().trim_end());
     }
