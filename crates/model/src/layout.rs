@@ -2,40 +2,19 @@
 
 use std::ops::Range;
 
+pub use collimate_kernels::attention::Row;
+
 use crate::error::Error;
 
-/// Tokens that attend to one another: a shared prefix, then branches that see it but not each other.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Row {
-    /// Where the row starts on the token axis.
-    pub start: usize,
-    /// Tokens of the prefix, causal among themselves.
-    pub prefix: usize,
-    /// Tokens of each branch, in order behind the prefix; each sees the prefix and, causally, itself.
-    pub branches: Vec<usize>,
-}
-
-impl Row {
-    /// The number of tokens.
-    pub fn len(&self) -> usize {
-        self.prefix + self.branches.iter().sum::<usize>()
-    }
-
-    /// Whether there are no tokens.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// For each token of the row: its position in its text, and the first token of its branch (0 in the prefix).
-    pub fn places(&self) -> impl Iterator<Item = (usize, usize)> + '_ {
-        let mut next = self.prefix;
-        let branches = self.branches.iter().flat_map(move |&n| {
-            let first = next;
-            next += n;
-            (0..n).map(move |i| (self.prefix + i, first))
-        });
-        (0..self.prefix).map(|i| (i, 0)).chain(branches)
-    }
+/// For each token of a row: its position in its text, and the first token of its branch (0 in the prefix).
+pub(crate) fn places(row: &Row) -> impl Iterator<Item = (usize, usize)> + '_ {
+    let mut next = row.prefix;
+    let branches = row.branches.iter().flat_map(move |&n| {
+        let first = next;
+        next += n;
+        (0..n).map(move |i| (row.prefix + i, first))
+    });
+    (0..row.prefix).map(|i| (i, 0)).chain(branches)
 }
 
 /// A completion to lay out: its tokens, and which of them are scored (none given: all).
@@ -126,7 +105,7 @@ impl Layout {
             [only] => Row { start, prefix: prompt.len() + only, branches: Vec::new() },
             _ => Row { start, prefix: prompt.len(), branches },
         };
-        self.positions.extend(row.places().map(|(p, _)| p as u32));
+        self.positions.extend(places(&row).map(|(p, _)| p as u32));
         self.rows.push(row);
     }
 
@@ -164,7 +143,7 @@ mod tests {
         l.push(&[1, 7], &[Text::whole(&[20, 2]), Text::whole(&[2])], false).unwrap();
         assert_eq!(l.ids, [1, 7, 20, 1, 7]);
         assert_eq!(l.positions, [0, 1, 2, 0, 1]);
-        assert_eq!(l.rows.iter().map(Row::len).collect::<Vec<_>>(), [3, 2]);
+        assert_eq!(l.rows.iter().map(Row::tokens).collect::<Vec<_>>(), [3, 2]);
         assert_eq!(l.predictors, [1, 2, 4]);
         assert_eq!(l.completions, [0..2, 2..3]);
     }

@@ -2,11 +2,11 @@
 
 use burn::tensor::{Device, Int, Tensor, TensorData, activation::softmax};
 
-use collimate_kernels::attention::{Attention, Row as KernelRow};
+use collimate_kernels::attention::Attention;
 use std::cell::OnceCell;
 
 use crate::host::{self, View};
-use crate::layout::Row;
+use crate::layout::{Row, places};
 
 /// Far below any score, yet finite: its exponential is exactly 0 in f32.
 const MASKED: f32 = -1e30;
@@ -25,7 +25,7 @@ pub(crate) struct Heads {
 /// Who attends to whom, prepared once per batch for all layers with the same window.
 #[derive(Debug)]
 pub(crate) struct Mask {
-    rows: Vec<KernelRow>,
+    rows: Vec<Row>,
     window: Option<usize>,
     device: Device,
     rectangle: OnceCell<Rectangle>,
@@ -34,19 +34,12 @@ pub(crate) struct Mask {
 impl Mask {
     /// `window`: how many positions back a token sees, itself included; none: all.
     pub fn new(rows: &[Row], window: Option<usize>, device: &Device) -> Self {
-        let rows =
-            rows.iter().map(|r| KernelRow { start: r.start, prefix: r.prefix, branches: r.branches.clone() }).collect();
-        Self { rows, window, device: device.clone(), rectangle: OnceCell::new() }
+        Self { rows: rows.to_vec(), window, device: device.clone(), rectangle: OnceCell::new() }
     }
 
     /// The rows as a rectangle, which only tensor operations need.
     fn rectangle(&self) -> &Rectangle {
-        self.rectangle.get_or_init(|| {
-            let rows = self.rows.iter();
-            let rows: Vec<Row> =
-                rows.map(|r| Row { start: r.start, prefix: r.prefix, branches: r.branches.clone() }).collect();
-            Rectangle::new(&rows, self.window, &self.device)
-        })
+        self.rectangle.get_or_init(|| Rectangle::new(&self.rows, self.window, &self.device))
     }
 
     fn kernel(&self, heads: Heads) -> Attention<'_> {
@@ -76,15 +69,15 @@ struct Rectangle {
 
 impl Rectangle {
     fn new(rows: &[Row], window: Option<usize>, device: &Device) -> Self {
-        let longest = rows.iter().map(Row::len).max().unwrap_or(0);
-        let tokens: usize = rows.iter().map(Row::len).sum();
-        let mut places = vec![0i32; rows.len() * longest];
+        let longest = rows.iter().map(Row::tokens).max().unwrap_or(0);
+        let tokens: usize = rows.iter().map(Row::tokens).sum();
+        let mut spots = vec![0i32; rows.len() * longest];
         let mut inverse = vec![0i32; tokens];
         let mut bias = vec![MASKED; rows.len() * longest * longest];
         for (r, row) in rows.iter().enumerate() {
-            let at: Vec<_> = row.places().collect();
+            let at: Vec<_> = places(row).collect();
             for (i, &(position, first)) in at.iter().enumerate() {
-                places[r * longest + i] = (row.start + i) as i32;
+                spots[r * longest + i] = (row.start + i) as i32;
                 inverse[row.start + i] = (r * longest + i) as i32;
                 let line = &mut bias[(r * longest + i) * longest..][..longest];
                 for (j, &(other, _)) in at.iter().enumerate().take(i + 1) {
@@ -101,7 +94,7 @@ impl Rectangle {
             }
         }
         Self {
-            places: Tensor::from_data(TensorData::new(places, [rows.len() * longest]), device),
+            places: Tensor::from_data(TensorData::new(spots, [rows.len() * longest]), device),
             tokens: Tensor::from_data(TensorData::new(inverse, [tokens]), device),
             bias: Tensor::from_data(TensorData::new(bias, [rows.len(), 1, 1, longest, longest]), device),
             rows: rows.len(),
@@ -261,8 +254,8 @@ mod tests {
         let (q, k, v) = (host(q), host(k), host(v));
         let mut out = vec![0f32; q.len()];
         for row in rows {
-            let at: Vec<_> = row.places().collect();
-            for i in 0..row.len() {
+            let at: Vec<_> = places(row).collect();
+            for i in 0..row.tokens() {
                 for h in 0..HEADS.queries {
                     let kh = h / 2;
                     let seen: Vec<usize> = (0..=i)
