@@ -141,17 +141,17 @@ def needed_flops(shape, lengths):
 
 
 def summary(a, runs, steps, flops, peak):
-    """Per side: for each step the median over rounds, then the median over steps; and the spread of the rounds."""
+    """Per side: the median over rounds for each step, and what these steps took together; the spread of the rounds."""
     def per_step(key):
         return [median(r["steps"][i][key] for r in runs) for i in range(SKIP, a.steps)]
     seconds = per_step("seconds")
     rates = [a.pairs * len(seconds) / sum(s["seconds"] for s in r["steps"][SKIP:]) for r in runs]
     out = {
         "seconds_per_step": median(seconds),
-        "pairs_per_second": median(a.pairs / s for s in seconds),
-        "tokens_per_second": median(sum(p + p + c + r for p, c, r in steps[i + SKIP]) / s for i, s in enumerate(seconds)),
+        "pairs_per_second": a.pairs * len(seconds) / sum(seconds),
+        "tokens_per_second": sum(p + p + c + r for s in steps[SKIP:] for p, c, r in s) / sum(seconds),
         "pairs_per_second_of_rounds": rates,
-        "needed_gflops": median(flops[i + SKIP] / s / 1e9 for i, s in enumerate(seconds)),
+        "needed_gflops": sum(flops[SKIP:]) / sum(seconds) / 1e9,
         "peak_rss_mib": median(r["peak_rss_mib"] for r in runs),
         "wall_seconds": median(r["wall_seconds"] for r in runs),
         "cpu_seconds": median(r["cpu_seconds"] for r in runs),
@@ -174,8 +174,8 @@ def table(a, result):
     print(f"{'':34}{'Collimate':>14}{'TRL':>14}{'ratio':>12}", file=out)
     show("pairs/s", "pairs_per_second")
     show("tokens/s (of both sequences)", "tokens_per_second", "{:,.0f}")
-    show("s/step", "seconds_per_step", "{:.3f}", inverse=True)
-    show("CPU s/step", "cpu_seconds_per_step", "{:.3f}", inverse=True)
+    show("s/step, median", "seconds_per_step", "{:.3f}", inverse=True)
+    show("CPU s/step, median", "cpu_seconds_per_step", "{:.3f}", inverse=True)
     show("needed GFLOP/s", "needed_gflops", "{:.1f}")
     show("... share of matmul peak", "share_of_peak", "{:.1%}")
     show("peak RSS, MiB", "peak_rss_mib", "{:,.0f}", inverse=True)
