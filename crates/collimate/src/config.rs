@@ -352,14 +352,6 @@ impl Run {
         Ok(all)
     }
 
-    /// The objective once more, for an owner that consumes it.
-    ///
-    /// # Errors
-    /// None that [`new`](Self::new) has not seen.
-    pub fn objective_again(&self) -> Result<Objective> {
-        Ok(Objective::from_value(&self.objective.to_value())?)
-    }
-
     /// The effective configuration as a TOML file that reruns this run.
     ///
     /// # Errors

@@ -2,7 +2,7 @@
 
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use collimate_core::{Batch, Completion, Objective, Pair, Totals};
-use collimate_data::Tokens;
+use collimate_data::{Lengths, Tokens};
 use collimate_model::{Decoder, Gradients, Layout, Options, Pass, Scores, Text};
 
 use crate::error::Error;
@@ -110,6 +110,20 @@ fn said(layout: &Layout, scores: &Scores, items: &[Item]) -> Vec<Pair<Said>> {
     pairs.map(|(i, item)| Pair::new(one(2 * i, &item.weights.chosen), one(2 * i + 1, &item.weights.rejected))).collect()
 }
 
+/// The numbers of pairs as columns of one kind: what an objective takes for the policy or for the reference.
+pub(crate) fn completions<T>(pairs: &[Pair<Said>], column: impl Fn(Vec<f64>) -> T) -> Pair<Completion<T>> {
+    let sides: Pair<fn(&Pair<Said>) -> &Said> = Pair::new(|p| &p.chosen, |p| &p.rejected);
+    sides.map(|side| {
+        let of = |number: fn(&Said) -> f64| column(pairs.iter().map(|p| number(side(p))).collect());
+        Completion {
+            score: of(|s| s.score),
+            sum: of(|s| s.sum),
+            tokens: of(|s| s.tokens),
+            confidence: of(|s| s.confidence),
+        }
+    })
+}
+
 /// What the objective says of pairs, and the derivative of the loss of the whole step.
 pub(crate) struct Judged {
     pub loss: Vec<f64>,
@@ -131,23 +145,16 @@ pub(crate) fn judge(
     let device = device.clone().autodiff();
     // The loss is a handful of numbers: where the device has f64, its rounding need not be seen.
     let dtype = if device.supports_dtype(DType::F64) { DType::F64 } else { DType::F32 };
-    let column = |pairs: &[Pair<Said>], side: fn(&Pair<Said>) -> &Said, number: fn(&Said) -> f64| -> Batch {
-        let values: Vec<f64> = pairs.iter().map(|p| number(side(p))).collect();
-        Tensor::from_data(TensorData::new(values, [pairs.len()]), (&device, dtype))
+    let column = |values: Vec<f64>| -> Batch {
+        let n = values.len();
+        Tensor::from_data(TensorData::new(values, [n]), (&device, dtype))
     };
-    let completions = |pairs: &[Pair<Said>]| {
-        Pair::new((|p: &Pair<Said>| &p.chosen) as fn(&Pair<Said>) -> &Said, |p: &Pair<Said>| &p.rejected).map(|side| {
-            Completion {
-                score: column(pairs, side, |s| s.score),
-                sum: column(pairs, side, |s| s.sum),
-                tokens: column(pairs, side, |s| s.tokens),
-                confidence: column(pairs, side, |s| s.confidence),
-            }
-        })
-    };
-    let policy =
-        completions(policy).map(|c| Completion { score: c.score.require_grad(), sum: c.sum.require_grad(), ..c });
-    let reference = completions(reference);
+    let policy = completions(policy, column).map(|c| Completion {
+        score: c.score.require_grad(),
+        sum: c.sum.require_grad(),
+        ..c
+    });
+    let reference = completions(reference, column);
     let evaluation = objective.evaluate_batch(&policy, &reference, totals);
     let host = |t: Batch| -> Vec<f64> { t.into_data().convert::<f64>().try_to_vec().expect("it was converted") };
     let gradients = (evaluation.loss.clone().sum() / totals.pairs as f64).backward();
@@ -192,14 +199,20 @@ pub(crate) struct How {
 }
 
 impl How {
+    /// Tokens that a pair lays out, its prompt once or twice.
+    pub fn tokens_of(&self, l: Lengths) -> usize {
+        let prompts = if self.share { 1 } else { 2 };
+        prompts * l.prompt + l.chosen + l.rejected
+    }
+
     fn cut(&self, items: &[Item]) -> Vec<std::ops::Range<usize>> {
-        let sizes: Vec<usize> = items
-            .iter()
-            .map(|i| {
-                let prompts = if self.share { 1 } else { 2 };
-                prompts * i.tokens.prompt.len() + i.tokens.chosen.len() + i.tokens.rejected.len() - 2
-            })
-            .collect();
+        let lengths = items.iter().map(|i| Lengths {
+            prompt: i.tokens.prompt.len(),
+            chosen: i.tokens.chosen.len(),
+            rejected: i.tokens.rejected.len(),
+        });
+        // The last token of a completion is no input.
+        let sizes: Vec<usize> = lengths.map(|l| self.tokens_of(l) - 2).collect();
         cut(&sizes, self.pairs, self.tokens)
     }
 
@@ -208,9 +221,17 @@ impl How {
     }
 }
 
-fn at(items: &[Item]) -> impl FnOnce(collimate_model::Error) -> Error {
-    let place = format!("rows {}", rows(items.iter().map(|i| &i.tokens)));
+fn at<'a>(tokens: impl Iterator<Item = &'a Tokens>) -> impl FnOnce(collimate_model::Error) -> Error {
+    let place = format!("rows {}", rows(tokens));
     move |source| Error::Model { place, source }
+}
+
+/// Token log-probabilities of pairs under one model, in one batch.
+pub(crate) fn log_probs(model: &Decoder, pairs: &[Tokens], how: How) -> Result<Vec<Pair<Vec<f32>>>, Error> {
+    let layout = lay_out(pairs.iter(), how.share)?;
+    let scores = model.score(&layout, how.engine).map_err(at(pairs.iter()))?;
+    let of = |completion: usize| scores.log_probs[layout.completions[completion].clone()].to_vec();
+    Ok((0..pairs.len()).map(|i| Pair::new(of(2 * i), of(2 * i + 1))).collect())
 }
 
 /// Scores pairs and, if `learn`, computes the gradient of their mean loss. However the pairs are cut into
@@ -236,14 +257,14 @@ pub(crate) fn run(
         for range in &cuts {
             let part = &items[range.clone()];
             let layout = how.lay_out(part)?;
-            let scores = policy.score(&layout, engine).map_err(at(part))?;
+            let scores = policy.score(&layout, engine).map_err(at(part.iter().map(|i| &i.tokens)))?;
             all.extend(said(&layout, &scores, part));
         }
         let judged = judge(objective, device, &all, &reference, totals);
         if let Some(gradients) = &mut gradients {
             for range in cuts {
                 let part = &items[range.clone()];
-                let pass = policy.forward(&how.lay_out(part)?, engine).map_err(at(part))?;
+                let pass = policy.forward(&how.lay_out(part)?, engine).map_err(at(part.iter().map(|i| &i.tokens)))?;
                 policy.backward(pass, &judged.coefficients(items, range), gradients);
             }
         }
@@ -256,7 +277,7 @@ pub(crate) fn run(
     for range in cuts {
         let part = &items[range.clone()];
         let layout = how.lay_out(part)?;
-        let pass: Pass = policy.forward(&layout, engine).map_err(at(part))?;
+        let pass: Pass = policy.forward(&layout, engine).map_err(at(part.iter().map(|i| &i.tokens)))?;
         let said = said(&layout, &pass.scores, part);
         let one = judge(objective, device, &said, &reference[range], totals);
         let coefficients = one.coefficients(part, 0..part.len());

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
-use collimate_core::{Column, Completion, Objective, Pair, Totals};
+use collimate_core::{Column, Objective, Totals};
 use collimate_data::Tokens;
 use collimate_model::{AdamW, Decoder, Gradients, Memory, Moments, Options};
 use rand::SeedableRng;
@@ -129,11 +129,8 @@ pub fn loss_and_gradients(
         if !objective.uses_reference() {
             return Ok(Item::new(objective, t.clone(), None));
         }
-        let layout = step::lay_out([t].into_iter(), how.share)?;
-        let place = || format!("row {}", t.row);
-        let scores = reference.score(&layout, how.engine).map_err(|source| Error::Model { place: place(), source })?;
-        let of = |completion: usize| scores.log_probs[layout.completions[completion].clone()].to_vec();
-        Ok(Item::new(objective, t.clone(), Some(&Pair::new(of(0), of(1)))))
+        let scores = step::log_probs(reference, std::slice::from_ref(t), how)?;
+        Ok(Item::new(objective, t.clone(), Some(&scores[0])))
     };
     let items = pairs.iter().map(item).collect::<Result<Vec<_>, _>>()?;
     let outcome = step::run(policy, objective, &items, how, true)?;
@@ -199,8 +196,7 @@ impl Trainer {
         let mut sizes: Vec<(usize, usize)> = (0..self.train.len())
             .map(|i| {
                 let l = self.train.lengths(i);
-                let prompts = if how.share { l.prompt } else { 2 * l.prompt };
-                (prompts + l.chosen + l.rejected, l.chosen + l.rejected)
+                (how.tokens_of(l), l.chosen + l.rejected)
             })
             .collect();
         sizes.sort_unstable_by(|a, b| b.cmp(a));
@@ -260,23 +256,11 @@ impl Trainer {
         wanted.retain(|i| known.get(&data.get(*i)).is_none());
         let reference = self.reference.as_ref().unwrap_or(&self.policy);
         let how = how(&self.settings, self.settings.per_device_eval_batch_size);
-        let sizes: Vec<usize> = wanted
-            .iter()
-            .map(|i| {
-                let l = data.lengths(*i);
-                (if how.share { 1 } else { 2 }) * l.prompt + l.chosen + l.rejected
-            })
-            .collect();
+        let sizes: Vec<usize> = wanted.iter().map(|i| how.tokens_of(data.lengths(*i))).collect();
         for range in step::cut(&sizes, how.pairs, how.tokens) {
-            let part = &wanted[range.clone()];
-            let tokens: Vec<_> = part.iter().map(|i| data.get(*i)).collect();
-            let layout = step::lay_out(tokens.iter(), how.share)?;
-            let scores = reference
-                .score(&layout, how.engine)
-                .map_err(|source| Error::Model { place: format!("rows {}", step::rows(tokens.iter())), source })?;
-            let of = |completion: usize| scores.log_probs[layout.completions[completion].clone()].to_vec();
-            for (place, t) in tokens.iter().enumerate() {
-                known.insert(t, Pair::new(of(2 * place), of(2 * place + 1)));
+            let tokens: Vec<_> = wanted[range.clone()].iter().map(|i| data.get(*i)).collect();
+            for (t, scores) in tokens.iter().zip(step::log_probs(reference, &tokens, how)?) {
+                known.insert(t, scores);
             }
             progress(all - wanted.len() + range.end)?;
         }
@@ -333,9 +317,9 @@ impl Trainer {
     }
 
     fn step(&mut self, items: &[Item], initial: bool, steps: usize, observer: &mut Observer<'_>) -> Result<(), Error> {
-        let s = self.settings.clone();
+        let s = &self.settings;
         let begun = Instant::now();
-        let how = how(&s, s.per_device_train_batch_size);
+        let how = how(s, s.per_device_train_batch_size);
         let outcome = step::run(&self.policy, &self.objective, items, how, true)?;
         let number = self.progress.step + 1;
         let mut window = Window::default();
@@ -419,16 +403,10 @@ impl Trainer {
 
     /// The loss of the reference taken for the policy, exactly: where it depends on the pairs.
     fn loss_of_reference(&self, items: &[Item], outcome: &step::Outcome) -> f64 {
-        let column = |side: fn(&Pair<Said>) -> &Said, of: fn(&Said) -> f64| {
-            Column(items.iter().map(|i| of(side(&i.reference))).collect())
-        };
-        let sides = Pair::new((|p: &Pair<Said>| &p.chosen) as fn(&Pair<Said>) -> &Said, |p: &Pair<Said>| &p.rejected);
-        let same = sides.map(|side| Completion {
-            score: column(side, |s| s.score),
-            sum: column(side, |s| s.sum),
-            tokens: column(side, |s| s.tokens),
-            confidence: Column(outcome.policy.iter().map(|p| side(p).confidence).collect()),
-        });
+        let reference = items.iter().map(|i| i.reference).zip(&outcome.policy);
+        let same: Vec<_> =
+            reference.map(|(r, p)| r.zip(*p).map(|(r, p)| Said { confidence: p.confidence, ..r })).collect();
+        let same = step::completions(&same, Column);
         let chosen_tokens = items.iter().map(|i| i.weights.chosen.len()).sum();
         let totals = Totals { pairs: items.len(), chosen_tokens };
         let losses = self.objective.evaluate_column(&same, &same, totals).loss.0;

@@ -17,16 +17,17 @@ use crate::progress::Progress;
 
 /// Reads, trains, saves; nothing is written before everything was read.
 pub(crate) fn run(table: Map<String, Value>, quiet: bool) -> Result<()> {
-    let run = Run::new(table)?;
-    align(&run, quiet)
+    align(Run::new(table)?, quiet)
 }
 
-pub(crate) fn align(run: &Run, quiet: bool) -> Result<()> {
+pub(crate) fn align(run: Run, quiet: bool) -> Result<()> {
     let mut inputs: Vec<&Path> = vec![&run.model];
     inputs.extend(run.ref_model.as_deref());
     let mut output = Output::check(&run.output_dir, &inputs)?;
     let (backend, device) = super::device(run.backend.as_deref())?;
+    let config = run.to_toml()?;
     let model = hub::locate(&run.model, Kind::Model)?;
+    let ref_model = run.ref_model.as_ref().map(|folder| hub::locate(folder, Kind::Model)).transpose()?;
     let checkpoint = Checkpoint::open(&model)?;
     let tokenizer = Tokenizer::from_folder(&model)?;
 
@@ -62,8 +63,8 @@ pub(crate) fn align(run: &Run, quiet: bool) -> Result<()> {
 
     let resumed = run.resume.as_ref().map(|folder| output::resume(folder, &run.effective, &device)).transpose()?;
     let initial = Decoder::load(&checkpoint, &device)?;
-    let mut reference = match &run.ref_model {
-        Some(folder) => Some(Decoder::load(&Checkpoint::open(&hub::locate(folder, Kind::Model)?)?, &device)?),
+    let mut reference = match &ref_model {
+        Some(folder) => Some(Decoder::load(&Checkpoint::open(folder)?, &device)?),
         None => None,
     };
     let (policy, state) = match resumed {
@@ -74,16 +75,13 @@ pub(crate) fn align(run: &Run, quiet: bool) -> Result<()> {
         }
         None => (initial, None),
     };
-    let mut trainer = Trainer::new(policy, run.objective_again()?, run.settings.clone(), train, eval)?;
+    let mut trainer = Trainer::new(policy, run.objective, run.settings.clone(), train, eval)?;
     if let Some(reference) = reference {
         trainer = trainer.with_reference(reference);
     }
     if let Some(cache) = &run.data_options.cache_dir {
-        let scored_by = match &run.ref_model {
-            Some(folder) => hub::locate(folder, Kind::Model)?,
-            None => model.clone(),
-        };
-        let name = reference_file_name(&scored_by, &backend)
+        let scored_by = ref_model.as_ref().unwrap_or(&model);
+        let name = reference_file_name(scored_by, &backend)
             .with_context(|| format!("reading {} for its hash", scored_by.display()))?;
         trainer = trainer.with_reference_file(cache.join(name));
     }
@@ -112,7 +110,6 @@ pub(crate) fn align(run: &Run, quiet: bool) -> Result<()> {
             mib(m.logits)
         );
     }
-    let config = run.to_toml()?;
     let mut progress = Progress::new(quiet);
     let io = |e: anyhow::Error| TrainError::Observer(format!("{e:#}"));
     trainer.run(&mut |event| {

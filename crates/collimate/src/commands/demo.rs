@@ -258,7 +258,7 @@ pub(crate) fn run(m: &ArgMatches) -> Result<()> {
             keys["backend"] = backend.into();
         }
         let Value::Object(keys) = keys else { unreachable!("it is a table") };
-        super::align::align(&Run::new(keys)?, false)?;
+        super::align::align(Run::new(keys)?, false)?;
         let last = last_evaluation(&out)?;
         let number = |key: &str| last[key].as_f64().unwrap_or(f64::NAN);
         let (margin, accuracy) = (number("eval_rewards/margins"), number("eval_rewards/accuracies"));

@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 use burn::tensor::Device;
 use collimate_backend::Backend;
 
-/// Opens the backend of that name, or the first usable one, and makes it the default of this process.
+/// Opens the backend of that name, or the first usable one; with the name that it goes by.
 pub(crate) fn device(name: Option<&str>) -> Result<(String, Device)> {
     let name = match name {
         Some(name) => name.to_owned(),
