@@ -89,6 +89,9 @@ pub const KEYS: &[Key] = &[
         "Recompute layers in the backward pass instead of storing them [default: false]",
     ),
     key(ENGINE, "logits_chunk", "Logits held at a time, in numbers [default: 16777216]"),
+    key(ENGINE, "bf16", "Compute in bfloat16 with a copy of weights kept in float32 [default: false]"),
+    key(ENGINE, "fp16", "Compute in float16 with a copy of weights kept in float32 [default: false]"),
+    text(ENGINE, "dtype", "What weights are kept in: float32 or bfloat16 [default: float32]"),
     key(DATA, "max_length", "Most tokens in prompt + completion [default: 1024]"),
     text(
         DATA,

@@ -13,6 +13,8 @@ mod layout;
 mod memory;
 mod ops;
 mod parameters;
+mod precision;
+mod profile;
 mod rotary;
 
 pub use adamw::{AdamW, Moments};
@@ -23,6 +25,8 @@ pub use engine::{Options, Pass, Scores};
 pub use error::Error;
 pub use generate::{Generation, Sampling};
 pub use layout::{Layout, Row, Text};
-pub use memory::Memory;
+pub use memory::{Load, Memory};
 pub use parameters::{Inventory, Spec, Tensors};
+pub use precision::Precision;
+pub use profile::{Piece, Profile};
 pub use rotary::Rotary;
