@@ -71,7 +71,7 @@ impl Memory {
             false => c.num_hidden_layers * (d + inner),
         };
         // What the backward pass of one layer holds beside it, at its widest: in the feed-forward part.
-        let held = 3 * m + 4 * d;
+        let held = if how.kernels { 2 * m + 4 * d } else { 3 * m + 4 * d };
         // Tensor operations hold a few of everything: probabilities and their gradients, logits and theirs.
         let padded = rows * longest * longest;
         let at_a_time = padded.min(SCORES.max(longest * longest));
@@ -120,8 +120,8 @@ mod tests {
         // Embedding 800; a layer: 4·64 + 3·128 + 2·8 = 656; last norm 8.
         assert_eq!(m.parameters, 4 * (800 + 3 * 656 + 8));
         assert_eq!((m.gradients, m.moments, m.reference), (m.parameters, 2 * m.parameters, m.parameters));
-        // Kept a layer: 8 + 2·8 + 2·8 + 2 + 8 + 32 = 82; held: 48 + 32 = 80.
-        assert_eq!(m.activations, 4 * (10 * (3 * 82 + 80) + 3 * 4 * 8));
+        // Kept a layer: 8 + 2·8 + 2·8 + 2 + 8 + 32 = 82; held: 32 + 32 = 64.
+        assert_eq!(m.activations, 4 * (10 * (3 * 82 + 64) + 3 * 4 * 8));
         assert_eq!((m.logits, m.attention), (4 * 4 * 100, 0));
     }
 
