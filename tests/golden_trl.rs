@@ -202,7 +202,7 @@ fn assert_on_page(measured: &[(&str, Vec<f64>)]) {
     for (name, losses) in measured {
         let Some(column) = rows[0].iter().position(|head| head == name) else { continue };
         let said = rows[2..].iter().map(|row| row[column].parse().unwrap()).collect::<Vec<f64>>();
-        assert_one_result(&("the page", said), &(name, losses.clone()), &table);
+        assert_one_result(&("the page", said), &(*name, losses.clone()), &table);
     }
 }
 

@@ -1,6 +1,6 @@
-//! Tells who links a program where libtorch is. torch-sys says only what a library needs.
+//! Tells who links a program where libtorch is: torch-sys says only what a library needs.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::{env, io};
 
 fn main() -> io::Result<()> {
@@ -14,9 +14,9 @@ fn main() -> io::Result<()> {
     // For the dependents' build scripts: a program that is started on its own needs this path in its head.
     println!("cargo:lib={}", lib.display());
     // For `cargo run` and `cargo test`: they search the libraries' folders that lie within the target folder.
-    let inside = Path::new(&env::var_os("OUT_DIR").expect("cargo sets it")).join("lib");
     #[cfg(unix)]
     {
+        let inside = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets it")).join("lib");
         if inside.symlink_metadata().is_ok() {
             std::fs::remove_file(&inside)?;
         }
