@@ -144,20 +144,66 @@ fn assert_steps(got: &[Map<String, Value>], expected: &[Value], what: &str) {
 }
 
 #[test]
-fn every_run_is_replayed_on_every_backend() {
+fn every_run_is_replayed_on_every_backend_with_one_result() {
     let Some((golden, checkpoint, tokenizer)) = golden() else { return };
     let mut compared = 0;
     for (name, run) in golden["runs"].as_object().unwrap() {
+        let steps = run["steps"].as_array().unwrap();
+        let losses = |lines: &[Value]| -> Vec<f64> { lines.iter().map(|l| l["loss"].as_f64().unwrap()).collect() };
+        let mut columns = vec![("TRL", losses(steps))];
         for (backend, device) in common::devices() {
             let Some(lines) = replay(&golden, run, &checkpoint, &tokenizer, &device, &|_| {}) else {
                 eprintln!("skipped: run {name}");
                 continue;
             };
-            assert_steps(&lines, run["steps"].as_array().unwrap(), &format!("{name} on {backend}"));
+            assert_steps(&lines, steps, &format!("{name} on {backend}"));
+            columns.push((backend, losses(&lines.into_iter().map(Value::Object).collect::<Vec<_>>())));
             compared += 1;
+        }
+        for (one, other) in (1..columns.len()).flat_map(|i| (1..i).map(move |k| (i, k))) {
+            assert_one_result(&columns[one], &columns[other], name);
+        }
+        if name == "sigmoid_b0.1" {
+            assert_on_page(&columns);
         }
     }
     assert!(compared >= 2, "sigmoid must be compared on each backend");
+}
+
+/// Losses of two columns, within 1e-4 relative step by step.
+fn assert_one_result((one, a): &(&str, Vec<f64>), (other, b): &(&str, Vec<f64>), what: &str) {
+    assert_eq!(a.len(), b.len(), "{what}: {one} and {other}");
+    for (step, (a, b)) in a.iter().zip(b).enumerate() {
+        let off = (a - b).abs();
+        assert!(off <= 1e-4 * b.abs(), "{what}, step {}: {a} on {one}, {b} on {other}", step + 1);
+    }
+}
+
+/// The page's table of losses is what was measured, in every column that was measured here.
+fn assert_on_page(measured: &[(&str, Vec<f64>)]) {
+    let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/src/backends.md")).unwrap();
+    let rows: Vec<Vec<&str>> = page
+        .lines()
+        .skip_while(|l| !l.starts_with("| step |"))
+        .take_while(|l| l.starts_with('|'))
+        .map(|l| l.trim_matches('|').split('|').map(|cell| cell.trim().trim_matches('`')).collect())
+        .collect();
+    let table: Vec<String> = (0..measured[0].1.len())
+        .map(|i| {
+            let losses: Vec<_> = measured.iter().map(|(_, l)| format!("{:.7}", l[i])).collect();
+            format!("| {} | {} |", i + 1, losses.join(" | "))
+        })
+        .collect();
+    let table = format!("{:?}\n{}", measured.iter().map(|(name, _)| *name).collect::<Vec<_>>(), table.join("\n"));
+    assert_eq!(rows.len(), 2 + measured[0].1.len(), "docs/src/backends.md has no table of losses like\n{table}");
+    for column in ["TRL", "flex", "ndarray", "libtorch"] {
+        assert!(rows[0].contains(&column), "docs/src/backends.md has no losses on {column}");
+    }
+    for (name, losses) in measured {
+        let Some(column) = rows[0].iter().position(|head| head == name) else { continue };
+        let said = rows[2..].iter().map(|row| row[column].parse().unwrap()).collect::<Vec<f64>>();
+        assert_one_result(&("the page", said), &(*name, losses.clone()), &table);
+    }
 }
 
 #[test]

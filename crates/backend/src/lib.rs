@@ -3,12 +3,15 @@
 //! A backend is a name, a description and a device factory, registered at link time:
 //!
 //! ```
-//! use collimate_backend::{Backend, Found};
+//! use collimate_backend::{Backend, Capabilities, Found};
 //!
 //! inventory::submit! { Backend {
 //!     name: "flex-again",
 //!     about: "pure-Rust CPU tensors",
-//!     rank: 50,
+//!     rank: 60,
+//!     capabilities: Capabilities {
+//!         kernels: true, f64: true, bf16: true, f16: true, several: false, deterministic: true,
+//!     },
 //!     devices: || Ok(vec![Found { name: "flex-again".into(), about: "this machine's CPU".into() }]),
 //!     open: |_index| unimplemented!("open the device"),
 //! } }
@@ -29,6 +32,51 @@ pub struct Found {
     pub about: String,
 }
 
+impl Found {
+    /// The devices of a backend that may have several: one goes by the backend's name, more by `name:index`.
+    pub fn numbered(backend: &str, abouts: impl IntoIterator<Item = String>) -> Vec<Self> {
+        let abouts: Vec<String> = abouts.into_iter().collect();
+        let alone = abouts.len() == 1;
+        let found = abouts.into_iter().enumerate().map(|(i, about)| {
+            let name = if alone { backend.to_owned() } else { format!("{backend}:{i}") };
+            Self { name, about }
+        });
+        found.collect()
+    }
+}
+
+/// What not every backend can do, as the plug-in declares it. The tests hold it against what the devices do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Capabilities {
+    /// The pieces of the decoder run on Collimate's hand-made kernels, not as tensor operations.
+    pub kernels: bool,
+    /// There are tensors of f64, in which the loss of a step is then computed.
+    pub f64: bool,
+    /// There are tensors of bf16, with all arithmetic.
+    pub bf16: bool,
+    /// There are tensors of f16, with all arithmetic.
+    pub f16: bool,
+    /// There may be several devices, chosen as `name:0`, `name:1` …
+    pub several: bool,
+    /// The same run gives the same bits each time.
+    pub deterministic: bool,
+}
+
+impl Capabilities {
+    /// Each by the name that it is listed under, in the order in which they are listed.
+    pub fn each(&self) -> [(&'static str, bool); 6] {
+        let Self { kernels, f64, bf16, f16, several, deterministic } = *self;
+        [
+            ("hand-made kernels", kernels),
+            ("loss in f64", f64),
+            ("bf16", bf16),
+            ("f16", f16),
+            ("several devices", several),
+            ("same bits each time", deterministic),
+        ]
+    }
+}
+
 /// A tensor backend.
 #[derive(Clone, Copy, Debug)]
 pub struct Backend {
@@ -38,6 +86,8 @@ pub struct Backend {
     pub about: &'static str,
     /// The usable backend of the lowest rank is the default.
     pub rank: u32,
+    /// What it can do.
+    pub capabilities: Capabilities,
     /// The devices that are usable here, or the reason why there are none. Never panics.
     pub devices: fn() -> Result<Vec<Found>, String>,
     /// Opens the device of that index.
@@ -130,6 +180,9 @@ mod tests {
         name: "absent",
         about: "never usable",
         rank: 99,
+        capabilities: Capabilities {
+            kernels: false, f64: false, bf16: false, f16: false, several: true, deterministic: false,
+        },
         devices: || Err("no such hardware".into()),
         open: |_| unreachable!("it has no device"),
     } }
@@ -141,5 +194,15 @@ mod tests {
         let said = Backend::device("absent").unwrap_err().to_string();
         assert_eq!(said, "backend \"absent\" can't be used here: no such hardware");
         assert!(Backend::preferred().is_none());
+    }
+
+    #[test]
+    fn devices_are_numbered_where_there_are_several() {
+        let names = |n: usize| {
+            let found = Found::numbered("gpu", (0..n).map(|i| format!("card {i}")));
+            found.into_iter().map(|f| f.name).collect::<Vec<_>>()
+        };
+        assert_eq!(names(1), ["gpu"]);
+        assert_eq!(names(3), ["gpu:0", "gpu:1", "gpu:2"]);
     }
 }

@@ -41,6 +41,12 @@ pub fn command() -> Command {
         .subcommand(
             Command::new("backends")
                 .about("List the tensor backends that are linked, and which are usable on this machine")
+                .arg(
+                    Arg::new("capabilities")
+                        .long("capabilities")
+                        .action(ArgAction::SetTrue)
+                        .help("Print what each can do"),
+                )
                 .arg(json()),
         )
         .subcommand(commands::data::command())
@@ -129,7 +135,7 @@ fn dispatch(matches: &ArgMatches) -> Result<()> {
         Some(("align", m)) => commands::align::run(table(m)?, m.get_flag("quiet"), m.get_flag("profile")),
         Some(("generate", m)) => commands::generate::run(m),
         Some(("methods", m)) => commands::methods::run(m.get_flag("json")),
-        Some(("backends", m)) => commands::backends::run(m.get_flag("json")),
+        Some(("backends", m)) => commands::backends::run(m.get_flag("capabilities"), m.get_flag("json")),
         Some(("data", m)) => commands::data::run(m),
         Some(("demo", m)) => commands::demo::run(m),
         _ => bail!("no command given; see --help"),

@@ -18,7 +18,11 @@ pub use collimate_model as model;
 pub use collimate_train as train;
 
 // A plug-in that nobody names is dropped by the linker.
+#[cfg(feature = "cuda")]
+use collimate_backend_cuda as _;
 #[cfg(feature = "flex")]
 use collimate_backend_flex as _;
+#[cfg(feature = "libtorch")]
+use collimate_backend_libtorch as _;
 #[cfg(feature = "ndarray")]
 use collimate_backend_ndarray as _;

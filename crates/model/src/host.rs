@@ -3,8 +3,13 @@
 //! On the flex backend a piece of the decoder reads and writes its tensors' own buffers, and the kernel does the work;
 //! on any other backend it runs the same formula as tensor operations, which is also what the tests hold it against.
 
-use burn::tensor::{Tensor, TensorData};
+use burn::tensor::{DType, Device, Tensor, TensorData};
 use burn_flex::{Flex, FlexTensor};
+
+/// Whether the hand-made kernels run on the tensors of this device.
+pub fn has_kernels(device: &Device) -> bool {
+    View::of(&Tensor::<1>::zeros([1], (device, DType::F32))).is_some()
+}
 
 /// A tensor's buffer, row-major and shared with the tensor.
 pub(crate) struct View(FlexTensor);

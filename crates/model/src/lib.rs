@@ -24,6 +24,7 @@ pub use decoder::{Decoder, Gradients};
 pub use engine::{Options, Pass, Scores};
 pub use error::Error;
 pub use generate::{Generation, Sampling};
+pub use host::has_kernels;
 pub use layout::{Layout, Row, Text};
 pub use memory::{Load, Memory};
 pub use parameters::{Inventory, Spec, Tensors};

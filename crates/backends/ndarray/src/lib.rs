@@ -1,7 +1,7 @@
 //! The `ndarray` backend: CPU tensors on the ndarray crate.
 
 use burn::tensor::Device;
-use collimate_backend::{Backend, Found};
+use collimate_backend::{Backend, Capabilities, Found};
 
 // The tensor library is about to drop this backend; until it does, it is a second opinion on every number.
 #[allow(deprecated)]
@@ -13,6 +13,14 @@ inventory::submit! { Backend {
     name: "ndarray",
     about: "CPU tensors on the ndarray crate",
     rank: 20,
+    capabilities: Capabilities {
+        kernels: false,
+        f64: true,
+        bf16: false,
+        f16: false,
+        several: false,
+        deterministic: true,
+    },
     devices: || Ok(vec![Found { name: "ndarray".into(), about: "this machine's CPU".into() }]),
     open,
 } }

@@ -1,11 +1,28 @@
 //! `collimate backends`.
 
 use anyhow::Result;
-use collimate_backend::Backend;
+use burn::tensor::DType;
+use collimate_backend::{Backend, Capabilities};
+use collimate_model::has_kernels;
 use comfy_table::{Table, presets::UTF8_HORIZONTAL_ONLY};
-use serde_json::json;
+use serde_json::{Map, Value, json};
 
-pub(crate) fn run(as_json: bool) -> Result<()> {
+/// What the first device can do, where there is one: data types differ between cards. Else what the plug-in declares.
+fn capabilities(b: &Backend) -> Capabilities {
+    if !(b.devices)().is_ok_and(|d| !d.is_empty()) {
+        return b.capabilities;
+    }
+    let device = (b.open)(0);
+    Capabilities {
+        kernels: has_kernels(&device),
+        f64: device.supports_dtype(DType::F64),
+        bf16: device.supports_dtype(DType::BF16),
+        f16: device.supports_dtype(DType::F16),
+        ..b.capabilities
+    }
+}
+
+pub(crate) fn run(with_capabilities: bool, as_json: bool) -> Result<()> {
     let preferred = Backend::preferred().map(|b| b.name);
     if as_json {
         let all: Vec<_> = Backend::all()
@@ -15,12 +32,15 @@ pub(crate) fn run(as_json: bool) -> Result<()> {
                 let names = devices
                     .as_ref()
                     .map(|d| d.iter().map(|f| json!({"name": f.name, "about": f.about})).collect::<Vec<_>>());
+                let able: Map<_, _> =
+                    capabilities(b).each().into_iter().map(|(what, has)| (what.to_owned(), Value::Bool(has))).collect();
                 json!({
                     "name": b.name,
                     "about": b.about,
                     "default": Some(b.name) == preferred,
                     "devices": names.clone().unwrap_or_default(),
                     "unusable": devices.err(),
+                    "capabilities": able,
                 })
             })
             .collect();
@@ -28,7 +48,17 @@ pub(crate) fn run(as_json: bool) -> Result<()> {
         return Ok(());
     }
     let mut table = Table::new();
-    table.load_style(UTF8_HORIZONTAL_ONLY).set_header(["backend", "what it is", "here"]);
+    table.load_style(UTF8_HORIZONTAL_ONLY);
+    if with_capabilities {
+        for b in Backend::all() {
+            let able = capabilities(b).each();
+            table.set_header(["backend"].into_iter().chain(able.map(|(what, _)| what)));
+            table.add_row([b.name].into_iter().chain(able.map(|(_, has)| if has { "yes" } else { "no" })));
+        }
+        println!("{table}");
+        return Ok(());
+    }
+    table.set_header(["backend", "what it is", "here"]);
     for b in Backend::all() {
         let here = match (b.devices)() {
             Ok(found) => found.iter().map(|f| format!("{}: {}", f.name, f.about)).collect::<Vec<_>>().join("\n"),

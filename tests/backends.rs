@@ -1,0 +1,115 @@
+//! What is said of a backend is so: its capabilities by what its devices do, and the page by what the code says.
+
+mod common;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process::{Command, Output};
+
+use burn::tensor::{DType, Device, Tensor, TensorData};
+use collimate::backend::Backend;
+use collimate::model::has_kernels;
+use serde_json::Value;
+
+fn collimate(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_collimate")).args(args).output().unwrap()
+}
+
+fn page() -> String {
+    std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/src/backends.md")).unwrap()
+}
+
+/// Σ exp((x·x) · 1/10 − 1) for x = [[1, 2], [3, 4]], all of it in `dtype`: a product, an elementwise function and a sum.
+fn small_sum(device: &Device, dtype: DType) -> f64 {
+    let x: Tensor<2> = Tensor::from_data(TensorData::from([[1.0f32, 2.0], [3.0, 4.0]]), (device, dtype));
+    let sum = (x.clone().matmul(x) * 0.1 - 1.0).exp().sum().into_data();
+    assert_eq!(sum.dtype, dtype, "it fell out of {dtype:?}");
+    sum.convert::<f64>().try_to_vec::<f64>().unwrap()[0]
+}
+
+#[test]
+fn a_declared_data_type_computes_and_another_is_refused() {
+    // x·x = [[7, 10], [15, 22]]: e^-0.3 + e^0 + e^0.5 + e^1.2
+    let wanted = 0.740_818_220_681_718 + 1.0 + 1.648_721_270_700_128 + 3.320_116_922_736_547;
+    for (name, device) in common::devices() {
+        let declared = Backend::find(name).unwrap().capabilities;
+        // Half a unit in the last place for each of a handful of operations, doubled.
+        let types =
+            [(DType::F64, declared.f64, 1e-14), (DType::BF16, declared.bf16, 0.04), (DType::F16, declared.f16, 5e-3)];
+        for (dtype, has, tolerance) in types.into_iter().chain([(DType::F32, true, 1e-6)]) {
+            assert_eq!(device.supports_dtype(dtype), has, "{name} declares {dtype:?} otherwise than its device does");
+            match catch_unwind(AssertUnwindSafe(|| small_sum(&device, dtype))) {
+                Ok(got) => {
+                    assert!(has, "{name} computes in {dtype:?}, but doesn't declare it");
+                    assert!((got / wanted - 1.0).abs() < tolerance, "{name}, {dtype:?}: {got} is not {wanted}");
+                }
+                Err(_) => assert!(!has, "{name} declares {dtype:?}, but can't compute in it"),
+            }
+        }
+    }
+}
+
+#[test]
+fn a_declared_kernel_runs_and_devices_are_as_many_as_declared() {
+    for (name, device) in common::devices() {
+        let backend = Backend::find(name).unwrap();
+        assert_eq!(has_kernels(&device), backend.capabilities.kernels, "{name}");
+        let found = (backend.devices)().unwrap();
+        assert!(found.len() == 1 || backend.capabilities.several, "{name}: {found:?}");
+        for (i, one) in found.iter().enumerate() {
+            let (base, index) = one.name.split_once(':').unwrap_or((&one.name, "0"));
+            assert_eq!((base, index.parse()), (name, Ok(i)), "{one:?}");
+        }
+    }
+}
+
+#[test]
+fn the_page_has_every_backend_as_it_is() {
+    let page = page();
+    let listing = collimate(&["backends", "--capabilities", "--json"]);
+    let listing: Value = serde_json::from_slice(&listing.stdout).unwrap();
+    let listing = listing.as_array().unwrap();
+    assert!(listing.len() >= 2);
+    for b in listing {
+        let able = b["capabilities"].as_object().unwrap();
+        let head = format!("| | {} |", able.keys().map(String::as_str).collect::<Vec<_>>().join(" | "));
+        assert!(page.contains(&head), "docs/src/backends.md lacks the head:\n{head}");
+        let cells: Vec<_> = able.values().map(|has| if has.as_bool().unwrap() { "yes" } else { "no" }).collect();
+        let row = format!("| `{}` | {} |", b["name"].as_str().unwrap(), cells.join(" | "));
+        assert!(page.contains(&row), "docs/src/backends.md lacks the row:\n{row}");
+    }
+    for name in ["flex", "ndarray", "libtorch", "cuda", "libtorch-cuda"] {
+        assert!(page.contains(&format!("\n| `{name}` | ")), "docs/src/backends.md lacks {name}");
+    }
+    let table = collimate(&["backends", "--capabilities"]);
+    let table = String::from_utf8(table.stdout).unwrap();
+    for (what, _) in Backend::all()[0].capabilities.each() {
+        assert!(table.contains(what), "{what} is not in {table}");
+    }
+}
+
+#[test]
+fn what_is_not_usable_is_refused_with_its_reason() {
+    let desk = tempfile::tempdir().unwrap();
+    let model = desk.path().join("model");
+    common::small_checkpoint(&model, 1);
+    let model = model.display().to_string();
+    let refused = |backend: &str, why: &str| {
+        let run = collimate(&["generate", "--model", &model, "--prompt", "a", "--backend", backend]);
+        let said = String::from_utf8(run.stderr).unwrap();
+        assert_eq!(run.status.code(), Some(1), "{backend}: {said}");
+        assert!(said.contains(why) && !said.contains("panicked"), "{backend}: {said}");
+    };
+    let listed = collimate(&["backends"]);
+    assert!(listed.status.success());
+    let listed = String::from_utf8(listed.stdout).unwrap();
+    for b in Backend::all() {
+        assert!(listed.contains(b.name), "{} is not in {listed}", b.name);
+        match (b.devices)() {
+            Ok(found) => refused(&format!("{}:{}", b.name, found.len()), "has no device"),
+            Err(why) => refused(b.name, &why),
+        }
+    }
+    if Backend::find("cuda").is_err() {
+        refused("cuda", "unknown backend \"cuda\"; this program has: flex");
+    }
+}
