@@ -35,6 +35,8 @@ def arguments():
     add("--only", choices=["collimate", "trl"], help="run one side")
     add("--trl_malloc", choices=["default", "tuned", "both"], default="both",
         help="TRL with glibc's defaults, with glibc told to keep freed memory, or each in turn [both]")
+    add("--trl_batch", type=int, default=0, metavar="PAIRS",
+        help="TRL's per-device batch, accumulated to --pairs; small ones pad less [--pairs]")
     add("--backend", help="Collimate's backend [its default]")
     add("--set", action="append", default=[], metavar="KEY=VALUE", help="a further key for `collimate align`")
     add("--optim", default="adamw_torch_fused", help="TRL's optimiser [adamw_torch_fused]")
@@ -49,6 +51,9 @@ def arguments():
         ap.error("give --data or --prompt_tokens")
     if a.steps <= SKIP:
         ap.error(f"--steps must be above {SKIP}: the first {SKIP} are not timed")
+    a.trl_batch = a.trl_batch or a.pairs
+    if a.pairs % a.trl_batch:
+        ap.error("--trl_batch must divide --pairs")
     if a.prompt_tokens:
         a.max_length = a.prompt_tokens + a.completion_tokens
     return a
@@ -127,7 +132,8 @@ def collimate(a, work, name):
 def trl(a, work, name, tuned=False):
     out = work / f"{name}.json"
     command = [a.python, HERE / "trl_side.py", "--model", work / "model", "--data", work / "pairs.jsonl", "--out", out,
-               "--pairs", a.pairs, "--steps", a.steps, "--max_length", a.max_length, "--threads", a.threads,
+               "--pairs", a.pairs, "--batch", a.trl_batch, "--steps", a.steps, "--max_length", a.max_length,
+               "--threads", a.threads,
                "--beta", a.beta, "--learning_rate", a.learning_rate, "--optim", a.optim, "--attn", a.attn]
     variables = {"GLIBC_TUNABLES": TUNED} if tuned else {}
     result = run(command, work / f"{name}.log", a.threads, **variables)
@@ -199,7 +205,9 @@ def table(a, result):
     show("whole run, CPU s", "cpu_seconds", "{:.1f}", inverse=True)
     show("whole run, M page faults", "page_faults", "{:.2f}", inverse=True, scale=1e6)
     print(f"\nmatmul peak {result['matmul_peak_gflops']:.0f} GFLOP/s on {a.threads} threads; "
-          f"{result['parameters']:,} parameters; {a.pairs} pairs a step, {result['tokens_per_step']:.0f} tokens", file=out)
+          f"{result['parameters']:,} parameters; {a.pairs} pairs a step, {result['tokens_per_step']:,.0f} tokens"
+          + (f" (with TRL's padding {result['padded_tokens_per_step']:,.0f})" if sides != ["collimate"] else ""),
+          file=out)
     for n in sides:
         rounds = zip(result[n]["pairs_per_second_of_rounds"], result[n]["others_of_rounds"])
         print(f"{NAMES[n]}: pairs/s of the rounds (share of the machine that other processes took) "
@@ -217,8 +225,8 @@ def profile(a, work):
     data = work / "perf.data"
     command = collimate_command(a, work, work / "profiled")
     run(["perf", "record", "-q", "-F", 199, "-o", data, "--", *command], work / "perf.log", a.threads)
-    report = subprocess.run(["perf", "report", "-i", data, "--stdio", "--no-children", "--percent-limit", "0.5", "-s",
-                             "symbol"], capture_output=True, text=True).stdout
+    report = subprocess.run(["perf", "report", "-i", data, "--stdio", "--no-children", "--percent-limit", "0.5",
+                             "-F", "overhead,symbol"], capture_output=True, text=True).stdout
     rows = [line.rstrip() for line in report.splitlines() if line.strip() and not line.startswith("#")]
     print("\nCollimate's whole run under perf:", *rows, sep="\n", file=sys.stderr if a.json else sys.stdout)
 
@@ -266,6 +274,7 @@ def main():
     trls = [r for k in runs if k != "collimate" for r in runs[k]]
     for r in trls:
         result["versions"] = r["versions"]
+        result["padded_tokens_per_step"] = median(s["padded_tokens"] for s in r["steps"])
         for i, s in enumerate(r["steps"]):
             want = sum(p + p + c + r for p, c, r in steps[i])
             if s["tokens"] != want:
