@@ -374,6 +374,11 @@ impl Run {
 
 #[cfg(test)]
 mod tests {
+    use std::time::{Duration, Instant};
+
+    use rand::rngs::StdRng;
+    use rand::{RngExt, SeedableRng};
+
     use super::*;
 
     fn table(text: &str) -> Map<String, Value> {
@@ -458,6 +463,86 @@ mod tests {
         assert!(said.contains("give one"), "{said}");
         let said = Run::new(table("model = 'm'")).unwrap_err().to_string();
         assert!(said.starts_with("`data` is missing"), "{said}");
+    }
+
+    /// A value that a key might be given, sensible or not.
+    fn any_value(rng: &mut StdRng, depth: usize) -> Value {
+        const WORDS: [&str; 14] = [
+            "drop",
+            "error",
+            "sigmoid",
+            "ipo",
+            "mean",
+            "reverse_kl",
+            "logistic",
+            "weighted_sum",
+            "per_token",
+            "cosine",
+            "standard",
+            "js_divergence",
+            "bfloat16",
+            "",
+        ];
+        let numbers = [0.0, 1.0, -1.0, 0.5, 2.0, 1e-9, 1e300, -1e300, 3.7];
+        match rng.random_range(0..if depth > 2 { 5 } else { 8 }) {
+            0 => WORDS[rng.random_range(0..WORDS.len())].into(),
+            1 => numbers[rng.random_range(0..numbers.len())].into(),
+            2 => [0, 1, 2, 7, -1, i64::MAX, i64::MIN][rng.random_range(0..7)].into(),
+            3 => rng.random::<bool>().into(),
+            4 => Method::all()[rng.random_range(0..Method::all().len())].name.into(),
+            5 => (0..rng.random_range(0..3)).map(|_| any_value(rng, depth + 1)).collect(),
+            _ => {
+                const FIELDS: [&str; 14] = [
+                    "type",
+                    "averaging",
+                    "optimality",
+                    "loss",
+                    "beta",
+                    "alpha",
+                    "losses",
+                    "weight",
+                    "path",
+                    "columns",
+                    "prompt",
+                    "gamma",
+                    "length",
+                    "epsilon",
+                ];
+                let field = |rng: &mut StdRng| FIELDS[rng.random_range(0..FIELDS.len())].to_owned();
+                (0..rng.random_range(0..4)).map(|_| (field(rng), any_value(rng, depth + 1))).collect()
+            }
+        }
+    }
+
+    /// A fixed seed for a moment, or with `COLLIMATE_FUZZ_SECONDS` for that long.
+    #[test]
+    fn any_table_is_a_run_or_a_named_fault() {
+        let known = known();
+        let mut rng = StdRng::seed_from_u64(11);
+        let longer = std::env::var("COLLIMATE_FUZZ_SECONDS").map_or(0, |s| s.parse().expect("a number of seconds"));
+        let until = Instant::now() + Duration::from_secs(longer);
+        let (mut cases, mut runs) = (0, 0);
+        while cases < 5_000 || Instant::now() < until {
+            cases += 1;
+            let mut all = table(LEAST);
+            for _ in 0..rng.random_range(0..4) {
+                let mut key = known[rng.random_range(0..known.len())].clone();
+                if rng.random_range(0..20) == 0 {
+                    key.push('x');
+                }
+                all.insert(key, any_value(&mut rng, 0));
+            }
+            match Run::new(all.clone()) {
+                Err(fault) => assert!(!fault.to_string().is_empty(), "{all:?}"),
+                Ok(run) => {
+                    runs += 1;
+                    let text = run.to_toml().unwrap_or_else(|e| panic!("{all:?}: {e:#}"));
+                    let again = Run::new(table(&text)).unwrap_or_else(|e| panic!("{all:?}: {e:#}\n{text}"));
+                    assert_eq!(again.effective, run.effective, "{all:?}");
+                }
+            }
+        }
+        assert!(runs > cases / 20 && runs < cases, "{runs} of {cases} were runs");
     }
 
     #[test]

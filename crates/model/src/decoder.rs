@@ -219,7 +219,7 @@ impl Decoder {
 
     /// Whether hand-made kernels do its arithmetic; tensor operations do it elsewhere.
     pub fn has_kernels(&self) -> bool {
-        View::of(self.p(self.inventory.norm)).is_some()
+        self.precision == Precision::F32 && host::has_kernels(&self.device)
     }
 
     /// A decoder of random weights: normal with deviation 0.02, norms 1, biases 0; the same on every backend.

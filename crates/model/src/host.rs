@@ -6,7 +6,7 @@
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use burn_flex::{Flex, FlexTensor};
 
-/// Whether the hand-made kernels run on the tensors of this device.
+/// Whether the hand-made kernels run on the f32 tensors of this device.
 pub fn has_kernels(device: &Device) -> bool {
     View::of(&Tensor::<1>::zeros([1], (device, DType::F32))).is_some()
 }

@@ -3,7 +3,7 @@
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use collimate_core::{Batch, Completion, Objective, Pair, Totals};
 use collimate_data::{Lengths, Tokens};
-use collimate_model::{Decoder, Gradients, Layout, Options, Pass, Scores, Text};
+use collimate_model::{Decoder, Gradients, Layout, Options, Pass, Precision, Scores, Text};
 
 use crate::error::Error;
 
@@ -294,9 +294,78 @@ pub(crate) fn run(
     Ok(Outcome { judged, policy: all, gradients })
 }
 
+/// Scores pairs with the gradient of their mean loss, and its global norm.
+///
+/// Gradients that overflow f16 on the way back are computed again, smaller: no step is skipped, and nothing is remembered
+/// for the next.
+pub(crate) fn learn(
+    policy: &Decoder,
+    objective: &Objective,
+    items: &[Item],
+    mut how: How,
+) -> Result<(Outcome, f64), Error> {
+    loop {
+        let outcome = run(policy, objective, items, how, true)?;
+        let gradients = outcome.gradients.as_ref().expect("it learns");
+        let norm = policy.profile().timed("gradient norm", policy.device(), || gradients.norm());
+        let overflowed = policy.precision() == Precision::F16
+            && !norm.is_finite()
+            && outcome.judged.loss.iter().all(|l| l.is_finite());
+        if !overflowed || how.engine.headroom >= 28 {
+            return Ok((outcome, norm));
+        }
+        how.engine.headroom += 8;
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use burn::tensor::Tensor;
+    use collimate_core::Method;
+    use collimate_model::{ModelConfig, Tensors};
+    use serde_json::{Map, json};
+
+    #[test]
+    fn what_overflows_f16_is_computed_again() {
+        let table = json!({
+            "model_type": "llama", "hidden_size": 8, "intermediate_size": 16, "num_attention_heads": 2,
+            "num_hidden_layers": 1, "vocab_size": 12, "max_position_embeddings": 64
+        });
+        let config = ModelConfig::from_value(&table, std::path::Path::new("config.json")).unwrap();
+        let random = Decoder::random(config.clone(), 1, &Device::flex());
+        // Hidden states of some 10⁴ under a head of small weights: scores are moderate, the head's gradient is not.
+        let wide = random.specs().iter().zip(&random.parameters().0).map(|(spec, t)| {
+            let by: f64 = match spec.name.as_str() {
+                "model.norm.weight" => 2e4,
+                "lm_head.weight" => 1e-3,
+                _ => 1.0,
+            };
+            t.clone() * by
+        });
+        let exact = Decoder::new(config, Tensors(wide.collect()), &Device::flex());
+        let objective = Method::find("dpo").unwrap().objective(&Map::new()).unwrap();
+        let pair = |row: usize| Tokens {
+            prompt: vec![1, 2],
+            chosen: vec![3; 20],
+            rejected: vec![4; 20],
+            chosen_mask: None,
+            rejected_mask: None,
+            key: 0,
+            file: 0,
+            row,
+        };
+        let how = How { pairs: 8, tokens: 0, share: true, engine: Options::default() };
+        let pairs: Vec<_> = (1..=8).map(pair).collect();
+        let reference = log_probs(&exact, &pairs, how).unwrap();
+        let items: Vec<_> = pairs.into_iter().zip(&reference).map(|(t, r)| Item::new(&objective, t, Some(r))).collect();
+        let (_, expected) = learn(&exact, &objective, &items, how).unwrap();
+        let half = exact.with_precision(Precision::F16, true).unwrap();
+        let once = run(&half, &objective, &items, how, true).unwrap().gradients.unwrap().norm();
+        assert!(!once.is_finite(), "{once}: nothing overflows");
+        let (_, norm) = learn(&half, &objective, &items, how).unwrap();
+        assert!((norm / expected - 1.0).abs() < 0.02, "{norm} is not {expected}");
+    }
 
     #[test]
     fn cuts_keep_to_both_bounds_and_lose_nothing() {

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use collimate_core::{Column, Objective, Totals};
 use collimate_data::Tokens;
-use collimate_model::{AdamW, Decoder, Gradients, Load, Memory, Moments, Options, Precision, Profile};
+use collimate_model::{AdamW, Decoder, Gradients, Load, Memory, Moments, Options, Profile};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
@@ -339,8 +339,8 @@ impl Trainer {
     fn step(&mut self, items: &[Item], initial: bool, steps: usize, observer: &mut Observer<'_>) -> Result<(), Error> {
         let s = &self.settings;
         let begun = Instant::now();
-        let mut how = how(s, s.per_device_train_batch_size);
-        let mut outcome = step::run(&self.policy, &self.objective, items, how, true)?;
+        let how = how(s, s.per_device_train_batch_size);
+        let (outcome, norm) = step::learn(&self.policy, &self.objective, items, how)?;
         let number = self.progress.step + 1;
         let mut window = Window::default();
         window.add(items, &outcome);
@@ -354,17 +354,6 @@ impl Trainer {
         finite("the loss", loss)?;
         if initial {
             self.self_check(items, &outcome, loss)?;
-        }
-        let norm_of = |outcome: &step::Outcome| {
-            let gradients = outcome.gradients.as_ref().expect("a training step has gradients");
-            self.policy.profile().timed("gradient norm", self.policy.device(), || gradients.norm())
-        };
-        let mut norm = norm_of(&outcome);
-        // What overflowed f16 on the way back is computed again, smaller: nothing is skipped, and nothing is remembered.
-        while self.policy.precision() == Precision::F16 && !norm.is_finite() && how.engine.headroom < 28 {
-            how.engine.headroom += 8;
-            outcome = step::run(&self.policy, &self.objective, items, how, true)?;
-            norm = norm_of(&outcome);
         }
         finite("the gradient norm", norm)?;
 
