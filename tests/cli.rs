@@ -148,13 +148,18 @@ fn a_resumed_run_continues_as_if_it_had_never_stopped() {
     let desk = Desk::new();
     // Saved in the middle of a line of metrics and of an epoch.
     let usual = ["--max_steps", "8", "--logging_steps", "3", "--eval_split", "0.2", "--lr_scheduler_type", "cosine"];
-    let run = desk.align("whole", &[&usual[..], &["--save_steps", "5"]].concat());
-    assert!(run.status.success(), "{}", text(&run.stderr));
     let saved = desk.arg("whole/checkpoint-5");
-    let run = desk.align("rest", &[&usual[..], &["--resume_from_checkpoint", &saved]].concat());
-    assert!(run.status.success(), "{}", text(&run.stderr));
     let read = |out: &str| fs::read(desk.path(out).join("model.safetensors")).unwrap();
-    assert!(read("whole") == read("rest"), "the weights differ");
+    // The last way is the one that the rest of this test goes on with.
+    for way in [&["--bf16", "true"][..], &["--dtype", "bfloat16"], &[]] {
+        let way = [&usual[..], &["--backend", "flex"], way].concat();
+        for (out, more) in [("whole", ["--save_steps", "5"]), ("rest", ["--resume_from_checkpoint", &saved])] {
+            let run = desk.align(out, &[&way[..], &more].concat());
+            assert!(run.status.success(), "{way:?}: {}", text(&run.stderr));
+        }
+        assert!(read("whole") == read("rest"), "{way:?}: the weights differ");
+    }
+    let usual = [&usual[..], &["--backend", "flex"]].concat();
     let rest = metrics(&desk.path("rest"));
     let whole = metrics(&desk.path("whole"));
     assert_eq!(rest, whole[1..], "all but the line of step 3");
@@ -165,6 +170,37 @@ fn a_resumed_run_continues_as_if_it_had_never_stopped() {
     let run = desk.align("rest", &[&usual[..], &["--resume_from_checkpoint", &saved, "--seed", "1"]].concat());
     assert!(!run.status.success());
     assert!(text(&run.stderr).contains("`seed` is 1"), "{}", text(&run.stderr));
+}
+
+#[test]
+fn fewer_bits_train_and_say_what_they_keep() {
+    let desk = Desk::new();
+    let kept = |out: &str| {
+        let bytes = fs::read(desk.path(out).join("model.safetensors")).unwrap();
+        let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+        file.tensor("model.norm.weight").unwrap().dtype()
+    };
+    for (out, key, value, dtype) in [
+        ("bf16", "--bf16", "true", safetensors::Dtype::F32),
+        ("fp16", "--fp16", "true", safetensors::Dtype::F32),
+        ("pure", "--dtype", "bfloat16", safetensors::Dtype::BF16),
+    ] {
+        let done = desk.align(out, &["--backend", "flex", key, value, "--max_steps", "3"]);
+        assert!(done.status.success(), "{out}: {}", text(&done.stderr));
+        assert_eq!(kept(out), dtype, "{out}");
+        let config: Value = serde_json::from_slice(&fs::read(desk.path(out).join("config.json")).unwrap()).unwrap();
+        assert_eq!(config["torch_dtype"] == "bfloat16", dtype == safetensors::Dtype::BF16, "{out}");
+        let first = metrics(&desk.path(out))[0]["loss"].as_f64().unwrap();
+        assert!((first - std::f64::consts::LN_2).abs() < 0.02, "{out}: {first}");
+        let written = collimate(&["generate", "--model", &desk.arg(out), "--prompt", "a b", "--max_new_tokens", "3"]);
+        assert!(written.status.success(), "{out}: {}", text(&written.stderr));
+    }
+    desk.refused(
+        &["--backend", "ndarray", "--bf16", "true"],
+        &["backend ndarray: the device has no bfloat16 numbers; it has: float32"],
+    );
+    desk.refused(&["--bf16", "true", "--fp16", "true"], &["bf16 and fp16 both say what to compute in"]);
+    desk.refused(&["--dtype", "float16"], &["dtype: unknown variant `float16`", "float32", "bfloat16"]);
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! How a step is computed changes neither its loss nor its gradient, whatever the method: one test for each method,
-//! backend and way of computing.
+//! backend and way of computing; and one for each method and backend against the hand-made kernels, which pack rows where
+//! tensor operations pad them.
 
 mod common;
 
@@ -11,7 +12,7 @@ use collimate::core::objective::Method;
 use collimate::data::Tokens;
 use collimate::model::{Decoder, Gradients, ModelConfig, Tensors};
 use collimate::train::{Settings, loss_and_gradients};
-use libtest_mimic::{Arguments, Trial};
+use libtest_mimic::{Arguments, Failed, Trial};
 use serde_json::{Map, json};
 
 type Way = fn(&mut Settings);
@@ -82,36 +83,68 @@ struct Bench {
     pairs: Vec<Tokens>,
 }
 
+impl Bench {
+    fn run(&self, objective: &Objective, s: &Settings) -> Result<(f64, Vec<Vec<f32>>), Failed> {
+        let (loss, gradients) =
+            loss_and_gradients(&self.policy, &self.reference, objective, &self.pairs, s).map_err(|e| e.to_string())?;
+        Ok((loss, host(&gradients)))
+    }
+}
+
+/// The same loss, and the same gradients within 1e-5 of the largest.
+fn compare((loss, gradients): (f64, Vec<Vec<f32>>), (other_loss, other): (f64, Vec<Vec<f32>>)) -> Result<(), Failed> {
+    if (loss - other_loss).abs() > 1e-5 * loss.abs().max(1e-3) {
+        return Err(format!("the loss is {other_loss}, not {loss}").into());
+    }
+    let largest = gradients.iter().flatten().fold(0f32, |m, g| m.max(g.abs()));
+    for (i, (g, o)) in gradients.iter().zip(&other).enumerate() {
+        let worst = g.iter().zip(o).map(|(g, o)| (g - o).abs()).fold(0f32, f32::max);
+        if worst > 1e-5 * largest {
+            return Err(format!("parameter {i}: gradients differ by {worst}, the largest is {largest}").into());
+        }
+    }
+    Ok(())
+}
+
 fn trial(bench: &Arc<Bench>, backend: &str, name: &str, objective: &Arc<Objective>, (what, way): (&str, Way)) -> Trial {
     let (bench, objective) = (bench.clone(), objective.clone());
     Trial::test(format!("{backend}::{name}::{what}"), move || {
-        let run = |s: &Settings| loss_and_gradients(&bench.policy, &bench.reference, &objective, &bench.pairs, s);
         let mut settings = plainest();
-        let (loss, gradients) = run(&settings).map_err(|e| e.to_string())?;
+        let plain = bench.run(&objective, &settings)?;
         way(&mut settings);
-        let (other_loss, other) = run(&settings).map_err(|e| e.to_string())?;
-        if (loss - other_loss).abs() > 1e-5 * loss.abs().max(1e-3) {
-            return Err(format!("the loss is {other_loss}, not {loss}").into());
-        }
-        let (gradients, other) = (host(&gradients), host(&other));
-        let largest = gradients.iter().flatten().fold(0f32, |m, g| m.max(g.abs()));
-        for (i, (g, o)) in gradients.iter().zip(&other).enumerate() {
-            let worst = g.iter().zip(o).map(|(g, o)| (g - o).abs()).fold(0f32, f32::max);
-            if worst > 1e-5 * largest {
-                return Err(format!("parameter {i}: gradients differ by {worst}, the largest is {largest}").into());
-            }
-        }
-        Ok(())
+        compare(plain, bench.run(&objective, &settings)?)
+    })
+}
+
+/// Tensor operations, which pad the rows of a batch side by side, against the kernels, which don't.
+fn against_kernels(
+    kernels: &Arc<Bench>,
+    bench: &Arc<Bench>,
+    backend: &str,
+    name: &str,
+    objective: &Arc<Objective>,
+) -> Trial {
+    let (kernels, bench, objective) = (kernels.clone(), bench.clone(), objective.clone());
+    Trial::test(format!("{backend}::{name}::against kernels"), move || {
+        let settings = Settings { prefix_sharing: true, ..plainest() };
+        compare(kernels.run(&objective, &settings)?, bench.run(&objective, &settings)?)
     })
 }
 
 fn main() {
     let mut trials = Vec::new();
+    let on =
+        |device: &Device| Arc::new(Bench { policy: model(1, device), reference: model(2, device), pairs: pairs() });
+    let kernels = on(&Device::flex());
+    assert!(kernels.policy.has_kernels(), "flex is where the kernels are");
     for (backend, device) in common::devices() {
-        let bench = Arc::new(Bench { policy: model(1, &device), reference: model(2, &device), pairs: pairs() });
+        let bench = on(&device);
         for method in Method::all() {
             let objective = Arc::new(method.objective(&Map::new()).expect("a method's own defaults"));
             trials.extend(WAYS.map(|way| trial(&bench, backend, method.name, &objective, way)));
+            if !bench.policy.has_kernels() {
+                trials.push(against_kernels(&kernels, &bench, backend, method.name, &objective));
+            }
         }
     }
     libtest_mimic::run(&Arguments::from_args(), trials).exit();

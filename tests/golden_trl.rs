@@ -6,7 +6,7 @@ use std::io::Write;
 
 use collimate::core::trl;
 use collimate::data::{Options as DataOptions, Source, Tokenizer};
-use collimate::model::{Checkpoint, Decoder, Layout, Options, Text};
+use collimate::model::{Checkpoint, Decoder, Layout, Options, Precision, Text};
 use collimate::train::{Event, Part, Schedule, Settings, Trainer};
 use serde_json::{Map, Value, json};
 
@@ -203,6 +203,41 @@ fn assert_on_page(measured: &[(&str, Vec<f64>)]) {
         let Some(column) = rows[0].iter().position(|head| head == name) else { continue };
         let said = rows[2..].iter().map(|row| row[column].parse().unwrap()).collect::<Vec<f64>>();
         assert_one_result(&("the page", said), &(*name, losses.clone()), &table);
+    }
+}
+
+#[test]
+fn fewer_bits_stay_near() {
+    let Some((golden, checkpoint, tokenizer)) = golden() else { return };
+    let run = &golden["runs"]["sigmoid_b0.1"];
+    type Way = fn(&mut Settings);
+    // Two steps: the second is the first whose margins are not 0.
+    let ways: [(&str, Precision, Way); 2] = [
+        ("bf16", Precision::Bf16, |s| (s.bf16, s.max_steps) = (true, 2)),
+        ("fp16", Precision::F16, |s| (s.fp16, s.max_steps) = (true, 2)),
+    ];
+    for (backend, device) in common::devices() {
+        for (what, precision, way) in ways {
+            if let Err(why) = precision.check(&device) {
+                eprintln!("skipped: {what} on {backend}: {why}");
+                continue;
+            }
+            let lines = replay(&golden, run, &checkpoint, &tokenizer, &device, &way).unwrap();
+            assert_eq!(lines.len(), 2);
+            // In roundings. A score is a sum of some hundred log-probabilities, so a margin is off by some tenths of a nat
+            // in bf16, and by an eighth of that in f16: the loss of step 2 sees β times that, the loss of step 1 nothing.
+            let allowed = [
+                [("loss", 1e-3), ("grad_norm", 0.5), ("logps/chosen", 0.25)],
+                [("loss", 16.0), ("grad_norm", 24.0), ("logps/chosen", 0.25)],
+            ];
+            for ((got, expected), allowed) in lines.iter().zip(run["steps"].as_array().unwrap()).zip(allowed) {
+                for (key, roundings) in allowed {
+                    let (g, e) = (got[key].as_f64().unwrap(), expected[key].as_f64().unwrap());
+                    let off = (g - e).abs() / e.abs() / precision.epsilon();
+                    assert!(off < roundings, "{what} on {backend}: {key} {g} is not {e} ({off} roundings)");
+                }
+            }
+        }
     }
 }
 

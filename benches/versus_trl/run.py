@@ -12,6 +12,9 @@ from statistics import median
 
 HERE = Path(__file__).resolve().parent
 SKIP = 2  # first steps, left out of all timings
+# glibc told to keep freed memory, instead of giving back and mapping anew the pages of every large tensor.
+TUNED = "glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=1099511627776:glibc.malloc.top_pad=67108864"
+NAMES = {"collimate": "Collimate", "trl": "TRL", "trl_tuned": "TRL, tuned malloc"}
 
 
 def arguments():
@@ -30,6 +33,10 @@ def arguments():
     add("--threads", type=int, default=len(os.sched_getaffinity(0)), help="[all processors]")
     add("--vocab_size", type=int, default=0, help="the checkpoint's vocabulary [the tokenizer's]")
     add("--only", choices=["collimate", "trl"], help="run one side")
+    add("--trl_malloc", choices=["default", "tuned", "both"], default="both",
+        help="TRL with glibc's defaults, with glibc told to keep freed memory, or each in turn [both]")
+    add("--trl_batch", type=int, default=0, metavar="PAIRS",
+        help="TRL's per-device batch, accumulated to --pairs; small ones pad less [--pairs]")
     add("--backend", help="Collimate's backend [its default]")
     add("--set", action="append", default=[], metavar="KEY=VALUE", help="a further key for `collimate align`")
     add("--optim", default="adamw_torch_fused", help="TRL's optimiser [adamw_torch_fused]")
@@ -44,6 +51,9 @@ def arguments():
         ap.error("give --data or --prompt_tokens")
     if a.steps <= SKIP:
         ap.error(f"--steps must be above {SKIP}: the first {SKIP} are not timed")
+    a.trl_batch = a.trl_batch or a.pairs
+    if a.pairs % a.trl_batch:
+        ap.error("--trl_batch must divide --pairs")
     if a.prompt_tokens:
         a.max_length = a.prompt_tokens + a.completion_tokens
     return a
@@ -56,13 +66,13 @@ def cpu_seconds():
     return (sum(t) - t[3] - t[4]) / os.sysconf("SC_CLK_TCK")
 
 
-def run(command, log, threads):
+def run(command, log, threads, **variables):
     """Runs a command on `threads` processors: wall and CPU seconds, peak memory, and the share of those processors'
     time that others took."""
     mine = sorted(os.sched_getaffinity(0))[:threads]
     env = dict(os.environ, HF_HUB_OFFLINE="1",
                **{k: str(threads) for k in ("RAYON_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS",
-                                            "OPENBLAS_NUM_THREADS")})
+                                            "OPENBLAS_NUM_THREADS")}, **variables)
     with open(log, "wb") as out:
         t, busy = time.perf_counter(), cpu_seconds()
         child = subprocess.Popen([str(c) for c in command], stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=env,
@@ -75,7 +85,7 @@ def run(command, log, threads):
         sys.exit(f"{tail}\nfailed with {child.returncode}: {' '.join(map(str, command))}")
     cpu = usage.ru_utime + usage.ru_stime
     return {"wall_seconds": wall, "cpu_seconds": cpu, "peak_rss_mib": usage.ru_maxrss / 1024,
-            "others": max(0.0, busy - cpu) / wall / os.cpu_count()}
+            "page_faults": usage.ru_minflt, "others": max(0.0, busy - cpu) / wall / os.cpu_count()}
 
 
 def tool(a, script, *args):
@@ -119,12 +129,14 @@ def collimate(a, work, name):
     return result
 
 
-def trl(a, work, name):
+def trl(a, work, name, tuned=False):
     out = work / f"{name}.json"
     command = [a.python, HERE / "trl_side.py", "--model", work / "model", "--data", work / "pairs.jsonl", "--out", out,
-               "--pairs", a.pairs, "--steps", a.steps, "--max_length", a.max_length, "--threads", a.threads,
+               "--pairs", a.pairs, "--batch", a.trl_batch, "--steps", a.steps, "--max_length", a.max_length,
+               "--threads", a.threads,
                "--beta", a.beta, "--learning_rate", a.learning_rate, "--optim", a.optim, "--attn", a.attn]
-    result = run(command, work / f"{name}.log", a.threads)
+    variables = {"GLIBC_TUNABLES": TUNED} if tuned else {}
+    result = run(command, work / f"{name}.log", a.threads, **variables)
     return result | json.loads(out.read_text())
 
 
@@ -155,7 +167,9 @@ def summary(a, runs, steps, flops, peak):
         "peak_rss_mib": median(r["peak_rss_mib"] for r in runs),
         "wall_seconds": median(r["wall_seconds"] for r in runs),
         "cpu_seconds": median(r["cpu_seconds"] for r in runs),
+        "page_faults": median(r["page_faults"] for r in runs),
         "others": median(r["others"] for r in runs),
+        "others_of_rounds": [r["others"] for r in runs],
     }
     out["share_of_peak"] = out["needed_gflops"] / peak
     if all("cpu_seconds" in s for r in runs for s in r["steps"]):
@@ -164,14 +178,22 @@ def summary(a, runs, steps, flops, peak):
 
 
 def table(a, result):
-    def show(label, key, form="{:.2f}", inverse=False):
-        cells = [result[s].get(key) if s in result else None for s in ("collimate", "trl")]
-        text = [form.format(c) if c is not None else "-" for c in cells]
-        ratio = "" if None in cells else f"{(cells[1] / cells[0] if inverse else cells[0] / cells[1]):.2f} x"
-        print(f"{label:34}{text[0]:>14}{text[1]:>14}{ratio:>12}", file=out)
+    sides = [n for n in NAMES if n in result]
 
+    def show(label, key, form="{:.2f}", inverse=False, scale=1):
+        cells = [result[n].get(key) for n in sides]
+        text = f"{label:30}"
+        for name, c in zip(sides, cells):
+            text += f"{form.format(c / scale) if c is not None else '-':>{width(name)}}"
+            if name != "collimate" and "collimate" in sides:
+                known = None not in (c, cells[0])
+                text += f"{f'{(c / cells[0] if inverse else cells[0] / c):.2f} x' if known else '':>10}"
+        print(text, file=out)
+
+    width = lambda name: max(12, len(NAMES[name]) + 2)
     out = sys.stderr if a.json else sys.stdout
-    print(f"{'':34}{'Collimate':>14}{'TRL':>14}{'ratio':>12}", file=out)
+    ratio = lambda n: f"{'ratio':>10}" if n != "collimate" and "collimate" in sides else ""
+    print(f"{'':30}" + "".join(f"{NAMES[n]:>{width(n)}}{ratio(n)}" for n in sides), file=out)
     show("pairs/s", "pairs_per_second")
     show("tokens/s (of both sequences)", "tokens_per_second", "{:,.0f}")
     show("s/step, median", "seconds_per_step", "{:.3f}", inverse=True)
@@ -181,18 +203,20 @@ def table(a, result):
     show("peak RSS, MiB", "peak_rss_mib", "{:,.0f}", inverse=True)
     show("whole run, s", "wall_seconds", "{:.1f}", inverse=True)
     show("whole run, CPU s", "cpu_seconds", "{:.1f}", inverse=True)
+    show("whole run, M page faults", "page_faults", "{:.2f}", inverse=True, scale=1e6)
     print(f"\nmatmul peak {result['matmul_peak_gflops']:.0f} GFLOP/s on {a.threads} threads; "
-          f"{result['parameters']:,} parameters; {a.pairs} pairs a step, {result['tokens_per_step']:.0f} tokens", file=out)
-    for side in ("collimate", "trl"):
-        if side in result:
-            rates = ", ".join(f"{r:.2f}" for r in result[side]["pairs_per_second_of_rounds"])
-            print(f"{side}: pairs/s of the rounds {rates}; other processes took {result[side]['others']:.0%} of the "
-                  "machine", file=out)
+          f"{result['parameters']:,} parameters; {a.pairs} pairs a step, {result['tokens_per_step']:,.0f} tokens"
+          + (f" (with TRL's padding {result['padded_tokens_per_step']:,.0f})" if sides != ["collimate"] else ""),
+          file=out)
+    for n in sides:
+        rounds = zip(result[n]["pairs_per_second_of_rounds"], result[n]["others_of_rounds"])
+        print(f"{NAMES[n]}: pairs/s of the rounds (share of the machine that other processes took) "
+              + ", ".join(f"{rate:.2f} ({others:.0%})" for rate, others in rounds), file=out)
     if "losses" in result:
-        print(f"\n{'step':>4}{'Collimate':>14}{'TRL':>14}{'relative':>12}", file=out)
+        print(f"\n{'step':>4}{'Collimate':>14}{NAMES[sides[1]]:>20}{'relative':>12}", file=out)
         for s in result["losses"]:
-            print(f"{s['step']:4}{s['collimate']:14.7f}{s['trl']:14.7f}{s['relative']:12.1e}", file=out)
-        print(f"largest relative difference: losses {result['loss_difference']:.1e}, gradient norms "
+            print(f"{s['step']:4}{s['collimate']:14.7f}{s['trl']:20.7f}{s['relative']:12.1e}", file=out)
+        print(f"largest relative difference of any two runs: losses {result['loss_difference']:.1e}, gradient norms "
               f"{result['grad_norm_difference']:.1e}", file=out)
 
 
@@ -201,8 +225,8 @@ def profile(a, work):
     data = work / "perf.data"
     command = collimate_command(a, work, work / "profiled")
     run(["perf", "record", "-q", "-F", 199, "-o", data, "--", *command], work / "perf.log", a.threads)
-    report = subprocess.run(["perf", "report", "-i", data, "--stdio", "--no-children", "--percent-limit", "0.5", "-s",
-                             "symbol"], capture_output=True, text=True).stdout
+    report = subprocess.run(["perf", "report", "-i", data, "--stdio", "--no-children", "--percent-limit", "0.5",
+                             "-F", "overhead,symbol"], capture_output=True, text=True).stdout
     rows = [line.rstrip() for line in report.splitlines() if line.strip() and not line.startswith("#")]
     print("\nCollimate's whole run under perf:", *rows, sep="\n", file=sys.stderr if a.json else sys.stdout)
 
@@ -227,15 +251,19 @@ def main():
             work / "peak.log", a.threads)
         return json.loads((work / "peak.json").read_text())["gflops"]
 
-    sides = {"collimate": collimate, "trl": trl}
-    sides = {k: f for k, f in sides.items() if a.only in (None, k)}
+    sides = {"collimate": collimate} if a.only != "trl" else {}
+    if a.only != "collimate":
+        if a.trl_malloc != "tuned":
+            sides["trl"] = trl
+        if a.trl_malloc != "default":
+            sides["trl_tuned"] = lambda *args: trl(*args, tuned=True)
     runs, peaks = {k: [] for k in sides}, [peak()]
     for n in range(a.rounds):
         for side in list(sides) if n % 2 == 0 else list(sides)[::-1]:
             r = sides[side](a, work, f"{side}{n}")
             runs[side].append(r)
             timed = r["steps"][SKIP:]
-            say(f"round {n + 1}, {side}: {a.pairs * len(timed) / sum(s['seconds'] for s in timed):.2f} pairs/s, "
+            say(f"round {n + 1}, {NAMES[side]}: {a.pairs * len(timed) / sum(s['seconds'] for s in timed):.2f} pairs/s, "
                 f"peak {r['peak_rss_mib']:,.0f} MiB, {r['wall_seconds']:.0f} s in all; others {r['others']:.0%}")
         peaks.append(peak())
 
@@ -243,19 +271,21 @@ def main():
     result |= {"arguments": {k: str(v) for k, v in vars(a).items()}, "parameters": shape["parameters"],
                "tokens_per_step": median(sum(p + p + c + r for p, c, r in s) for s in steps),
                "matmul_peak_gflops": max(peaks), "matmul_gflops_between_rounds": peaks, "runs": runs}
-    if "trl" in runs:
-        result["versions"] = runs["trl"][0]["versions"]
-        for i, s in enumerate(runs["trl"][0]["steps"]):
+    trls = [r for k in runs if k != "collimate" for r in runs[k]]
+    for r in trls:
+        result["versions"] = r["versions"]
+        result["padded_tokens_per_step"] = median(s["padded_tokens"] for s in r["steps"])
+        for i, s in enumerate(r["steps"]):
             want = sum(p + p + c + r for p, c, r in steps[i])
             if s["tokens"] != want:
                 sys.exit(f"step {i + 1}: TRL saw {s['tokens']} tokens, not {want}: the sides are not alike")
-    if len(runs) == 2:
-        both = list(zip(runs["collimate"][0]["steps"], runs["trl"][0]["steps"]))
+    if trls and "collimate" in runs:
+        both = [list(zip(c["steps"], t["steps"])) for c in runs["collimate"] for t in trls]
         relative = lambda x, y: abs(x - y) / max(abs(y), 1e-12)
         result["losses"] = [{"step": t["step"], "collimate": c["loss"], "trl": t["loss"],
-                             "relative": relative(c["loss"], t["loss"])} for c, t in both]
-        result["loss_difference"] = max(s["relative"] for s in result["losses"])
-        result["grad_norm_difference"] = max(relative(c["grad_norm"], t["grad_norm"]) for c, t in both)
+                             "relative": relative(c["loss"], t["loss"])} for c, t in both[0]]
+        for key in ("loss", "grad_norm"):
+            result[f"{key}_difference"] = max(relative(c[key], t[key]) for b in both for c, t in b)
     table(a, result)
     if a.profile:
         profile(a, work)

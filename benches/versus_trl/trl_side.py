@@ -10,11 +10,12 @@ import argparse, json, os, tempfile, time
 ap = argparse.ArgumentParser()
 for name in ("model", "data", "out", "optim", "attn"):
     ap.add_argument("--" + name)
-for name in ("pairs", "steps", "max_length", "threads", "peak"):
+for name in ("pairs", "batch", "steps", "max_length", "threads", "peak"):
     ap.add_argument("--" + name, type=int, default=0)
 for name in ("beta", "learning_rate"):
     ap.add_argument("--" + name, type=float)
 a = ap.parse_args()
+a.batch = a.batch or a.pairs
 
 scratch = tempfile.TemporaryDirectory(prefix="versus-trl.")  # TRL keeps reference log-probs in HF_HOME: a fresh one
 os.environ.update(HF_HOME=scratch.name, HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false", CUDA_VISIBLE_DEVICES="",
@@ -38,7 +39,7 @@ from trl import DPOConfig, DPOTrainer
 
 
 class Timed(DPOTrainer):
-    """DPOTrainer, noting loss and tokens of each step and how long the reference took."""
+    """DPOTrainer, noting loss and tokens of each micro-batch and how long the reference took."""
 
     def __init__(self, *args, **kwargs):
         self.losses, self.tokens, self.padded, self.reference_seconds = [], [], [], 0.0
@@ -76,11 +77,12 @@ class Clock(TrainerCallback):
 
 config = DPOConfig(
     output_dir=scratch.name, loss_type="sigmoid", beta=a.beta, max_length=a.max_length, max_steps=a.steps,
-    per_device_train_batch_size=a.pairs, gradient_accumulation_steps=1, train_sampling_strategy="sequential",
-    learning_rate=a.learning_rate, lr_scheduler_type="constant", warmup_steps=0, optim=a.optim, adam_beta1=0.9,
-    adam_beta2=0.999, adam_epsilon=1e-8, weight_decay=0.0, max_grad_norm=1.0, precompute_ref_log_probs=True,
-    precompute_ref_batch_size=a.pairs, gradient_checkpointing=False, bf16=False, fp16=False, use_cpu=True,
-    dataloader_pin_memory=False, logging_steps=1, disable_tqdm=True, report_to="none", save_strategy="no", seed=42)
+    per_device_train_batch_size=a.batch, gradient_accumulation_steps=a.pairs // a.batch,
+    train_sampling_strategy="sequential", learning_rate=a.learning_rate, lr_scheduler_type="constant", warmup_steps=0,
+    optim=a.optim, adam_beta1=0.9, adam_beta2=0.999, adam_epsilon=1e-8, weight_decay=0.0, max_grad_norm=1.0,
+    precompute_ref_log_probs=True, precompute_ref_batch_size=a.batch, gradient_checkpointing=False, bf16=False,
+    fp16=False, use_cpu=True, dataloader_pin_memory=False, logging_steps=1, disable_tqdm=True, report_to="none",
+    save_strategy="no", seed=42)
 model = AutoModelForCausalLM.from_pretrained(a.model, dtype=torch.float32, attn_implementation=a.attn)
 with open(a.data, encoding="utf-8") as f:
     pairs = datasets.Dataset.from_list([json.loads(line) for line in f])
@@ -89,11 +91,13 @@ trainer = Timed(model=model, args=config, train_dataset=pairs, processing_class=
                 callbacks=[clock])
 trainer.train()
 logs = [line for line in clock.logs if "grad_norm" in line]
+parts = a.pairs // a.batch
+of_step = lambda values, i: sum(values[i * parts:(i + 1) * parts])
 steps = [
-    {"step": i + 1, "loss": trainer.losses[i], "grad_norm": float(logs[i]["grad_norm"]),
+    {"step": i + 1, "loss": of_step(trainer.losses, i) / parts, "grad_norm": float(logs[i]["grad_norm"]),
      "rewards/margins": float(logs[i]["rewards/margins"]),
      "seconds": clock.wall[i + 1] - clock.wall[i], "cpu_seconds": clock.cpu[i + 1] - clock.cpu[i],
-     "tokens": trainer.tokens[i], "padded_tokens": trainer.padded[i]}
+     "tokens": of_step(trainer.tokens, i), "padded_tokens": of_step(trainer.padded, i)}
     for i in range(a.steps)
 ]
 versions = {m.__name__: m.__version__ for m in (trl, torch, transformers)}

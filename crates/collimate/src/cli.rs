@@ -95,13 +95,12 @@ fn align() -> Command {
         Arg::new("config").value_name("CONFIG").help("A TOML file of keys").value_parser(clap::value_parser!(PathBuf));
     let keys = KEYS.iter().map(|k| flag(k.name, k.help.to_owned(), k.heading));
     let parameters = parameters().into_iter().map(|(k, about)| flag(k, about, "Parameters of the method"));
-    Command::new("align").about(about).long_about(long).arg(config).args(keys).args(parameters).args([Arg::new(
-        "quiet",
-    )
-    .long("quiet")
-    .short('q')
-    .action(ArgAction::SetTrue)
-    .help("Print the summary only")])
+    let switch =
+        |name: &'static str, help: &'static str| Arg::new(name).long(name).action(ArgAction::SetTrue).help(help);
+    Command::new("align").about(about).long_about(long).arg(config).args(keys).args(parameters).args([
+        switch("quiet", "Print the summary only").short('q'),
+        switch("profile", "Measure where the time of a step goes: printed at the end, and written to profile.json"),
+    ])
 }
 
 fn generate() -> Command {
@@ -133,7 +132,7 @@ fn generate() -> Command {
 
 fn dispatch(matches: &ArgMatches) -> Result<()> {
     match matches.subcommand() {
-        Some(("align", m)) => commands::align::run(table(m)?, m.get_flag("quiet")),
+        Some(("align", m)) => commands::align::run(table(m)?, m.get_flag("quiet"), m.get_flag("profile")),
         Some(("generate", m)) => commands::generate::run(m),
         Some(("methods", m)) => commands::methods::run(m.get_flag("json")),
         Some(("backends", m)) => commands::backends::run(m.get_flag("capabilities"), m.get_flag("json")),

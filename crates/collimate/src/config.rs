@@ -45,7 +45,11 @@ const ENGINE: &str = "Engine";
 /// All keys but the parameters of methods, which the methods themselves declare.
 pub const KEYS: &[Key] = &[
     text(RUN, "model", "The checkpoint to align: a Hugging Face folder"),
-    text(RUN, "data", "Preference pairs: a file or folder, or in TOML a list of them or of {path, weight}"),
+    text(
+        RUN,
+        "data",
+        "Preference pairs: a file or folder, or in TOML a list of them or of {path, weight, columns, format, split, name}",
+    ),
     text(RUN, "output_dir", "Where the aligned checkpoint, metrics.jsonl and collimate.toml go"),
     text(RUN, "ref_model", "The reference; default: the model as it is before training"),
     text(RUN, "eval_data", "Preference pairs to evaluate on"),
@@ -89,6 +93,9 @@ pub const KEYS: &[Key] = &[
         "Recompute layers in the backward pass instead of storing them [default: false]",
     ),
     key(ENGINE, "logits_chunk", "Logits held at a time, in numbers [default: 16777216]"),
+    key(ENGINE, "bf16", "Compute in bfloat16 with a copy of weights kept in float32 [default: false]"),
+    key(ENGINE, "fp16", "Compute in float16 with a copy of weights kept in float32 [default: false]"),
+    text(ENGINE, "dtype", "What weights are kept in: float32 or bfloat16 [default: float32]"),
     key(DATA, "max_length", "Most tokens in prompt + completion [default: 1024]"),
     text(
         DATA,
@@ -102,7 +109,8 @@ pub const KEYS: &[Key] = &[
         "standard, conversational, implicit-standard, implicit-conversational, alpaca, sharegpt or llamafactory-v1 [default: recognised]",
     ),
     key(DATA, "columns", "Renamed columns: {question = \"prompt\"}"),
-    text(DATA, "split", "The split read from a folder whose files are named by split [default: train]"),
+    text(DATA, "split", "The split read from a folder that has several [default: train]"),
+    text(DATA, "name", "The configuration read from a folder whose README declares several [default: its default one]"),
     text(
         DATA,
         "implicit_prompt",
@@ -198,16 +206,16 @@ pub(crate) fn section<T: DeserializeOwned>(table: Map<String, Value>, from: &str
     })
 }
 
-/// A list of sources from a path, a list of paths, or a list of `{path, weight}`.
+/// A list of sources from a path, a list of paths, or a list of [`Source`]s.
 fn sources(key: &str, value: Value) -> Result<Vec<Source>> {
-    let one = |v: Value| match v {
+    let one = |key: &str, v: Value| match v {
         Value::String(path) => Ok(Source::from(path)),
-        Value::Object(_) => section(v.as_object().cloned().expect("it is one"), &format!("{key}: ")),
-        other => bail!("{key}: expected a path or {{path, weight}}, got {other}"),
+        Value::Object(table) => section(table, &format!("{key}: ")),
+        other => bail!("{key}: expected a path or {{path, weight, columns, format, split, name}}, got {other}"),
     };
     match value {
-        Value::Array(list) => list.into_iter().map(one).collect(),
-        v => Ok(vec![one(v)?]),
+        Value::Array(list) => list.into_iter().enumerate().map(|(i, v)| one(&format!("{key}[{i}]"), v)).collect(),
+        v => Ok(vec![one(key, v)?]),
     }
 }
 
@@ -409,6 +417,22 @@ mod tests {
     }
 
     #[test]
+    fn each_data_set_may_have_its_own_keys() {
+        let text = "model = 'm'\noutput_dir = 'o'\nsplit = 'test'\ndata = ['a.jsonl', \
+                    {path = 'b', weight = 0.5, columns = {question = 'prompt'}, format = 'standard', split = 'dev', \
+                    name = 'english'}]\n[chat_template_kwargs]\ndepth = 1\n";
+        let run = Run::new(table(text)).unwrap();
+        let [a, b] = &run.data[..] else { panic!("{:?}", run.data) };
+        assert_eq!(*a, Source::from("a.jsonl"));
+        assert_eq!((b.weight, b.split.as_deref(), b.name.as_deref()), (0.5, Some("dev"), Some("english")));
+        assert_eq!(b.columns.as_ref().unwrap()["question"], "prompt");
+        let again = Run::new(table(&run.to_toml().unwrap())).unwrap();
+        assert_eq!(again.data, run.data);
+        assert_eq!(again.data_options, run.data_options);
+        assert_eq!(again.effective, run.effective);
+    }
+
+    #[test]
     fn faults_name_their_key() {
         let said = refused("bta = 1");
         assert!(said.starts_with("unknown key `bta`; did you mean `beta`?"), "{said}");
@@ -420,6 +444,12 @@ mod tests {
         assert!(said.starts_with("overlong: unknown variant `cut`, expected one of"), "{said}");
         let said = refused("beta = 0");
         assert!(said.ends_with("beta must be a finite number greater than 0, got 0"), "{said}");
+        let said = Run::new(table("model = 'm'\noutput_dir = 'o'\ndata = ['a', {path = 'b', colums = {}}]"));
+        let said = said.unwrap_err().to_string();
+        assert!(
+            said.starts_with("data[1]: ") && said.contains("unknown field `colums`, expected one of `path`"),
+            "{said}"
+        );
         let said = refused("method = 'dpo'\nloss_type = 'sigmoid'");
         assert!(said.contains("give one"), "{said}");
         let said = refused("method = 'dpoo'");

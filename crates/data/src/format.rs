@@ -1,5 +1,7 @@
 //! From a row of a file to a preference pair, whatever the row's format.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Map, Value, json};
 
 use crate::error::{Error, Place};
@@ -106,13 +108,13 @@ pub(crate) const FIELDS: [&str; 12] = [
 ];
 
 /// The row under the names that the formats know.
-pub(crate) fn rename(row: Row, options: &Options) -> Result<Row, Fault> {
-    if options.columns.is_empty() {
+pub(crate) fn rename(row: Row, columns: &BTreeMap<String, String>) -> Result<Row, Fault> {
+    if columns.is_empty() {
         return Ok(row);
     }
     let mut out = Row::new();
     for (key, value) in row {
-        let name = options.columns.get(&key).unwrap_or(&key);
+        let name = columns.get(&key).unwrap_or(&key);
         if out.insert(name.clone(), value).is_some() {
             return Err(Fault::other(name, format!("`columns` renames `{key}` to it, and the row has both")));
         }

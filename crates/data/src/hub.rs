@@ -9,7 +9,7 @@ use crate::Error;
 pub enum Kind {
     /// A checkpoint: its JSON, templates and safetensors are fetched.
     Model,
-    /// A data set: its data files are fetched.
+    /// A data set: its data files are fetched, and those that say which they are.
     Dataset,
 }
 
@@ -40,7 +40,8 @@ fn is_name(name: &str) -> bool {
     let part = |p: &str| {
         !p.is_empty() && !p.starts_with('.') && p.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
     };
-    let ending = [".json", ".jsonl", ".ndjson", ".parquet", ".gz", ".zst", ".txt"].iter().any(|e| name.ends_with(e));
+    let ending =
+        [".json", ".jsonl", ".ndjson", ".parquet", ".arrow", ".gz", ".zst", ".txt"].iter().any(|e| name.ends_with(e));
     !ending && name.split_once('/').is_some_and(|(owner, repository)| part(owner) && part(repository))
 }
 
@@ -56,7 +57,7 @@ mod download {
 
     use super::Kind;
     use crate::Error;
-    use crate::source::is_data;
+    use crate::folder::{is_about_data, is_data};
 
     /// Where to download from, and to.
     #[derive(Clone, Debug)]
@@ -109,7 +110,7 @@ mod download {
                 if !Path::new(file).components().all(|c| matches!(c, Component::Normal(_))) {
                     return Err(failure(format!("lists a file called {file:?}")));
                 }
-                wanted += 1;
+                wanted += usize::from(kind == Kind::Model || is_data(Path::new(file)));
                 let path = folder.join(file);
                 if !path.exists() {
                     let url = format!("{}/{files}{name}/resolve/{commit}/{file}", self.endpoint);
@@ -152,7 +153,7 @@ mod download {
 
     fn wants(kind: Kind, file: &str) -> bool {
         match kind {
-            Kind::Dataset => is_data(Path::new(file)),
+            Kind::Dataset => is_data(Path::new(file)) || is_about_data(Path::new(file)),
             Kind::Model => {
                 let top = !file.contains('/');
                 top && [".json", ".jinja", ".safetensors"].iter().any(|e| file.ends_with(e))
@@ -189,7 +190,7 @@ mod tests {
         }
     }
 
-    /// A server of three requests on this machine stands for the Hub.
+    /// A server of five requests on this machine stands for the Hub.
     #[cfg(feature = "hub")]
     #[test]
     fn a_data_set_is_downloaded_once() {
@@ -199,7 +200,7 @@ mod tests {
         let endpoint = format!("http://{}", listener.local_addr().unwrap());
         let asked = std::thread::spawn(move || {
             let mut asked = Vec::new();
-            for stream in listener.incoming().take(4) {
+            for stream in listener.incoming().take(5) {
                 let mut stream = stream.unwrap();
                 let mut lines = BufReader::new(stream.try_clone().unwrap()).lines().map(Result::unwrap);
                 let path = lines.next().unwrap().split(' ').nth(1).unwrap().to_owned();
@@ -208,9 +209,10 @@ mod tests {
                 let (status, body) = match path.as_str() {
                     "/api/datasets/o/n/revision/main" => (
                         "200 OK",
-                        r#"{"sha": "abc", "siblings": [{"rfilename": "README.md"}, {"rfilename": "data/train.jsonl"}]}"#,
+                        r#"{"sha": "abc", "siblings": [{"rfilename": "README.md"}, {"rfilename": "logo.png"}, {"rfilename": "data/train.jsonl"}]}"#,
                     ),
                     "/datasets/o/n/resolve/abc/data/train.jsonl" => ("200 OK", "{}\n"),
+                    "/datasets/o/n/resolve/abc/README.md" => ("200 OK", "# n\n"),
                     _ => ("404 Not Found", ""),
                 };
                 write!(
@@ -227,12 +229,13 @@ mod tests {
         let hub = Hub { endpoint, token: Some("t".into()), folder: folder.path().to_owned() };
         let first = hub.fetch("o/n", Kind::Dataset, "main").unwrap();
         assert_eq!(std::fs::read_to_string(first.join("data/train.jsonl")).unwrap(), "{}\n");
-        assert!(!first.join("README.md").exists());
+        assert_eq!(std::fs::read_to_string(first.join("README.md")).unwrap(), "# n\n");
+        assert!(!first.join("logo.png").exists());
         assert_eq!(hub.fetch("o/n", Kind::Dataset, "main").unwrap(), first);
         let error = hub.fetch("o/none", Kind::Model, "main").unwrap_err().to_string();
         assert!(error.contains("o/none") && error.contains("404"), "{error}");
         let asked = asked.join().unwrap();
-        assert_eq!(asked.len(), 4, "the listing twice, the file once, and the refusal");
+        assert_eq!(asked.len(), 5, "the listing twice, each file once, and the refusal");
         assert!(asked.iter().all(|(_, token)| *token));
     }
 }

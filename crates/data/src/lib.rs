@@ -5,9 +5,12 @@
 //! left out, cut or merged on the way. Nothing is lost without a line in the report, and by default nothing is lost:
 //! the first row that cannot be used as it is stops the run with an [`Error`] that names file, row and field.
 
+mod card;
+mod columnar;
 mod dataset;
 mod encode;
 mod error;
+mod folder;
 mod format;
 pub mod hub;
 pub mod inspect;

@@ -1,6 +1,6 @@
 //! The way from files to tokens: one thread reads, all cores parse and tokenise, and the rows come out in order.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,8 +12,9 @@ use xxhash_rust::xxh3::{Xxh3, xxh3_128};
 use crate::dataset::{Builder, Dataset};
 use crate::encode::{Encoded, Encoder};
 use crate::error::{Error, Place};
+use crate::folder;
 use crate::format::{self, Example, Fault, FaultKind};
-use crate::options::{Dirt, Format, Options, Verdict};
+use crate::options::{self, Dirt, Format, Options, Verdict};
 use crate::report::{FileReport, Report};
 use crate::source::{self, Body, Raw, Source};
 use crate::tokenizer::Tokenizer;
@@ -109,6 +110,9 @@ pub(crate) struct SourceFile {
     pub path: PathBuf,
     pub weight: f64,
     pub bytes: u64,
+    /// Its source's, or those of all.
+    pub columns: BTreeMap<String, String>,
+    pub format: Option<Format>,
 }
 
 pub(crate) struct Files {
@@ -128,10 +132,15 @@ impl Files {
                 let expected = format!("weight {}; expected a number above 0, at most {MAX_WEIGHT}", source.weight);
                 return Err(Error::file(&source.path, expected));
             }
-            let source::Files { read, skipped } = source::files(&source.path, &options.split)?;
+            let columns = source.columns.as_ref().unwrap_or(&options.columns);
+            options::columns(columns)
+                .map_err(|message| Error::file(&source.path, format!("data option `columns`: {message}")))?;
+            let format = source.format.or(options.format);
+            let folder::Files { read, skipped } = folder::files(source, options)?;
             for path in read {
                 let bytes = std::fs::metadata(&path).map_err(Error::io(&path, "open"))?.len();
-                out.read.push(SourceFile { path, weight: source.weight, bytes });
+                let columns = columns.clone();
+                out.read.push(SourceFile { path, weight: source.weight, bytes, columns, format });
             }
             out.skipped.extend(skipped);
         }
@@ -145,6 +154,8 @@ impl Files {
 /// What a worker made of one row.
 struct Worked {
     row: usize,
+    /// Columns that were renamed, and those that the format does not read.
+    renamed: Vec<String>,
     unknown: Vec<String>,
     example: Option<Example>,
     /// Of prompt, chosen and rejected.
@@ -168,8 +179,9 @@ pub(crate) fn run(
     let total_bytes = files.read.iter().map(|f| f.bytes).sum();
     let bytes = AtomicU64::new(0);
     let mut seen = HashSet::new();
+    report.columns_not_found = files.read.iter().flat_map(|file| file.columns.keys().cloned()).collect();
     for (index, file) in files.read.iter().enumerate() {
-        report.files.push(FileReport { path: file.path.clone(), format: options.format, rows: 0, pairs: 0 });
+        report.files.push(FileReport { path: file.path.clone(), format: file.format, rows: 0, pairs: 0 });
         std::thread::scope(|scope| {
             let (send, receive) = sync_channel::<Vec<Raw>>(2);
             let bytes = &bytes;
@@ -229,15 +241,19 @@ fn work(
                 Body::Line(line) => Body::Line(line.clone()).parse(),
                 Body::Row(row) => Ok(row.clone()),
             };
-            let format = row.and_then(|row| format::recognise(&format::rename(row, options)?));
+            let format = row.and_then(|row| format::recognise(&format::rename(row, &file.columns)?));
             *report.files[index].format.insert(format.map_err(|f| f.into_error(Place::new(&file.path, first.row)))?)
         }
     };
-    let worked: Vec<Worked> = batch.into_par_iter().map(|raw| one(raw, format, encoder, options)).collect();
-    for Worked { row, unknown, example, key, text_faults, encoded, token_faults } in worked {
+    let worked: Vec<Worked> =
+        batch.into_par_iter().map(|raw| one(raw, format, &file.columns, encoder, options)).collect();
+    for Worked { row, renamed, unknown, example, key, text_faults, encoded, token_faults } in worked {
         let place = || Place::new(&file.path, row);
         report.rows += 1;
         report.files[index].rows += 1;
+        for column in renamed {
+            report.columns_not_found.remove(&column);
+        }
         for column in unknown {
             *report.columns_not_read.entry(column).or_default() += 1;
         }
@@ -308,9 +324,16 @@ fn judge(
     Ok(dropped)
 }
 
-fn one(raw: Raw, format: Format, encoder: Option<&Encoder>, options: &Options) -> Worked {
+fn one(
+    raw: Raw,
+    format: Format,
+    columns: &BTreeMap<String, String>,
+    encoder: Option<&Encoder>,
+    options: &Options,
+) -> Worked {
     let mut worked = Worked {
         row: raw.row,
+        renamed: Vec::new(),
         unknown: Vec::new(),
         example: None,
         key: 0,
@@ -318,8 +341,15 @@ fn one(raw: Raw, format: Format, encoder: Option<&Encoder>, options: &Options) -
         encoded: None,
         token_faults: Vec::new(),
     };
-    let row = match raw.body.parse().and_then(|row| format::rename(row, options)) {
-        Ok(row) => row,
+    let parsed = raw.body.parse().and_then(|row| {
+        let renamed = columns.keys().filter(|c| row.contains_key(*c)).cloned().collect();
+        Ok((renamed, format::rename(row, columns)?))
+    });
+    let row = match parsed {
+        Ok((renamed, row)) => {
+            worked.renamed = renamed;
+            row
+        }
         Err(fault) => {
             worked.text_faults.push(fault);
             return worked;
@@ -363,7 +393,7 @@ fn key(example: &Example) -> u128 {
 }
 
 /// Changes when the same input would give other tokens or another report.
-const CACHE_VERSION: u32 = 1;
+const CACHE_VERSION: u32 = 2;
 
 fn fingerprint(files: &Files, encoder: &Encoder, options: &Options) -> Result<u128, Error> {
     let mut facts = CACHE_VERSION.to_le_bytes().to_vec();
@@ -374,15 +404,20 @@ fn fingerprint(files: &Files, encoder: &Encoder, options: &Options) -> Result<u1
         std::io::copy(&mut std::io::BufReader::with_capacity(1 << 20, &mut reader), &mut Hashing(&mut hash))
             .map_err(Error::io(&file.path, "read"))?;
         facts.extend(hash.digest128().to_le_bytes());
+        // What the source itself says; the rest of `options` goes for all.
+        facts.extend(json(&(&file.columns, file.format))?);
     }
     facts.extend(files.skipped.iter().flat_map(|p| p.to_string_lossy().bytes().collect::<Vec<_>>()));
     facts.extend(encoder.fingerprint().to_le_bytes());
     // The seed acts after the cache, on the weights.
     let options = Options { cache_dir: None, seed: 0, ..options.clone() };
-    let options = serde_json::to_vec(&options)
-        .map_err(|e| Error::Option { key: "chat_template_kwargs", message: format!("not JSON: {e}") })?;
-    facts.extend(options);
+    facts.extend(json(&options)?);
     Ok(xxh3_128(&facts))
+}
+
+fn json(value: &impl serde::Serialize) -> Result<Vec<u8>, Error> {
+    serde_json::to_vec(value)
+        .map_err(|e| Error::Option { key: "chat_template_kwargs", message: format!("not JSON: {e}") })
 }
 
 struct Hashing<'h>(&'h mut Xxh3);

@@ -15,8 +15,10 @@ pub struct Options {
     pub format: Option<Format>,
     /// Renamed columns: `{ question = "prompt" }` reads the file's `question` as `prompt`.
     pub columns: BTreeMap<String, String>,
-    /// The split that is read from a folder whose files are named by split (`train-00000-of-00002.parquet`).
+    /// The split that is read from a folder that has several (`train-00000-of-00002.parquet`).
     pub split: String,
+    /// The configuration that is read from a folder whose README declares several under `configs`.
+    pub name: Option<String>,
     /// The most tokens in prompt + completion, EOS included. None: no limit.
     pub max_length: Option<usize>,
     /// What happens to a pair of which one side is longer than `max_length`.
@@ -58,12 +60,16 @@ pub struct Options {
     pub seed: u64,
 }
 
+/// The split that is read unless another is asked for.
+pub(crate) const SPLIT: &str = "train";
+
 impl Default for Options {
     fn default() -> Self {
         Self {
             format: None,
             columns: BTreeMap::new(),
-            split: "train".to_owned(),
+            split: SPLIT.to_owned(),
+            name: None,
             max_length: None,
             overlong: Overlong::Error,
             boundary: Boundary::Error,
@@ -301,15 +307,7 @@ impl Options {
                 message: "must be at least 2: one token of prompt and one of completion".to_owned(),
             });
         }
-        if let Some(name) = self.columns.values().find(|name| !crate::format::FIELDS.contains(&name.as_str())) {
-            return Err(crate::Error::Option {
-                key: "columns",
-                message: format!(
-                    "renames to `{name}`, which no format reads; it is `{{ their_name = \"name\" }}` with one of {}",
-                    crate::format::FIELDS.join(", ")
-                ),
-            });
-        }
+        columns(&self.columns).map_err(|message| crate::Error::Option { key: "columns", message })?;
         Ok(())
     }
 
@@ -348,5 +346,16 @@ impl Options {
             Policy::Error => Verdict::Refuse,
             Policy::Drop => Verdict::Drop,
         }
+    }
+}
+
+/// Checks that columns are renamed to what some format reads.
+pub(crate) fn columns(columns: &BTreeMap<String, String>) -> Result<(), String> {
+    match columns.values().find(|name| !crate::format::FIELDS.contains(&name.as_str())) {
+        None => Ok(()),
+        Some(name) => Err(format!(
+            "renames to `{name}`, which no format reads; it is `{{ their_name = \"name\" }}` with one of {}",
+            crate::format::FIELDS.join(", ")
+        )),
     }
 }

@@ -1,6 +1,6 @@
 //! What loading did, in numbers: nothing is lost without a line here.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::PathBuf;
 
@@ -25,6 +25,8 @@ pub struct Report {
     pub pairs_per_epoch: usize,
     /// Columns that no format uses, with the number of rows that had them.
     pub columns_not_read: BTreeMap<String, usize>,
+    /// Columns that `columns` renames, and no row had.
+    pub columns_not_found: BTreeSet<String>,
     /// The dirt found, by kind.
     pub dirt: BTreeMap<Dirt, DirtReport>,
     /// Pairs tokenised with the completion apart from the prompt (`boundary = "separate"`).
@@ -140,6 +142,10 @@ impl fmt::Display for Report {
         if !self.columns_not_read.is_empty() {
             let names: Vec<_> = self.columns_not_read.iter().map(|(c, n)| format!("{c} ({n})")).collect();
             write!(f, "\ncolumns not read (rows): {}", names.join(", "))?;
+        }
+        if !self.columns_not_found.is_empty() {
+            let names: Vec<_> = self.columns_not_found.iter().map(String::as_str).collect();
+            write!(f, "\ncolumns to rename that no row has: {}", names.join(", "))?;
         }
         if !self.files_not_read.is_empty() {
             let names: Vec<_> = self.files_not_read.iter().map(|p| p.display().to_string()).collect();

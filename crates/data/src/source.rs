@@ -1,30 +1,44 @@
-//! Files and folders of rows: which there are, what they are, and their rows one after the other.
+//! A data set as it is named, and the rows of its files one after the other.
 
+use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{BufRead, BufReader, Read, Seek};
+use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use parquet::file::reader::{FileReader, SerializedFileReader};
-use parquet::record::Field;
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::columnar::{arrow_file_rows, arrow_stream_rows, parquet_rows};
 use crate::error::Place;
 use crate::format::{Fault, FaultKind, Row};
-use crate::{Error, hub};
+use crate::{Error, Format};
 
-/// A data set: a file or a folder, and how much of it makes an epoch.
+/// A data set: a file or a folder, how much of it makes an epoch, and how it differs from the others.
+///
+/// What is not set here is as [`Options`](crate::Options) has it for all data sets.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Source {
-    /// A file (JSONL, a JSON array, Parquet; plain, .gz or .zst), or a folder of them.
+    /// A file (JSONL, a JSON array; plain, .gz or .zst; Parquet or Arrow), or a folder of them.
     pub path: PathBuf,
     /// How often each pair is seen in an epoch: 1 once, 2 twice, 0.5 a seeded half of the pairs.
     #[serde(default = "one")]
     pub weight: f64,
+    /// Renamed columns: `{ question = "prompt" }` reads the file's `question` as `prompt`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub columns: Option<BTreeMap<String, String>>,
+    /// The format of the rows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub format: Option<Format>,
+    /// The split that is read from a folder that has several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub split: Option<String>,
+    /// The configuration that is read from a folder whose README declares several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
 }
 
 fn one() -> f64 {
@@ -33,114 +47,8 @@ fn one() -> f64 {
 
 impl<P: Into<PathBuf>> From<P> for Source {
     fn from(path: P) -> Self {
-        Self { path: path.into(), weight: 1.0 }
+        Self { path: path.into(), weight: one(), columns: None, format: None, split: None, name: None }
     }
-}
-
-/// The files of a data set.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Files {
-    pub read: Vec<PathBuf>,
-    pub skipped: Vec<PathBuf>,
-}
-
-/// The endings of data files, compressed or not.
-const ENDINGS: [&str; 4] = [".jsonl", ".ndjson", ".json", ".parquet"];
-/// JSON that Hugging Face puts beside the data.
-const BESIDE: [&str; 5] =
-    ["dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json", "dataset-metadata.json"];
-const SPLITS: [(&str, &[&str]); 3] = [
-    ("train", &["train", "training"]),
-    ("validation", &["validation", "valid", "val", "dev"]),
-    ("test", &["test", "testing", "eval", "evaluation"]),
-];
-
-/// What `path` stands for: itself, or the data files of a folder. Where some files of a folder are named by split,
-/// those of `split` are taken.
-pub(crate) fn files(path: &Path, split: &str) -> Result<Files, Error> {
-    let path = &hub::locate(path, hub::Kind::Dataset)?;
-    let meta = std::fs::metadata(path).map_err(Error::io(path, "open"))?;
-    if !meta.is_dir() {
-        return Ok(Files { read: vec![path.to_owned()], skipped: Vec::new() });
-    }
-    let mut all = Vec::new();
-    walk(path, 0, &mut all)?;
-    all.sort();
-    let (data, mut skipped): (Vec<_>, Vec<_>) = all.into_iter().partition(|file| is_data(file));
-    if data.is_empty() {
-        let arrow = skipped.iter().any(|f| f.extension().is_some_and(|e| e == "arrow"));
-        return Err(Error::file(
-            path,
-            if arrow {
-                "holds Arrow files, as save_to_disk writes them; export the data set with to_parquet or to_json"
-                    .to_owned()
-            } else {
-                format!(
-                    "no data files here; expected names that end in {}, .gz or .zst after it if compressed",
-                    ENDINGS.join(", ")
-                )
-            },
-        ));
-    }
-    let named: Vec<_> = data.iter().map(|file| split_of(path, file)).collect();
-    if named.iter().all(Option::is_none) {
-        return Ok(Files { read: data, skipped });
-    }
-    let mut read = Vec::new();
-    for (file, name) in data.into_iter().zip(&named) {
-        if name.as_deref() == Some(split) { read.push(file) } else { skipped.push(file) }
-    }
-    if read.is_empty() {
-        let mut splits: Vec<_> = named.into_iter().flatten().collect();
-        splits.sort();
-        splits.dedup();
-        return Err(Error::file(path, format!("no files of the split `{split}`; there are {}", splits.join(", "))));
-    }
-    skipped.sort();
-    Ok(Files { read, skipped })
-}
-
-/// Folders inside each other, at most: a link may lead back up.
-const DEPTH: usize = 16;
-
-fn walk(folder: &Path, depth: usize, out: &mut Vec<PathBuf>) -> Result<(), Error> {
-    if depth > DEPTH {
-        return Err(Error::file(folder, format!("more than {DEPTH} folders inside each other")));
-    }
-    for entry in std::fs::read_dir(folder).map_err(Error::io(folder, "read"))? {
-        let path = entry.map_err(Error::io(folder, "read"))?.path();
-        if path.file_name().is_some_and(|n| n.to_string_lossy().starts_with('.')) {
-            continue; // .git, .cache, .gitattributes
-        }
-        if path.is_dir() {
-            walk(&path, depth + 1, out)?;
-        } else {
-            out.push(path);
-        }
-    }
-    Ok(())
-}
-
-pub(crate) fn is_data(path: &Path) -> bool {
-    let Some(name) = path.file_name().map(|n| n.to_string_lossy().to_lowercase()) else { return false };
-    let plain = name.strip_suffix(".gz").or_else(|| name.strip_suffix(".zst")).unwrap_or(&name);
-    ENDINGS.iter().any(|e| plain.ends_with(e)) && !BESIDE.contains(&plain)
-}
-
-/// The split that a file's name, or a folder on the way to it, begins with.
-fn split_of(root: &Path, file: &Path) -> Option<String> {
-    let inner = file.strip_prefix(root).unwrap_or(file);
-    inner.components().rev().find_map(|part| {
-        let part = part.as_os_str().to_string_lossy().to_lowercase();
-        let word = part.split(|c: char| !c.is_alphanumeric()).next().unwrap_or_default();
-        let known = SPLITS.iter().find(|(_, names)| names.contains(&word)).map(|(split, _)| (*split).to_owned());
-        // trl-lib names splits freely: train_prefs-00000-of-00001.parquet.
-        let shard = part.find("-0").filter(|at| part[at + 1..].contains("-of-")).map(|at| part[..at].to_owned());
-        match (known, shard) {
-            (Some(split), Some(shard)) if shard != word => Some(if shard.is_empty() { split } else { shard }),
-            (known, shard) => known.or(shard),
-        }
-    })
 }
 
 /// One row, not yet looked into.
@@ -236,14 +144,16 @@ pub(crate) fn rows(
     sink: &mut dyn FnMut(Raw) -> ControlFlow<()>,
 ) -> Result<Tally, Error> {
     let mut file = File::open(path).map_err(Error::io(path, "open"))?;
-    let mut magic = [0; 4];
+    let mut magic = [0; 6];
     let n = read_up_to(&mut file, &mut magic).map_err(Error::io(path, "read"))?;
     file.rewind().map_err(Error::io(path, "read"))?;
-    if &magic == b"PAR1" {
+    if magic.starts_with(b"PAR1") {
         return parquet_rows(path, file, bytes, sink).map(|()| Tally::default());
     }
     let file = Counted { file, bytes };
     match &magic[..n] {
+        b"ARROW1" => arrow_file_rows(path, file, sink).map(|()| Tally::default()),
+        [0xff, 0xff, 0xff, 0xff, ..] => arrow_stream_rows(path, file, sink).map(|()| Tally::default()),
         [0x1f, 0x8b, ..] => {
             json_rows(path, BufReader::with_capacity(1 << 18, flate2::read::MultiGzDecoder::new(file)), sink)
         }
@@ -256,9 +166,9 @@ pub(crate) fn rows(
     }
 }
 
-struct Counted<'a> {
-    file: File,
-    bytes: &'a AtomicU64,
+pub(crate) struct Counted<'a> {
+    pub file: File,
+    pub bytes: &'a AtomicU64,
 }
 
 impl Read for Counted<'_> {
@@ -266,6 +176,12 @@ impl Read for Counted<'_> {
         let n = self.file.read(buffer)?;
         self.bytes.fetch_add(n as u64, Ordering::Relaxed);
         Ok(n)
+    }
+}
+
+impl Seek for Counted<'_> {
+    fn seek(&mut self, to: SeekFrom) -> std::io::Result<u64> {
+        self.file.seek(to)
     }
 }
 
@@ -350,76 +266,4 @@ impl<'de> Visitor<'de> for &mut Elements<'_> {
         }
         Ok(())
     }
-}
-
-fn parquet_rows(
-    path: &Path,
-    file: File,
-    bytes: &AtomicU64,
-    sink: &mut dyn FnMut(Raw) -> ControlFlow<()>,
-) -> Result<(), Error> {
-    let size = file.metadata().map_err(Error::io(path, "read"))?.len();
-    // The reader panics on some broken files; that is bad input, not a fault of ours.
-    let walk = std::panic::AssertUnwindSafe(|| {
-        let bad =
-            |e: parquet::errors::ParquetError| Error::file(path, format!("not a Parquet file that can be read: {e}"));
-        let reader = SerializedFileReader::new(file).map_err(bad)?;
-        let total = reader.metadata().file_metadata().num_rows().max(1) as u64;
-        for (i, record) in reader.get_row_iter(None).map_err(bad)?.enumerate() {
-            let at = |e: &str| Error::Json { place: Place::new(path, i + 1), message: e.to_owned() };
-            let row = group(&record.map_err(bad)?).map_err(|e| at(&e))?;
-            // Pages come in any order, so progress goes by rows.
-            let (before, now) = (size * i as u64 / total, size * (i as u64 + 1) / total);
-            bytes.fetch_add(now - before, Ordering::Relaxed);
-            if sink(Raw { row: i + 1, body: Body::Row(row) }).is_break() {
-                break;
-            }
-        }
-        Ok(())
-    });
-    std::panic::catch_unwind(walk)
-        .unwrap_or_else(|_| Err(Error::file(path, "not a Parquet file that can be read: its reader gave up on it")))
-}
-
-fn group(record: &parquet::record::Row) -> Result<Row, String> {
-    record.get_column_iter().map(|(name, field)| Ok((name.clone(), value(name, field)?))).collect()
-}
-
-fn value(name: &str, field: &Field) -> Result<Value, String> {
-    Ok(match field {
-        Field::Null => Value::Null,
-        Field::Bool(b) => (*b).into(),
-        Field::Byte(n) => (*n).into(),
-        Field::Short(n) => (*n).into(),
-        Field::Int(n) => (*n).into(),
-        Field::Long(n) => (*n).into(),
-        Field::UByte(n) => (*n).into(),
-        Field::UShort(n) => (*n).into(),
-        Field::UInt(n) => (*n).into(),
-        Field::ULong(n) => (*n).into(),
-        Field::Float16(x) => f64::from(*x).into(),
-        Field::Float(x) => f64::from(*x).into(),
-        Field::Double(x) => (*x).into(),
-        Field::Str(text) => text.as_str().into(),
-        // Text without its annotation, as some writers leave it.
-        Field::Bytes(bytes) => std::str::from_utf8(bytes.data())
-            .map_err(|_| format!("the column `{name}` holds bytes that are not UTF-8"))?
-            .into(),
-        Field::Group(record) => Value::Object(group(record)?),
-        Field::ListInternal(list) => {
-            list.elements().iter().map(|e| value(name, e)).collect::<Result<Vec<_>, _>>()?.into()
-        }
-        Field::MapInternal(map) => {
-            let mut out = Row::new();
-            for (key, v) in map.entries() {
-                let Field::Str(key) = key else {
-                    return Err(format!("the column `{name}` has a map without text keys"));
-                };
-                out.insert(key.clone(), value(name, v)?);
-            }
-            Value::Object(out)
-        }
-        // Dates, times and decimals: no format reads them, so text will do for the report.
-        other => other.to_string().into(),
-    })
 }

@@ -299,13 +299,7 @@ fn folders_are_read_by_split() {
     assert_eq!(prompts("train").unwrap(), ("ab".into(), 3));
     assert_eq!(prompts("test").unwrap(), ("c".into(), 4));
     let error = prompts("validation").unwrap_err().to_string();
-    assert!(error.contains("no files of the split `validation`; there are test, train"), "{error}");
-
-    let saved = tempfile::tempdir().unwrap();
-    std::fs::write(saved.path().join("data-00000-of-00001.arrow"), "x").unwrap();
-    std::fs::write(saved.path().join("state.json"), "{}").unwrap();
-    let error = examples(saved.path(), &Options::default()).unwrap_err().to_string();
-    assert!(error.contains("Arrow") && error.contains("to_parquet"), "{error}");
+    assert!(error.contains("no files of the split `validation`; there are test, train (`split` chooses)"), "{error}");
 }
 
 #[test]
@@ -315,6 +309,13 @@ fn broken_files_are_named() {
         examples(&path, &Options::default()).unwrap_err().to_string()
     };
     assert!(error("a.parquet", b"PAR1 and nothing").contains("a.parquet: not a Parquet file"));
+    assert!(error("e.arrow", b"ARROW1 and nothing").contains("e.arrow: not an Arrow file"));
+    assert!(
+        error("f.arrow", b"\xff\xff\xff\xff and nothing").contains("f.arrow: an Arrow stream without its end mark")
+    );
+    assert!(error("g.arrow", b"\xff\xff\xff\xff").contains("g.arrow: an Arrow stream without its end mark"));
+    let ended = b"\xff\xff\xff\xff\x08\0\0\0 nothing\xff\xff\xff\xff\0\0\0\0";
+    assert!(error("h.arrow", ended).contains("h.arrow: not an Arrow file"));
     assert!(error("b.jsonl.gz", b"\x1f\x8b\x08\x00 and nothing").contains("b.jsonl.gz: cannot read"));
     assert!(error("c.json", b"[{\"prompt\": \"p\",").contains("c.json, row 1: not a JSON object: EOF"));
     assert!(error("d.json", b"[3]").contains("d.json, row 1: not a JSON object"));

@@ -332,7 +332,7 @@ fn weights_repeat_and_thin_out_sources() {
     let (_b, second) = file("b.jsonl", rows("b", 4));
     let run = |weights: [f64; 2], seed| {
         let sources =
-            [(&first, weights[0]), (&second, weights[1])].map(|(p, weight)| Source { path: p.clone(), weight });
+            [(&first, weights[0]), (&second, weights[1])].map(|(p, weight)| Source { weight, ..p.clone().into() });
         let options = Options { seed, ..Options::default() };
         load(&sources, &tokenizer, &options)
     };

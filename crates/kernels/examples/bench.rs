@@ -185,7 +185,7 @@ fn elementwise(b: &Bench) {
         b,
         "swiglu backward [2000, 1024]",
         bytes(5 * n * m),
-        || swiglu::backward(&dy, &gate, &up, &mut dg, &mut du),
+        || swiglu::backward(&dy, &mut dg, &mut du),
         || {
             for i in 0..n * m {
                 let sigma = 1.0 / (1.0 + (-gate[i]).exp());

@@ -29,25 +29,6 @@ dispatched! {
     }
 }
 
-dispatched! {
-    fn backward_into_piece<S>(
-        simd,
-        dy: &'a [f32],
-        gate: &'a [f32],
-        up: &'a [f32],
-        dgate: &'a mut [f32],
-        dup: &'a mut [f32],
-    ) {
-        let one = simd.splat_f32s(1.0);
-        update(simd, [dgate, dup], [dy, gate, up], #[inline(always)] |[_, _], [dy, g, u]| {
-            let sigma = sigmoid_lanes(simd, g);
-            let slope = simd.mul_add_e_f32s(g, simd.sub_f32s(one, sigma), one);
-            let by_sigma = simd.mul_f32s(dy, sigma);
-            [simd.mul_f32s(simd.mul_f32s(by_sigma, slope), u), simd.mul_f32s(by_sigma, g)]
-        });
-    }
-}
-
 /// `y ← silu(gate) ⊙ up`, all `[n, m]`.
 ///
 /// # Panics
@@ -58,24 +39,11 @@ pub fn forward(gate: &[f32], up: &[f32], y: &mut [f32]) {
     each(gate.chunks(PIECE).zip(up.chunks(PIECE)).zip(y.chunks_mut(PIECE)), |((g, u), y)| forward_piece(g, u, y));
 }
 
-/// ∂L/∂gate into `dgate` and ∂L/∂up into `dup`, from `dy` = ∂L/∂y; all `[n, m]`.
+/// `gate` and `up` are overwritten by ∂L/∂gate and ∂L/∂up, from `dy` = ∂L/∂y; all `[n, m]`.
 ///
 /// # Panics
 /// When the lengths disagree.
-pub fn backward(dy: &[f32], gate: &[f32], up: &[f32], dgate: &mut [f32], dup: &mut [f32]) {
-    for len in [gate.len(), up.len(), dgate.len(), dup.len()] {
-        assert_eq!(len, dy.len(), "all have the shape of dy");
-    }
-    let read = dy.chunks(PIECE).zip(gate.chunks(PIECE)).zip(up.chunks(PIECE));
-    let write = dgate.chunks_mut(PIECE).zip(dup.chunks_mut(PIECE));
-    each(read.zip(write), |(((dy, g), u), (dg, du))| backward_into_piece(dy, g, u, dg, du));
-}
-
-/// As [`backward`], with `gate` and `up` overwritten by their gradients.
-///
-/// # Panics
-/// When the lengths disagree.
-pub fn backward_in_place(dy: &[f32], gate: &mut [f32], up: &mut [f32]) {
+pub fn backward(dy: &[f32], gate: &mut [f32], up: &mut [f32]) {
     for len in [gate.len(), up.len()] {
         assert_eq!(len, dy.len(), "all have the shape of dy");
     }
@@ -106,14 +74,11 @@ mod tests {
             let mut y = vec![f32::NAN; n];
             forward(&g, &u, &mut y);
             close(&y, &naive(&wide(&g), &wide(&u)), 1e-6);
-            let (mut dg, mut du) = (vec![f32::NAN; n], vec![f32::NAN; n]);
-            backward(&dy, &g, &u, &mut dg, &mut du);
+            let (mut dg, mut du) = (g.clone(), u.clone());
+            backward(&dy, &mut dg, &mut du);
             let dys = wide(&dy);
             close(&dg, &finite_differences(&wide(&g), |g| dot(&naive(g, &wide(&u)), &dys)), 1e-6);
             close(&du, &finite_differences(&wide(&u), |u| dot(&naive(&wide(&g), u), &dys)), 1e-6);
-            let (mut g2, mut u2) = (g.clone(), u.clone());
-            backward_in_place(&dy, &mut g2, &mut u2);
-            assert_eq!((g2, u2), (dg, du));
         }
     }
 
@@ -121,9 +86,9 @@ mod tests {
     fn large_gates_saturate() {
         // silu(g) → 0 as g → −∞ and g as g → ∞; the slope goes to 0 and 1.
         let (g, u) = ([-1e30, -100.0, 100.0, 1e30], [1.0; 4]);
-        let (mut y, mut dg, mut du) = ([0.0; 4], [0.0; 4], [0.0; 4]);
+        let (mut y, mut dg, mut du) = ([0.0; 4], g, u);
         forward(&g, &u, &mut y);
-        backward(&[1.0; 4], &g, &u, &mut dg, &mut du);
+        backward(&[1.0; 4], &mut dg, &mut du);
         assert!(y[0].abs() < 1e-30 && y[1].abs() < 1e-30 && y[2] == 100.0 && y[3] == 1e30, "{y:?}");
         assert!(dg[0].abs() < 1e-30 && dg[1].abs() < 1e-30 && dg[2] == 1.0 && dg[3] == 1.0, "{dg:?}");
     }

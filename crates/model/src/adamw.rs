@@ -1,6 +1,6 @@
 //! AdamW: Adam with decoupled weight decay (arXiv:1711.05101, algorithm 2).
 
-use burn::tensor::Tensor;
+use burn::tensor::{DType, Tensor};
 use collimate_kernels::adamw as kernel;
 
 use crate::decoder::{Decoder, Gradients};
@@ -20,7 +20,7 @@ pub struct AdamW {
     pub weight_decay: f64,
 }
 
-/// The two moments of each parameter, and how many steps they have seen.
+/// The two moments of each parameter, in f32, and how many steps they have seen.
 #[derive(Clone, Debug)]
 pub struct Moments {
     /// Means of gradients, one per parameter.
@@ -34,7 +34,8 @@ pub struct Moments {
 impl Moments {
     /// No steps taken.
     pub fn new(decoder: &Decoder) -> Self {
-        let zeros = || Tensors(decoder.parameters().0.iter().map(Tensor::zeros_like).collect());
+        let zero = |p: &Tensor<2>| Tensor::zeros(p.dims(), (&p.device(), DType::F32));
+        let zeros = || Tensors(decoder.parameters().0.iter().map(zero).collect());
         Self { first: zeros(), second: zeros(), steps: 0 }
     }
 }
@@ -43,17 +44,26 @@ impl AdamW {
     /// One step at learning rate η on all parameters that have a gradient, each gradient multiplied by `scale` first:
     ///
     /// m ← β₁m + (1−β₁)g, v ← β₂v + (1−β₂)g², θ ← θ − ηλθ − η (m/(1−β₁ᵗ)) / (√(v/(1−β₂ᵗ)) + ε).
+    ///
+    /// All of it in f32; a parameter of fewer bits is rounded afterwards.
     pub fn step(&self, decoder: &mut Decoder, moments: &mut Moments, gradients: Gradients, rate: f64, scale: f64) {
+        let (profile, device) = (decoder.profile().clone(), decoder.device.clone());
+        profile.timed("optimiser", &device, || self.update(decoder, moments, gradients, rate, scale));
+    }
+
+    fn update(&self, decoder: &mut Decoder, moments: &mut Moments, gradients: Gradients, rate: f64, scale: f64) {
         moments.steps += 1;
-        let parameters = decoder.parameters_mut().0.iter_mut();
+        let parameters = decoder.parameters.0.iter_mut();
         let state = moments.first.0.iter_mut().zip(&mut moments.second.0);
         for ((p, (m, v)), g) in parameters.zip(state).zip(gradients.0) {
             let Some(g) = g else { continue };
-            let here = View::of(&g).map(|g| self.in_place(moments.steps, [p, m, v], g.slice(), rate, scale));
-            if here.is_none() {
-                self.plain(moments.steps, [p, m, v], g * scale, rate);
+            // Only a look: a view that is held would keep the parameter from being changed in place.
+            match View::of(&g).filter(|_| View::of(p).is_some()) {
+                Some(g) => self.in_place(moments.steps, [p, m, v], g.slice(), rate, scale),
+                None => self.plain(moments.steps, [p, m, v], g * scale, rate),
             }
         }
+        decoder.refresh();
     }
 
     fn in_place(&self, step: u64, [p, m, v]: [&mut Tensor<2>; 3], g: &[f32], rate: f64, scale: f64) {
@@ -75,14 +85,20 @@ impl AdamW {
         m.inplace(|m| m * self.beta1 + g.clone() * (1.0 - self.beta1));
         v.inplace(|v| v * self.beta2 + g.square() * (1.0 - self.beta2));
         let update = m.clone() / ((v.clone() / c2).sqrt() + self.epsilon) * (rate / c1);
-        p.inplace(|p| p * (1.0 - rate * self.weight_decay) - update);
+        p.inplace(|p| {
+            let dtype = p.dtype();
+            (p.cast(DType::F32) * (1.0 - rate * self.weight_decay) - update).cast(dtype)
+        });
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::ModelConfig;
     use crate::ops::oracle::{assert_close, on_both, random};
+    use crate::precision::Precision;
+    use burn::tensor::Device;
 
     #[test]
     fn two_steps_are_those_of_the_formula() {
@@ -101,6 +117,35 @@ mod tests {
                 assert_close(&p, &q);
             }
         });
+    }
+
+    #[test]
+    fn masters_keep_what_rounding_loses() {
+        let table = serde_json::json!({
+            "model_type": "llama", "hidden_size": 8, "intermediate_size": 16, "num_attention_heads": 2,
+            "num_hidden_layers": 1, "vocab_size": 12, "max_position_embeddings": 16
+        });
+        let config = ModelConfig::from_value(&table, std::path::Path::new("config.json")).unwrap();
+        let adamw = AdamW { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.0 };
+        let exact = Decoder::random(config, 1, &Device::flex());
+        let ones = || {
+            let mut g = Gradients::none(exact.specs().len());
+            (0..exact.specs().len()).for_each(|i| g.add(i, exact.parameters().0[i].ones_like()));
+            g
+        };
+        for (masters, moves) in [(true, true), (false, false)] {
+            let mut d = exact.clone().with_precision(Precision::Bf16, masters).unwrap();
+            let before = d.clone();
+            let mut moments = Moments::new(&d);
+            // A norm's weight is 1: a step of 1e-5 is far below the distance of bf16 numbers there.
+            adamw.step(&mut d, &mut moments, ones(), 1e-5, 1.0);
+            let norm = |d: &Decoder| d.parameters().0[d.inventory.norm].clone().cast(DType::F32);
+            let moved = (norm(&before) - norm(&d)).mean().into_scalar::<f32>();
+            assert_eq!(moved > 0.9e-5, moves, "{moved}");
+            let computed = d.p(d.inventory.norm).clone();
+            assert_eq!(computed.dtype(), DType::BF16);
+            assert_close(&computed.cast(DType::F32), &norm(&d).cast(DType::BF16).cast(DType::F32));
+        }
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{DType, Device, Tensor, TensorData};
 use safetensors::tensor::{Metadata, TensorInfo};
 use safetensors::{Dtype, View};
 use serde_json::{Value, json};
@@ -15,6 +15,7 @@ use crate::adamw::Moments;
 use crate::config::ModelConfig;
 use crate::error::Error;
 use crate::parameters::{Inventory, Spec, Tensors};
+use crate::precision::Precision;
 
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
@@ -130,7 +131,7 @@ impl Checkpoint {
             if host.iter().any(|x| !x.is_finite()) {
                 return Err(shards[shard].fault(&spec.name, "holds a value that is not finite".into()));
             }
-            values.push(Tensor::from_data(burn::tensor::TensorData::new(host, spec.dims()), device));
+            values.push(on_device(host, spec, device));
         }
         if let Some(name) = places.keys().min() {
             let (shard, _) = places[name];
@@ -203,7 +204,9 @@ impl Checkpoint {
         Ok(shards)
     }
 
-    /// Writes weights, configuration, tokenizer and templates to `folder`, in the layout that was read, as f32.
+    /// Writes weights, configuration, tokenizer and templates to `folder`, in the layout that was read.
+    ///
+    /// Weights are written in the type that they have: f32, unless they were trained in fewer bits without masters.
     ///
     /// Each file is written beside its place and renamed, the weights last.
     ///
@@ -220,9 +223,10 @@ impl Checkpoint {
         }
         let mut config = self.raw_config.clone();
         // Small updates vanish in bf16, so what was trained in f32 is kept in f32, and says so.
+        let kept = Precision::ALL.into_iter().find(|p| tensors.0.iter().all(|t| t.dtype() == p.dtype()));
         for key in ["torch_dtype", "dtype"] {
             if config.get(key).is_some() {
-                config[key] = json!("float32");
+                config[key] = json!(kept.expect("all parameters have one type").name());
             }
         }
         write_whole(&folder.join("config.json"), pretty(&config).as_bytes())?;
@@ -233,7 +237,7 @@ impl Checkpoint {
         let mut shards: Vec<Vec<Lazy<'_>>> = vec![Vec::new()];
         let mut room = shard_bytes;
         for (spec, tensor) in self.inventory.specs.iter().zip(&tensors.0) {
-            let bytes = spec.len() * 4;
+            let bytes = Lazy { spec, tensor }.data_len();
             if bytes > room && !shards[shards.len() - 1].is_empty() {
                 shards.push(Vec::new());
                 room = shard_bytes;
@@ -258,7 +262,9 @@ impl Checkpoint {
             std::fs::rename(&beside, &path).map_err(Error::io(&path))?;
         }
         if count > 1 {
-            let index = json!({"metadata": {"total_size": self.inventory.elements() * 4}, "weight_map": map});
+            let tensors = self.inventory.specs.iter().zip(&tensors.0);
+            let bytes: usize = tensors.map(|(spec, tensor)| Lazy { spec, tensor }.data_len()).sum();
+            let index = json!({"metadata": {"total_size": bytes}, "weight_map": map});
             write_whole(&folder.join(INDEX), pretty(&index).as_bytes())?;
         }
         Ok(())
@@ -298,7 +304,7 @@ impl Checkpoint {
                     shard.fault(&name, format!("is missing or of another shape; expected {:?}", spec.shape))
                 })?;
                 let host = shard.read(&name, &info)?;
-                Ok(Tensor::from_data(burn::tensor::TensorData::new(host, spec.dims()), device))
+                Ok(on_device(host, spec, device))
             });
             specs.collect::<Result<_, Error>>().map(Tensors)
         };
@@ -338,18 +344,25 @@ struct Lazy<'a> {
 
 impl View for Lazy<'_> {
     fn dtype(&self) -> Dtype {
-        Dtype::F32
+        match self.tensor.dtype() {
+            DType::BF16 => Dtype::BF16,
+            DType::F16 => Dtype::F16,
+            _ => Dtype::F32,
+        }
     }
     fn shape(&self) -> &[usize] {
         &self.spec.shape
     }
     fn data(&self) -> Cow<'_, [u8]> {
-        let host = self.tensor.to_data().convert::<f32>();
-        Cow::Owned(host.as_bytes().to_vec())
+        Cow::Owned(self.tensor.to_data().as_bytes().to_vec())
     }
     fn data_len(&self) -> usize {
-        self.spec.len() * 4
+        self.spec.len() * self.dtype().bitsize() / 8
     }
+}
+
+fn on_device(values: Vec<f32>, spec: &Spec, device: &Device) -> Tensor<2> {
+    Tensor::from_data(TensorData::new(values, spec.dims()), (device, DType::F32))
 }
 
 fn pretty(value: &Value) -> String {

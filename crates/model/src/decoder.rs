@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use burn::tensor::{Device, IndexingUpdateOp, Int, Tensor, TensorData};
+use burn::tensor::{DType, Device, IndexingUpdateOp, Int, Tensor, TensorData};
 use collimate_kernels::adamw::sum_of_squares;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -15,6 +15,8 @@ use crate::layout::Layout;
 use crate::ops::attention::{self, Heads, Mask};
 use crate::ops::{linear, rms_norm, rope, swiglu};
 use crate::parameters::{Inventory, Layer, Linear, Spec, Tensors};
+use crate::precision::Precision;
+use crate::profile::Profile;
 use crate::rotary::Rotary;
 
 /// A decoder-only transformer of the Llama family, on a device.
@@ -23,25 +25,48 @@ pub struct Decoder {
     pub(crate) config: ModelConfig,
     pub(crate) inventory: Inventory,
     pub(crate) parameters: Tensors,
+    /// What is computed with, where that is not the parameters themselves: f32 masters rounded to fewer bits.
+    working: Option<Tensors>,
+    precision: Precision,
+    profile: Profile,
     pub(crate) rotary: Rotary,
     pub(crate) device: Device,
 }
 
-/// A gradient for each parameter that has one, in the order of the inventory.
+/// A gradient for each parameter that has one, in the order of the inventory, in f32.
 #[derive(Clone, Debug)]
-pub struct Gradients(pub Vec<Option<Tensor<2>>>);
+pub struct Gradients(pub Vec<Option<Tensor<2>>>, f64);
 
 impl Gradients {
     /// No gradients yet, for `parameters` parameters.
     pub fn none(parameters: usize) -> Self {
-        Self(vec![None; parameters])
+        Self(vec![None; parameters], 1.0)
+    }
+
+    /// What is added until the next call was computed from coefficients that were multiplied by `scale`.
+    pub(crate) fn divide_by(&mut self, scale: f64) {
+        self.1 = 1.0 / scale;
+    }
+
+    fn unscaled(&self, more: Tensor<2>) -> Tensor<2> {
+        let more = more.cast(DType::F32);
+        if self.1 == 1.0 { more } else { more * self.1 }
     }
 
     pub(crate) fn add(&mut self, index: usize, more: Tensor<2>) {
+        let more = self.unscaled(more);
         self.0[index] = Some(match self.0[index].take() {
             None => more,
             Some(sum) => sum + more,
         });
+    }
+
+    /// Adds the rows of `more` at `places` of a gradient `[rows, width]`.
+    fn add_rows(&mut self, index: usize, rows: usize, places: Tensor<1, Int>, more: Tensor<2>) {
+        let more = self.unscaled(more);
+        let zeros = || Tensor::zeros([rows, more.dims()[1]], (&more.device(), DType::F32));
+        let sum = self.0[index].take().unwrap_or_else(zeros);
+        self.0[index] = Some(sum.select_assign(0, places, more, IndexingUpdateOp::Add));
     }
 
     /// Changes the buffer of a gradient in this process's memory, which is 0 until then.
@@ -124,7 +149,7 @@ fn ints(values: Vec<u32>, device: &Device) -> Tensor<1, Int> {
 
 /// Rows of `x` added at `places` of a zero matrix of `rows` rows.
 fn scatter(x: Tensor<2>, places: &Tensor<1, Int>, rows: usize) -> Tensor<2> {
-    let zeros = Tensor::zeros([rows, x.dims()[1]], &x.device());
+    let zeros = Tensor::zeros([rows, x.dims()[1]], (&x.device(), x.dtype()));
     zeros.select_assign(0, places.clone(), x, IndexingUpdateOp::Add)
 }
 
@@ -141,7 +166,60 @@ impl Decoder {
     pub fn new(config: ModelConfig, parameters: Tensors, device: &Device) -> Self {
         let inventory = Inventory::new(&config);
         let rotary = Rotary::new(&config);
-        Self { config, inventory, parameters, rotary, device: device.clone() }
+        let (precision, profile) = (Precision::F32, Profile::default());
+        Self { config, inventory, parameters, working: None, precision, profile, rotary, device: device.clone() }
+    }
+
+    /// The same decoder, measured by `profile`.
+    pub fn with_profile(mut self, profile: Profile) -> Self {
+        self.profile = profile;
+        self
+    }
+
+    /// What measures it.
+    pub fn profile(&self) -> &Profile {
+        &self.profile
+    }
+
+    pub(crate) fn timed<R>(&self, piece: &'static str, run: impl FnOnce() -> R) -> R {
+        self.profile.timed(piece, &self.device, run)
+    }
+
+    /// The same decoder, computing in `precision`: with `masters`, it keeps its parameters in f32 and computes with a
+    /// rounded copy; without, the parameters themselves are rounded, and small updates of them vanish.
+    ///
+    /// # Errors
+    /// A device that lacks such numbers.
+    pub fn with_precision(mut self, precision: Precision, masters: bool) -> Result<Self, Error> {
+        precision.check(&self.device)?;
+        self.precision = precision;
+        self.working = None;
+        match masters {
+            true => self.refresh(),
+            false => self.parameters = self.parameters.cast(precision),
+        }
+        Ok(self)
+    }
+
+    /// Rounds the parameters anew, where they are not computed with themselves.
+    pub(crate) fn refresh(&mut self) {
+        let kept = self.parameters.0.first().map(Tensor::dtype);
+        self.working = kept.filter(|d| *d != self.precision.dtype()).map(|_| self.parameters.cast(self.precision));
+    }
+
+    /// What it computes in.
+    pub fn precision(&self) -> Precision {
+        self.precision
+    }
+
+    /// What its parameters are kept in.
+    pub fn kept_in(&self) -> Precision {
+        if self.working.is_some() { Precision::F32 } else { self.precision }
+    }
+
+    /// Whether hand-made kernels do its arithmetic; tensor operations do it elsewhere.
+    pub fn has_kernels(&self) -> bool {
+        View::of(self.p(self.inventory.norm)).is_some()
     }
 
     /// A decoder of random weights: normal with deviation 0.02, norms 1, biases 0; the same on every backend.
@@ -172,14 +250,9 @@ impl Decoder {
         &self.inventory.specs
     }
 
-    /// The parameters.
+    /// The parameters as they are kept.
     pub fn parameters(&self) -> &Tensors {
         &self.parameters
-    }
-
-    /// The parameters, for an optimiser to change.
-    pub fn parameters_mut(&mut self) -> &mut Tensors {
-        &mut self.parameters
     }
 
     /// Where the parameters are.
@@ -188,13 +261,13 @@ impl Decoder {
     }
 
     pub(crate) fn p(&self, index: usize) -> &Tensor<2> {
-        &self.parameters.0[index]
+        &self.working.as_ref().unwrap_or(&self.parameters).0[index]
     }
 
     pub(crate) fn tables(&self, positions: &[u32]) -> (Tensor<2>, Tensor<2>) {
         let (cos, sin) = self.rotary.tables(positions);
         let shape = [positions.len(), self.config.head_dim / 2];
-        let on_device = |v| Tensor::from_data(TensorData::new(v, shape), &self.device);
+        let on_device = |v| Tensor::from_data(TensorData::new(v, shape), (&self.device, DType::F32));
         (on_device(cos), on_device(sin))
     }
 
@@ -207,7 +280,7 @@ impl Decoder {
     }
 
     fn linear(&self, l: Linear, x: &Tensor<2>) -> Tensor<2> {
-        linear::forward(x, self.p(l.weight), l.bias.map(|b| self.p(b)))
+        self.timed("linear forward", || linear::forward(x, self.p(l.weight), l.bias.map(|b| self.p(b))))
     }
 
     /// The gradient through a linear map, added to `sum`; its parameters' gradients are added to `grads`.
@@ -219,13 +292,15 @@ impl Decoder {
         sum: Option<Tensor<2>>,
         grads: &mut Gradients,
     ) -> Tensor<2> {
-        linear::backward_parameters(dy, x, l.weight, l.bias, grads);
-        linear::backward_input(dy, self.p(l.weight), sum)
+        self.timed("linear backward", || {
+            linear::backward_parameters(dy, x, l.weight, l.bias, grads);
+            linear::backward_input(dy, self.p(l.weight), sum)
+        })
     }
 
     /// The normed rows, and the inverse roots that the backward pass wants.
     pub(crate) fn norm(&self, index: usize, x: &Tensor<2>) -> (Tensor<2>, Tensor<2>) {
-        rms_norm::forward(x, self.p(index), self.config.rms_norm_eps)
+        self.timed("norm", || rms_norm::forward(x, self.p(index), self.config.rms_norm_eps))
     }
 
     fn norm_backward(
@@ -236,7 +311,7 @@ impl Decoder {
         inverse: &Tensor<2>,
         grads: &mut Gradients,
     ) -> Tensor<2> {
-        let (dx, dw) = rms_norm::backward(dy, x, self.p(index), inverse);
+        let (dx, dw) = self.timed("norm", || rms_norm::backward(dy, x, self.p(index), inverse));
         grads.add(index, dw);
         dx
     }
@@ -258,7 +333,7 @@ impl Decoder {
     }
 
     pub(crate) fn embed(&self, ids: &Tensor<1, Int>) -> Tensor<2> {
-        self.p(self.inventory.embed).clone().select(0, ids.clone())
+        self.timed("embedding", || self.p(self.inventory.embed).clone().select(0, ids.clone()))
     }
 
     /// Queries and keys before their norms where there are any, then queries, keys and values with positions applied.
@@ -279,7 +354,7 @@ impl Decoder {
             (q, k) = (self.head_norm(qn, &q), self.head_norm(kn, &k));
         }
         if self.config.rope_layers[i] {
-            (q, k) = (rope::forward(q, cos, sin), rope::forward(k, cos, sin));
+            (q, k) = self.timed("rotary", || (rope::forward(q, cos, sin), rope::forward(k, cos, sin)));
         }
         (unnormed, [q, k, v])
     }
@@ -290,8 +365,12 @@ impl Decoder {
         let middle = h + self.linear(layer.o, attended);
         let (x, _) = self.norm(layer.post_norm, &middle);
         let (gate, up) = (self.linear(layer.gate, &x), self.linear(layer.up, &x));
-        let out = middle.clone() + self.linear(layer.down, &swiglu::forward(&gate, &up));
+        let out = middle.clone() + self.linear(layer.down, &self.swiglu(&gate, &up));
         (out, [middle, gate, up])
+    }
+
+    fn swiglu(&self, gate: &Tensor<2>, up: &Tensor<2>) -> Tensor<2> {
+        self.timed("swiglu", || swiglu::forward(gate, up))
     }
 
     fn is_last(&self, i: usize) -> bool {
@@ -301,7 +380,8 @@ impl Decoder {
     fn layer(&self, i: usize, input: Tensor<2>, context: &Context) -> (Tensor<2>, Inner) {
         let (unnormed, [q, k, v]) = self.project(i, &input, &context.cos, &context.sin);
         let mask = &context.masks[&self.config.sliding_window[i]];
-        let (attended, log_sum_exp) = attention::forward(&q, &k, &v, mask, self.heads());
+        let (attended, log_sum_exp) =
+            self.timed("attention forward", || attention::forward(&q, &k, &v, mask, self.heads()));
         // Behind the last attention, nothing reads the other tokens any more.
         let (h, read) = match self.is_last(i) {
             true => (input.select(0, context.kept.clone()), attended.clone().select(0, context.kept.clone())),
@@ -324,8 +404,8 @@ impl Decoder {
         let inner = kept.inner.unwrap_or_else(|| self.layer(i, input.clone(), context).1);
         let Inner { unnormed, q, k, v, attended, log_sum_exp, middle, gate, up } = inner;
 
-        let d_act = self.linear_backward(layer.down, &dy, &swiglu::forward(&gate, &up), None, grads);
-        let (d_gate, d_up) = swiglu::backward(&d_act, gate, up);
+        let d_act = self.linear_backward(layer.down, &dy, &self.swiglu(&gate, &up), None, grads);
+        let (d_gate, d_up) = self.timed("swiglu", || swiglu::backward(&d_act, gate, up));
         let (x, inverse) = self.norm(layer.post_norm, &middle);
         let dx = self.linear_backward(layer.gate, &d_gate, &x, None, grads);
         let dx = self.linear_backward(layer.up, &d_up, &x, Some(dx), grads);
@@ -341,10 +421,11 @@ impl Decoder {
         }
         let mask = &context.masks[&self.config.sliding_window[i]];
         let saved = (&attended, log_sum_exp.as_ref());
-        let [mut dq, mut dk, dv] = attention::backward(&d_attended, [&q, &k, &v], saved, mask, self.heads());
+        let [mut dq, mut dk, dv] = self
+            .timed("attention backward", || attention::backward(&d_attended, [&q, &k, &v], saved, mask, self.heads()));
         if self.config.rope_layers[i] {
-            dq = rope::backward(dq, &context.cos, &context.sin);
-            dk = rope::backward(dk, &context.cos, &context.sin);
+            let turn = |d| rope::backward(d, &context.cos, &context.sin);
+            (dq, dk) = self.timed("rotary", || (turn(dq), turn(dk)));
         }
         if let (Some(qn), Some(kn), Some((uq, uk))) = (layer.q_norm, layer.k_norm, unnormed) {
             dq = self.head_norm_backward(qn, dq, &uq, grads);
@@ -391,8 +472,7 @@ impl Decoder {
         }
         // Tied or not, the embedding's gradient is a sum of rows, added in place.
         let embed = self.inventory.embed;
-        let sum = grads.0[embed].take().unwrap_or_else(|| self.p(embed).zeros_like());
-        grads.0[embed] = Some(sum.select_assign(0, context.ids, dh, IndexingUpdateOp::Add));
+        self.timed("embedding", || grads.add_rows(embed, self.config.vocab_size, context.ids, dh));
     }
 
     fn check(&self, layout: &Layout) -> Result<(), Error> {
@@ -504,6 +584,43 @@ mod tests {
                         eprintln!("{name}, {}", spec.name);
                         assert_close(got.as_ref().unwrap(), expected);
                     }
+                }
+            }
+        }
+    }
+
+    /// ‖a − b‖ / ‖b‖ over all parameters.
+    fn distance(a: &Gradients, b: &Gradients) -> f64 {
+        let difference = a.0.iter().zip(&b.0).map(|(a, b)| Some(a.clone().unwrap() - b.clone().unwrap()));
+        Gradients(difference.collect(), 1.0).norm() / b.norm()
+    }
+
+    #[test]
+    fn fewer_bits_change_gradients_by_their_rounding() {
+        let l = layout(true);
+        let gradients = |d: &Decoder, options: Options, size: f32| {
+            let mut sum = Gradients::none(d.specs().len());
+            let c: Vec<f32> = coefficients(l.targets.len()).iter().map(|c| c * size).collect();
+            d.backward(d.forward(&l, options).unwrap(), &c, &mut sum);
+            assert!(sum.0.iter().flatten().all(|g| g.dtype() == DType::F32));
+            sum
+        };
+        let lean = Options { gradient_checkpointing: true, logits: 3 * 40, ..Options::default() };
+        for (name, config) in architectures() {
+            let d = decoder(&config, &Device::flex());
+            for precision in [Precision::Bf16, Precision::F16] {
+                // Coefficients of a millionth would be lost to f16 as they are.
+                for size in [1.0, 1e-6] {
+                    let exact = gradients(&d, Options::default(), size);
+                    let masters = d.clone().with_precision(precision, true).unwrap();
+                    let rounded = d.clone().with_precision(precision, false).unwrap();
+                    assert_eq!((masters.kept_in(), rounded.kept_in()), (Precision::F32, precision));
+                    let got = gradients(&masters, Options::default(), size);
+                    let off = distance(&got, &exact);
+                    assert!(off > 0.0 && off < 16.0 * precision.epsilon(), "{name}, {precision:?}, {size}: {off}");
+                    // The same numbers are computed with, and recomputed.
+                    assert_eq!(distance(&gradients(&rounded, Options::default(), size), &got), 0.0);
+                    assert!(distance(&gradients(&masters, lean, size), &got) < precision.epsilon());
                 }
             }
         }

@@ -58,6 +58,14 @@ pub enum Error {
         /// The system's reason.
         source: std::io::Error,
     },
+    /// A type of numbers that a device lacks.
+    #[error("the device has no {name} numbers; it has: {known}")]
+    Precision {
+        /// The type asked for.
+        name: &'static str,
+        /// The types that it has, separated by commas.
+        known: String,
+    },
     /// A sequence that the model can't take.
     #[error("{0}")]
     Sequence(String),

@@ -13,6 +13,8 @@ mod layout;
 mod memory;
 mod ops;
 mod parameters;
+mod precision;
+mod profile;
 mod rotary;
 
 pub use adamw::{AdamW, Moments};
@@ -24,6 +26,8 @@ pub use error::Error;
 pub use generate::{Generation, Sampling};
 pub use host::has_kernels;
 pub use layout::{Layout, Row, Text};
-pub use memory::Memory;
+pub use memory::{Load, Memory};
 pub use parameters::{Inventory, Spec, Tensors};
+pub use precision::Precision;
+pub use profile::{Piece, Profile};
 pub use rotary::Rotary;

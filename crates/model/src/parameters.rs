@@ -1,8 +1,9 @@
 //! The parameters of a decoder, by their Hugging Face names.
 
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{DType, Device, Tensor, TensorData};
 
 use crate::config::ModelConfig;
+use crate::precision::Precision;
 
 /// A name and a shape: what a checkpoint must hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -125,14 +126,14 @@ impl Inventory {
 pub struct Tensors(pub Vec<Tensor<2>>);
 
 impl Tensors {
-    /// Zeros in the shapes of an inventory.
-    pub fn zeros(inventory: &Inventory, device: &Device) -> Self {
-        Self(inventory.specs.iter().map(|s| Tensor::zeros(s.dims(), device)).collect())
-    }
-
     /// From host values, in the order of an inventory.
     pub fn from_host(inventory: &Inventory, values: Vec<Vec<f32>>, device: &Device) -> Self {
         let tensors = inventory.specs.iter().zip(values);
-        Self(tensors.map(|(s, v)| Tensor::from_data(TensorData::new(v, s.dims()), device)).collect())
+        Self(tensors.map(|(s, v)| Tensor::from_data(TensorData::new(v, s.dims()), (device, DType::F32))).collect())
+    }
+
+    /// Rounded to another type.
+    pub(crate) fn cast(&self, precision: Precision) -> Self {
+        Self(self.0.iter().map(|t| t.clone().cast(precision.dtype())).collect())
     }
 }

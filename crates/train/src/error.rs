@@ -14,6 +14,9 @@ pub enum Error {
         /// What was given.
         value: f64,
     },
+    /// Settings that exclude each other.
+    #[error("{0}")]
+    Conflict(&'static str),
     /// The data set has no pairs.
     #[error("there are no pairs to train on")]
     NoPairs,

@@ -14,6 +14,6 @@ pub use error::Error;
 pub use part::Part;
 pub use reference::file_name as reference_file_name;
 pub use schedule::Schedule;
-pub use settings::Settings;
+pub use settings::{Dtype, Settings};
 pub use supervised::{Lesson, Supervised};
 pub use trainer::{Event, Observer, Progress, State, StepInfo, Trainer, loss_and_gradients};

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use collimate_core::Pair;
 use collimate_data::Tokens;
-use collimate_model::write_whole;
+use collimate_model::{Precision, write_whole};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use xxhash_rust::xxh3::{Xxh3, xxh3_128};
 
@@ -43,12 +43,12 @@ pub(crate) fn key(t: &Tokens) -> u128 {
     xxh3_128(&bytes)
 }
 
-/// The name of the file of scores by the checkpoint in `folder` on `backend`: a hash of everything that they depend on
-/// but the pairs.
+/// The name of the file of scores by the checkpoint in `folder` on `backend` in `precision`: a hash of everything that
+/// they depend on but the pairs.
 ///
 /// # Errors
 /// A file of the checkpoint that can't be read.
-pub fn file_name(folder: &Path, backend: &str) -> std::io::Result<String> {
+pub fn file_name(folder: &Path, backend: &str, precision: Precision) -> std::io::Result<String> {
     let mut files: Vec<PathBuf> = fs::read_dir(folder)?
         .map(|f| f.map(|f| f.path()))
         .collect::<Result<Vec<_>, _>>()?
@@ -58,8 +58,7 @@ pub fn file_name(folder: &Path, backend: &str) -> std::io::Result<String> {
         .collect();
     files.sort();
     let mut hash = Xxh3::new();
-    hash.update(concat!("collimate ", env!("CARGO_PKG_VERSION"), " f32 ").as_bytes());
-    hash.update(backend.as_bytes());
+    hash.update(format!("collimate {} {} {backend}", env!("CARGO_PKG_VERSION"), precision.name()).as_bytes());
     for file in files {
         hash.update(file.file_name().unwrap_or_default().as_encoded_bytes());
         let mut open = fs::File::open(&file)?;
@@ -196,10 +195,12 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("config.json"), "{}").unwrap();
         fs::write(folder.path().join("model.safetensors"), "abc").unwrap();
-        let one = file_name(folder.path(), "flex").unwrap();
-        assert_eq!(one, file_name(folder.path(), "flex").unwrap());
-        assert_ne!(one, file_name(folder.path(), "ndarray").unwrap());
+        let name = |backend, precision| file_name(folder.path(), backend, precision).unwrap();
+        let one = name("flex", Precision::F32);
+        assert_eq!(one, name("flex", Precision::F32));
+        assert_ne!(one, name("ndarray", Precision::F32));
+        assert_ne!(one, name("flex", Precision::Bf16));
         fs::write(folder.path().join("model.safetensors"), "abd").unwrap();
-        assert_ne!(one, file_name(folder.path(), "flex").unwrap());
+        assert_ne!(one, name("flex", Precision::F32));
     }
 }

@@ -1,5 +1,6 @@
 //! What a training run can be told, under TRL's names.
 
+use collimate_model::Precision;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
@@ -55,6 +56,23 @@ pub struct Settings {
     pub gradient_checkpointing: bool,
     /// Logits held at a time, in numbers.
     pub logits_chunk: usize,
+    /// What the weights are kept, and without bf16 and fp16 also computed, in: float32 or bfloat16.
+    pub dtype: Dtype,
+    /// Whether to compute in bfloat16, with a rounded copy of weights kept in float32.
+    pub bf16: bool,
+    /// Whether to compute in float16, likewise.
+    pub fp16: bool,
+}
+
+/// What weights are kept in, under torch's names.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Dtype {
+    /// 32 bits: the smallest update is kept.
+    #[default]
+    Float32,
+    /// 16 bits: an update below a 256th of its weight is lost.
+    Bfloat16,
 }
 
 impl Default for Settings {
@@ -83,6 +101,9 @@ impl Default for Settings {
             max_tokens_per_batch: 0,
             gradient_checkpointing: false,
             logits_chunk: 1 << 24,
+            dtype: Dtype::Float32,
+            bf16: false,
+            fp16: false,
         }
     }
 }
@@ -117,6 +138,51 @@ impl Settings {
         share("adam_beta2", self.adam_beta2)?;
         rule(self.adam_epsilon > 0.0, "adam_epsilon", "above 0", self.adam_epsilon)?;
         not_negative("weight_decay", self.weight_decay)?;
-        not_negative("max_grad_norm", self.max_grad_norm)
+        not_negative("max_grad_norm", self.max_grad_norm)?;
+        match (self.dtype, self.bf16, self.fp16) {
+            (_, true, true) => Err(Error::Conflict("bf16 and fp16 both say what to compute in: give one")),
+            (Dtype::Bfloat16, _, true) => {
+                Err(Error::Conflict("fp16 computes with a copy of weights kept in float32; dtype says bfloat16"))
+            }
+            (Dtype::Bfloat16, true, _) => Err(Error::Conflict(
+                "bf16 computes with a copy of weights kept in float32; dtype = \"bfloat16\" keeps no such weights: give one",
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// What to compute in, and whether weights are kept in f32 beside it.
+    pub fn precision(&self) -> (Precision, bool) {
+        match (self.dtype, self.bf16, self.fp16) {
+            (Dtype::Bfloat16, ..) => (Precision::Bf16, false),
+            (Dtype::Float32, true, _) => (Precision::Bf16, true),
+            (Dtype::Float32, _, true) => (Precision::F16, true),
+            (Dtype::Float32, false, false) => (Precision::F32, true),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_contradicts_itself_is_refused() {
+        let said = |s: Settings| s.validate().unwrap_err().to_string();
+        let both = Settings { bf16: true, fp16: true, ..Settings::default() };
+        assert_eq!(said(both), "bf16 and fp16 both say what to compute in: give one");
+        let kept = Settings { dtype: Dtype::Bfloat16, fp16: true, ..Settings::default() };
+        assert!(said(kept).starts_with("fp16 computes with a copy"));
+        let twice = Settings { dtype: Dtype::Bfloat16, bf16: true, ..Settings::default() };
+        assert!(said(twice).starts_with("bf16 computes with a copy"));
+    }
+
+    #[test]
+    fn precision_is_what_the_keys_say() {
+        let of = |dtype, bf16, fp16| Settings { dtype, bf16, fp16, ..Settings::default() }.precision();
+        assert_eq!(of(Dtype::Float32, false, false), (Precision::F32, true));
+        assert_eq!(of(Dtype::Float32, true, false), (Precision::Bf16, true));
+        assert_eq!(of(Dtype::Float32, false, true), (Precision::F16, true));
+        assert_eq!(of(Dtype::Bfloat16, false, false), (Precision::Bf16, false));
     }
 }

@@ -246,7 +246,7 @@ pub(crate) fn run(
     let chosen_tokens = items.iter().map(|i| i.weights.chosen.len()).sum();
     let totals = Totals { pairs: items.len(), chosen_tokens };
     let reference: Vec<_> = items.iter().map(|i| i.reference).collect();
-    let device = policy.device();
+    let (device, profile) = (policy.device(), policy.profile());
     let engine = Options { collision: objective.needs_confidence(), ..how.engine };
     let cuts = how.cut(items);
     let mut gradients = learn.then(|| Gradients::none(policy.specs().len()));
@@ -260,7 +260,7 @@ pub(crate) fn run(
             let scores = policy.score(&layout, engine).map_err(at(part.iter().map(|i| &i.tokens)))?;
             all.extend(said(&layout, &scores, part));
         }
-        let judged = judge(objective, device, &all, &reference, totals);
+        let judged = profile.timed("loss", device, || judge(objective, device, &all, &reference, totals));
         if let Some(gradients) = &mut gradients {
             for range in cuts {
                 let part = &items[range.clone()];
@@ -279,7 +279,7 @@ pub(crate) fn run(
         let layout = how.lay_out(part)?;
         let pass: Pass = policy.forward(&layout, engine).map_err(at(part.iter().map(|i| &i.tokens)))?;
         let said = said(&layout, &pass.scores, part);
-        let one = judge(objective, device, &said, &reference[range], totals);
+        let one = profile.timed("loss", device, || judge(objective, device, &said, &reference[range], totals));
         let coefficients = one.coefficients(part, 0..part.len());
         policy.backward(pass, &coefficients, gradients.as_mut().expect("it learns"));
         all.extend(said);

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use collimate_core::{Column, Objective, Totals};
 use collimate_data::Tokens;
-use collimate_model::{AdamW, Decoder, Gradients, Memory, Moments, Options};
+use collimate_model::{AdamW, Decoder, Gradients, Load, Memory, Moments, Options, Precision, Profile};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
@@ -105,7 +105,11 @@ fn how(s: &Settings, pairs: usize) -> How {
         pairs,
         tokens: s.max_tokens_per_batch,
         share: s.prefix_sharing,
-        engine: Options { logits: s.logits_chunk, gradient_checkpointing: s.gradient_checkpointing, collision: false },
+        engine: Options {
+            logits: s.logits_chunk,
+            gradient_checkpointing: s.gradient_checkpointing,
+            ..Options::default()
+        },
     }
 }
 
@@ -143,8 +147,10 @@ impl Trainer {
     ///
     /// The reference is the policy as it is now, unless another is given by [`with_reference`](Self::with_reference).
     ///
+    /// The policy computes in what the settings say, whatever it was given in.
+    ///
     /// # Errors
-    /// A setting out of range, or no pairs.
+    /// A setting out of range, a device that lacks the numbers asked for, or no pairs.
     pub fn new(
         policy: Decoder,
         objective: Objective,
@@ -156,15 +162,20 @@ impl Trainer {
         if train.is_empty() {
             return Err(Error::NoPairs);
         }
+        let (precision, masters) = settings.precision();
+        let policy = policy.with_precision(precision, masters)?;
         let moments = Moments::new(&policy);
         let progress = Progress::default();
         Ok(Self { policy, reference: None, objective, settings, train, eval, moments, progress, scores: None })
     }
 
-    /// Another model as the reference.
-    pub fn with_reference(mut self, reference: Decoder) -> Self {
-        self.reference = Some(reference);
-        self
+    /// Another model as the reference; it computes in what the policy computes in.
+    ///
+    /// # Errors
+    /// A device that lacks such numbers.
+    pub fn with_reference(mut self, reference: Decoder) -> Result<Self, Error> {
+        self.reference = Some(reference.with_precision(self.policy.precision(), false)?);
+        Ok(self)
     }
 
     /// Keeps the reference's scores in `file`, and reads there what an earlier run has left.
@@ -193,18 +204,27 @@ impl Trainer {
     pub fn memory(&self) -> Memory {
         let s = &self.settings;
         let how = how(s, s.per_device_train_batch_size);
-        let mut sizes: Vec<(usize, usize)> = (0..self.train.len())
+        let mut sizes: Vec<Load> = (0..self.train.len())
             .map(|i| {
                 let l = self.train.lengths(i);
-                (how.tokens_of(l), l.chosen + l.rejected)
+                let (tokens, scored) = (how.tokens_of(l), l.chosen + l.rejected);
+                match how.share {
+                    true => Load { tokens, scored, rows: 1, longest: tokens },
+                    false => Load { tokens, scored, rows: 2, longest: l.prompt + l.chosen.max(l.rejected) },
+                }
             })
             .collect();
-        sizes.sort_unstable_by(|a, b| b.cmp(a));
-        let longest = sizes.iter().take(how.pairs);
-        let (tokens, scored) = longest.fold((0, 0), |(t, s), (a, b)| (t + a, s + b));
-        let bound = if how.tokens > 0 { how.tokens.max(sizes[0].0) } else { usize::MAX };
-        let tokens = tokens.min(bound);
-        Memory::predict(self.policy.config(), tokens, scored.min(tokens), how.engine, self.reference.is_some())
+        sizes.sort_unstable_by_key(|l| std::cmp::Reverse((l.tokens, l.scored)));
+        let mut load = sizes.iter().take(how.pairs).fold(Load::default(), |a, b| Load {
+            tokens: a.tokens + b.tokens,
+            scored: a.scored + b.scored,
+            rows: a.rows + b.rows,
+            longest: a.longest.max(b.longest),
+        });
+        let bound = if how.tokens > 0 { how.tokens.max(sizes[0].tokens) } else { usize::MAX };
+        load.tokens = load.tokens.min(bound);
+        load.scored = load.scored.min(load.tokens);
+        self.policy.memory(load, how.engine, self.reference.is_some())
     }
 
     fn per_step(&self) -> usize {
@@ -319,8 +339,8 @@ impl Trainer {
     fn step(&mut self, items: &[Item], initial: bool, steps: usize, observer: &mut Observer<'_>) -> Result<(), Error> {
         let s = &self.settings;
         let begun = Instant::now();
-        let how = how(s, s.per_device_train_batch_size);
-        let outcome = step::run(&self.policy, &self.objective, items, how, true)?;
+        let mut how = how(s, s.per_device_train_batch_size);
+        let mut outcome = step::run(&self.policy, &self.objective, items, how, true)?;
         let number = self.progress.step + 1;
         let mut window = Window::default();
         window.add(items, &outcome);
@@ -335,8 +355,17 @@ impl Trainer {
         if initial {
             self.self_check(items, &outcome, loss)?;
         }
-        let gradients = outcome.gradients.as_ref().expect("a training step has gradients");
-        let norm = gradients.norm();
+        let norm_of = |outcome: &step::Outcome| {
+            let gradients = outcome.gradients.as_ref().expect("a training step has gradients");
+            self.policy.profile().timed("gradient norm", self.policy.device(), || gradients.norm())
+        };
+        let mut norm = norm_of(&outcome);
+        // What overflowed f16 on the way back is computed again, smaller: nothing is skipped, and nothing is remembered.
+        while self.policy.precision() == Precision::F16 && !norm.is_finite() && how.engine.headroom < 28 {
+            how.engine.headroom += 8;
+            outcome = step::run(&self.policy, &self.objective, items, how, true)?;
+            norm = norm_of(&outcome);
+        }
         finite("the gradient norm", norm)?;
 
         let warmup = match s.warmup_steps {
@@ -393,9 +422,11 @@ impl Trainer {
             .zip(&outcome.policy)
             .flat_map(|(i, p)| p.zip(i.reference).into_array().map(|(p, r)| (p.score - r.score).abs()));
         let difference = difference.fold(0.0, f64::max);
-        // Scores repeat to about 1e-6 of their size when batches are composed differently; more is a fault.
+        // Scores repeat to about ten roundings of their size when batches are composed differently; more is a fault.
+        let rounding = self.policy.precision().epsilon();
+        let (of_scores, of_loss) = ((10.0 * rounding).max(1e-4), (10.0 * rounding).max(1e-2));
         let size = outcome.policy.iter().flat_map(|p| p.into_array()).map(|s| s.score.abs()).fold(1.0, f64::max);
-        if difference <= 1e-4 * size && (loss - expected).abs() <= 1e-2 * expected.abs().max(1e-6) {
+        if difference <= of_scores * size && (loss - expected).abs() <= of_loss * expected.abs().max(1e-6) {
             return Ok(());
         }
         Err(Error::SelfCheck { expected, got: loss, difference })
@@ -418,10 +449,12 @@ impl Trainer {
         let mut window = Window::default();
         let all: Vec<usize> = (0..eval.len()).collect();
         let how = how(&self.settings, self.settings.per_device_eval_batch_size);
+        // Not a part of a step.
+        let policy = self.policy.clone().with_profile(Profile::default());
         // Losses that couple pairs are those of a batch as large as in training.
         for pairs in all.chunks(self.per_step()) {
             let items = self.items(eval, known, pairs);
-            let outcome = step::run(&self.policy, &self.objective, &items, how, false)?;
+            let outcome = step::run(&policy, &self.objective, &items, how, false)?;
             window.add(&items, &outcome);
         }
         let mut line = window.means("eval_", self.objective.uses_reference());

@@ -1,14 +1,17 @@
 //! `collimate align`.
 
+use std::fmt::{Display, Formatter};
 use std::io::IsTerminal;
 use std::path::Path;
 
 use anyhow::{Context, Result};
 use collimate_data::hub::{self, Kind};
 use collimate_data::{Dataset, Lengths, Options, Report, Source, Tokenizer};
-use collimate_model::{Checkpoint, Decoder};
+use collimate_model::{Checkpoint, Decoder, Profile};
 use collimate_train::{Error as TrainError, Event, Part, Trainer, reference_file_name};
+use comfy_table::{Table, presets::UTF8_HORIZONTAL_ONLY};
 use indicatif::{ProgressBar, ProgressStyle};
+use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use crate::config::Run;
@@ -16,15 +19,17 @@ use crate::output::{self, Output};
 use crate::progress::Progress;
 
 /// Reads, trains, saves; nothing is written before everything was read.
-pub(crate) fn run(table: Map<String, Value>, quiet: bool) -> Result<()> {
-    align(Run::new(table)?, quiet)
+pub(crate) fn run(table: Map<String, Value>, quiet: bool, profile: bool) -> Result<()> {
+    align(Run::new(table)?, quiet, if profile { Profile::on() } else { Profile::default() })
 }
 
-pub(crate) fn align(run: Run, quiet: bool) -> Result<()> {
+pub(crate) fn align(run: Run, quiet: bool, profile: Profile) -> Result<()> {
     let mut inputs: Vec<&Path> = vec![&run.model];
     inputs.extend(run.ref_model.as_deref());
     let mut output = Output::check(&run.output_dir, &inputs)?;
     let (backend, device) = super::device(run.backend.as_deref())?;
+    let (precision, _) = run.settings.precision();
+    precision.check(&device).with_context(|| format!("backend {backend}"))?;
     let config = run.to_toml()?;
     let model = hub::locate(&run.model, Kind::Model)?;
     let ref_model = run.ref_model.as_ref().map(|folder| hub::locate(folder, Kind::Model)).transpose()?;
@@ -62,7 +67,7 @@ pub(crate) fn align(run: Run, quiet: bool) -> Result<()> {
     };
 
     let resumed = run.resume.as_ref().map(|folder| output::resume(folder, &run.effective, &device)).transpose()?;
-    let initial = Decoder::load(&checkpoint, &device)?;
+    let initial = Decoder::load(&checkpoint, &device)?.with_profile(profile.clone());
     let mut reference = match &ref_model {
         Some(folder) => Some(Decoder::load(&Checkpoint::open(folder)?, &device)?),
         None => None,
@@ -71,17 +76,17 @@ pub(crate) fn align(run: Run, quiet: bool) -> Result<()> {
         Some((policy, moments, progress)) => {
             // The reference is still the model that the run began with.
             reference.get_or_insert(initial);
-            (policy, Some((moments, progress)))
+            (policy.with_profile(profile.clone()), Some((moments, progress)))
         }
         None => (initial, None),
     };
     let mut trainer = Trainer::new(policy, run.objective, run.settings.clone(), train, eval)?;
     if let Some(reference) = reference {
-        trainer = trainer.with_reference(reference);
+        trainer = trainer.with_reference(reference)?;
     }
     if let Some(cache) = &run.data_options.cache_dir {
         let scored_by = ref_model.as_ref().unwrap_or(&model);
-        let name = reference_file_name(scored_by, &backend)
+        let name = reference_file_name(scored_by, &backend, precision)
             .with_context(|| format!("reading {} for its hash", scored_by.display()))?;
         trainer = trainer.with_reference_file(cache.join(name));
     }
@@ -91,32 +96,43 @@ pub(crate) fn align(run: Run, quiet: bool) -> Result<()> {
     if !quiet {
         let parameters = checkpoint.inventory.elements();
         eprintln!(
-            "{}: {} parameters on {backend}; {} steps of {} pairs",
+            "{}: {} parameters on {backend} in {}; {} steps of {} pairs",
             run.model.display(),
             parameters,
+            precision.name(),
             trainer.steps(),
             run.settings.per_device_train_batch_size * run.settings.gradient_accumulation_steps
         );
         let m = trainer.memory();
         let mib = |bytes: usize| bytes.div_ceil(1 << 20);
         eprintln!(
-            "predicted peak memory {} MiB: parameters {}, gradients {}, moments {}, reference {}, activations {}, logits {}",
+            "predicted peak memory {} MiB: parameters {}, gradients {}, moments {}, reference {}, activations {}, \
+             attention {}, logits {}",
             mib(m.total()),
             mib(m.parameters),
             mib(m.gradients),
             mib(m.moments),
             mib(m.reference),
             mib(m.activations),
+            mib(m.attention),
             mib(m.logits)
         );
     }
     let mut progress = Progress::new(quiet);
+    let mut steps = Vec::new();
     let io = |e: anyhow::Error| TrainError::Observer(format!("{e:#}"));
     trainer.run(&mut |event| {
         progress.event(&event);
         match event {
-            Event::Begin { from, .. } => output.begin(&config, from).map_err(io),
-            Event::Step(s) => output.timing(s).context("timing.jsonl").map_err(io),
+            Event::Begin { from, .. } => {
+                // What scoring the reference took is no part of a step.
+                profile.clear();
+                output.begin(&config, from).map_err(io)
+            }
+            Event::Step(s) => {
+                steps.push(s.seconds);
+                output.timing(s).context("timing.jsonl").map_err(io)
+            }
             Event::Save(state) => output.save(&checkpoint, state, &run.effective).map_err(io),
             Event::Metrics(line) => output.metrics(line).context("metrics.jsonl").map_err(io),
             Event::Reference { .. } => Ok(()),
@@ -126,7 +142,57 @@ pub(crate) fn align(run: Run, quiet: bool) -> Result<()> {
     checkpoint.save(trainer.policy().parameters(), output.folder())?;
     let summary = progress.finish();
     println!("{summary}\nsaved to {}", output.folder().display());
+    if let Some(profile) = Shares::of(&profile, &steps) {
+        output.report("profile.json", &profile)?;
+        println!("{profile}");
+    }
     Ok(())
+}
+
+/// Where the time of the steps went.
+#[derive(Serialize)]
+struct Shares {
+    steps: usize,
+    seconds: f64,
+    pieces: Vec<Share>,
+}
+
+#[derive(Serialize)]
+struct Share {
+    piece: &'static str,
+    calls: u64,
+    seconds: f64,
+    share: f64,
+}
+
+impl Shares {
+    /// None if nothing was measured. What no piece accounts for is a row of its own.
+    fn of(profile: &Profile, steps: &[f64]) -> Option<Self> {
+        let seconds: f64 = steps.iter().sum();
+        let row = |piece, calls, s: f64| Share { piece, calls, seconds: s, share: s / seconds };
+        let pieces = profile.pieces();
+        let mut rows: Vec<_> = pieces.iter().map(|(name, p)| row(name, p.calls, p.time.as_secs_f64())).collect();
+        let known: f64 = rows.iter().map(|r| r.seconds).sum();
+        rows.push(row("everything else", steps.len() as u64, seconds - known));
+        (!pieces.is_empty()).then_some(Self { steps: steps.len(), seconds, pieces: rows })
+    }
+}
+
+impl Display for Shares {
+    fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
+        let mut table = Table::new();
+        table.load_style(UTF8_HORIZONTAL_ONLY).set_header(["piece", "calls a step", "ms a step", "share"]);
+        let n = self.steps as f64;
+        for p in &self.pieces {
+            table.add_row([
+                p.piece.to_owned(),
+                format!("{:.0}", p.calls as f64 / n),
+                format!("{:.2}", p.seconds / n * 1e3),
+                format!("{:.1} %", p.share * 100.0),
+            ]);
+        }
+        write!(f, "{table}\n{} steps of {:.3} s", self.steps, self.seconds / n)
+    }
 }
 
 fn load(sources: &[Source], tokenizer: &Tokenizer, options: &Options, quiet: bool) -> Result<(Dataset, Report)> {

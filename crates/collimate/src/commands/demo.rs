@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 use burn::tensor::Device;
 use clap::{Arg, ArgMatches, Command};
 use collimate_data::Tokenizer;
-use collimate_model::{Checkpoint, Decoder, Sampling};
+use collimate_model::{Checkpoint, Decoder, Profile, Sampling};
 use collimate_train::Supervised;
 use comfy_table::{ContentArrangement, Table, presets::UTF8_HORIZONTAL_ONLY};
 use rand::rngs::StdRng;
@@ -258,7 +258,7 @@ pub(crate) fn run(m: &ArgMatches) -> Result<()> {
             keys["backend"] = backend.into();
         }
         let Value::Object(keys) = keys else { unreachable!("it is a table") };
-        super::align::align(Run::new(keys)?, false)?;
+        super::align::align(Run::new(keys)?, false, Profile::default())?;
         let last = last_evaluation(&out)?;
         let number = |key: &str| last[key].as_f64().unwrap_or(f64::NAN);
         let (margin, accuracy) = (number("eval_rewards/margins"), number("eval_rewards/accuracies"));

@@ -4,6 +4,8 @@
 use std::io::Write;
 use std::path::PathBuf;
 
+use collimate_data::{Format, Options, Tokenizer, inspect, load};
+
 /// The folder of real material beside the repository, or None after saying that the test is skipped.
 pub fn shared() -> Option<PathBuf> {
     let folder = std::env::var_os("COLLIMATE_SHARED")
@@ -59,4 +61,54 @@ pub fn byte_tokenizer() -> (tempfile::TempDir, PathBuf) {
     std::fs::write(folder.path().join("tokenizer_config.json"), config).unwrap();
     let path = folder.path().to_owned();
     (folder, path)
+}
+
+/// Loads `bytes` as a file of rows, for a tokenizer of bytes: nothing may be lost without a count, and tokens keep the rules.
+/// Says whether the file loads.
+pub fn check(tokenizer: &Tokenizer, bytes: &[u8], options: &Options) -> bool {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("rows.jsonl");
+    std::fs::write(&path, bytes).unwrap();
+    if let Ok(seen) = inspect(&[path.clone().into()], Some(tokenizer), options, 2) {
+        assert!(seen.svg().ends_with("</svg>\n"));
+        assert!(!seen.terminal(false).contains('\x1b'));
+        assert_eq!(seen.report.rows, seen.report.pairs + seen.report.dropped());
+        assert_eq!(seen.chosen.bins.iter().sum::<usize>(), seen.report.pairs);
+    }
+    let options = Options { cache_dir: Some(folder.path().join("cache")), ..options.clone() };
+    let (dataset, report) = match load(&[path.clone().into()], tokenizer, &options) {
+        Ok(loaded) => loaded,
+        Err(error) => {
+            assert!(!error.to_string().is_empty());
+            let left = std::fs::read_dir(folder.path().join("cache")).map_or(0, Iterator::count);
+            assert!(left == 0 || error.to_string().contains("no pair is left"), "a half-written cache: {error}");
+            return false;
+        }
+    };
+    assert_eq!(report.rows, report.pairs + report.dropped());
+    assert_eq!(dataset.len(), report.pairs);
+    let totals =
+        dataset.iter().fold((0, 0, 0), |t, p| (t.0 + p.prompt.len(), t.1 + p.chosen.len(), t.2 + p.rejected.len()));
+    let told = (report.tokens.prompt as usize, report.tokens.chosen as usize, report.tokens.rejected as usize);
+    assert_eq!(totals, told);
+    for (i, pair) in dataset.iter().enumerate() {
+        assert!(!pair.prompt.is_empty() && !pair.chosen.is_empty() && !pair.rejected.is_empty());
+        let longest = pair.prompt.len() + pair.chosen.len().max(pair.rejected.len());
+        assert!(options.max_length.is_none_or(|max| longest <= max), "{} tokens", longest);
+        assert!(pair.chosen.iter().chain(&pair.rejected).chain(&pair.prompt).all(|id| *id < 259));
+        assert_eq!(pair.chosen_mask.is_some(), options.assistant_only_loss && pair.chosen_mask.is_some());
+        for (side, mask) in [(&pair.chosen, &pair.chosen_mask), (&pair.rejected, &pair.rejected_mask)] {
+            if let Some(mask) = mask {
+                assert_eq!(mask.len(), side.len());
+            } else if matches!(report.files[0].format, Some(Format::Standard | Format::ImplicitStandard)) {
+                let eos = side.iter().filter(|id| **id == 2).count();
+                assert!(eos == 1 && side.last() == Some(&2) || eos == 0 && report.completions_truncated > 0);
+            }
+        }
+        assert_eq!(dataset.lengths(i).chosen, pair.chosen.len());
+    }
+    let (again, second) = load(&[path.into()], tokenizer, &options).unwrap();
+    assert!(second.from_cache);
+    assert!(again.iter().eq(dataset.iter()));
+    true
 }

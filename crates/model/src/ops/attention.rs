@@ -1,15 +1,19 @@
 //! o = softmax(q kᵀ/√d + mask) v, on rows whose branches share a prefix.
 
-use burn::tensor::{Device, Int, Tensor, TensorData, activation::softmax};
+use burn::tensor::{DType, Device, Int, Tensor, TensorData, activation::softmax};
 
 use collimate_kernels::attention::Attention;
 use std::cell::OnceCell;
+use std::ops::Range;
 
 use crate::host::{self, View};
 use crate::layout::{Row, places};
 
 /// Far below any score, yet finite: its exponential is exactly 0 in f32.
 const MASKED: f32 = -1e30;
+
+/// Most scores of one head that tensor operations hold at a time: longer batches go by groups of rows.
+pub(crate) const SCORES: usize = 1 << 21;
 
 /// Widths of an attention.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,18 +32,23 @@ pub(crate) struct Mask {
     rows: Vec<Row>,
     window: Option<usize>,
     device: Device,
-    rectangle: OnceCell<Rectangle>,
+    scores: usize,
+    rectangles: OnceCell<Vec<Rectangle>>,
 }
 
 impl Mask {
     /// `window`: how many positions back a token sees, itself included; none: all.
     pub fn new(rows: &[Row], window: Option<usize>, device: &Device) -> Self {
-        Self { rows: rows.to_vec(), window, device: device.clone(), rectangle: OnceCell::new() }
+        let rectangles = OnceCell::new();
+        Self { rows: rows.to_vec(), window, device: device.clone(), scores: SCORES, rectangles }
     }
 
-    /// The rows as a rectangle, which only tensor operations need.
-    fn rectangle(&self) -> &Rectangle {
-        self.rectangle.get_or_init(|| Rectangle::new(&self.rows, self.window, &self.device))
+    /// The rows as rectangles, which only tensor operations need.
+    fn rectangles(&self) -> &[Rectangle] {
+        self.rectangles.get_or_init(|| {
+            let groups = groups(&self.rows, self.scores).into_iter();
+            groups.map(|g| Rectangle::new(&self.rows[g], self.window, &self.device)).collect()
+        })
     }
 
     fn kernel(&self, heads: Heads) -> Attention<'_> {
@@ -54,12 +63,29 @@ impl Mask {
     }
 }
 
+/// Cuts rows into runs that hold at most `scores` scores when padded to their longest, or one row.
+pub(crate) fn groups(rows: &[Row], scores: usize) -> Vec<Range<usize>> {
+    let mut groups: Vec<Range<usize>> = Vec::new();
+    let mut longest = 0;
+    for (i, row) in rows.iter().enumerate() {
+        let wider = longest.max(row.tokens());
+        match groups.last_mut() {
+            Some(g) if (g.len() + 1) * wider * wider <= scores => (g.end, longest) = (i + 1, wider),
+            _ => {
+                groups.push(i..i + 1);
+                longest = row.tokens();
+            }
+        }
+    }
+    groups
+}
+
 /// Rows side by side, padded to the longest.
 #[derive(Clone, Debug)]
 struct Rectangle {
-    /// The token at each place `[rows·longest]` (token 0 at empty ones).
+    /// The token at each place `[rows·longest]` (its first at empty ones).
     places: Tensor<1, Int>,
-    /// The place of each token, `[tokens]`.
+    /// The place of each of these rows' tokens, `[tokens]`.
     tokens: Tensor<1, Int>,
     /// 0 where row and column may meet, [`MASKED`] elsewhere, `[rows, 1, 1, longest, longest]`.
     bias: Tensor<5>,
@@ -71,14 +97,15 @@ impl Rectangle {
     fn new(rows: &[Row], window: Option<usize>, device: &Device) -> Self {
         let longest = rows.iter().map(Row::tokens).max().unwrap_or(0);
         let tokens: usize = rows.iter().map(Row::tokens).sum();
-        let mut spots = vec![0i32; rows.len() * longest];
+        let start = rows.first().map_or(0, |r| r.start);
+        let mut spots = vec![start as i32; rows.len() * longest];
         let mut inverse = vec![0i32; tokens];
         let mut bias = vec![MASKED; rows.len() * longest * longest];
         for (r, row) in rows.iter().enumerate() {
             let at: Vec<_> = places(row).collect();
             for (i, &(position, first)) in at.iter().enumerate() {
                 spots[r * longest + i] = (row.start + i) as i32;
-                inverse[row.start + i] = (r * longest + i) as i32;
+                inverse[row.start - start + i] = (r * longest + i) as i32;
                 let line = &mut bias[(r * longest + i) * longest..][..longest];
                 for (j, &(other, _)) in at.iter().enumerate().take(i + 1) {
                     let seen = j < row.prefix || j >= first;
@@ -96,7 +123,7 @@ impl Rectangle {
         Self {
             places: Tensor::from_data(TensorData::new(spots, [rows.len() * longest]), device),
             tokens: Tensor::from_data(TensorData::new(inverse, [tokens]), device),
-            bias: Tensor::from_data(TensorData::new(bias, [rows.len(), 1, 1, longest, longest]), device),
+            bias: Tensor::from_data(TensorData::new(bias, [rows.len(), 1, 1, longest, longest]), (device, DType::F32)),
             rows: rows.len(),
             longest,
         }
@@ -119,11 +146,11 @@ impl Rectangle {
             .select(0, self.tokens.clone())
     }
 
-    /// softmax(q kᵀ/√d + mask), `[rows, keys, group·longest, longest]`.
+    /// softmax(q kᵀ/√d + mask) in f32, `[rows, keys, group·longest, longest]`.
     fn probabilities(&self, q: &Tensor<4>, k: &Tensor<4>, heads: Heads) -> Tensor<4> {
         let shape = [self.rows, heads.keys, heads.group(), self.longest, self.longest];
         let flat = [self.rows, heads.keys, heads.group() * self.longest, self.longest];
-        let scores = q.clone().matmul(k.clone().swap_dims(2, 3)) * heads.scale();
+        let scores = q.clone().matmul(k.clone().swap_dims(2, 3)).cast(DType::F32) * heads.scale();
         softmax(scores.reshape(shape) + self.bias.clone(), 4).reshape(flat)
     }
 }
@@ -146,19 +173,27 @@ pub(crate) fn forward(
     mask: &Mask,
     heads: Heads,
 ) -> (Tensor<2>, Option<Tensor<2>>) {
-    let Some([qs, ks, vs]) = View::all([q, k, v]) else { return (plain(q, k, v, mask.rectangle(), heads), None) };
+    let Some([qs, ks, vs]) = View::all([q, k, v]) else { return (plain(q, k, v, mask.rectangles(), heads), None) };
     let [n, width] = q.dims();
     let (mut out, mut lse) = (vec![0.0; n * width], vec![0.0; n * heads.queries]);
     mask.kernel(heads).forward(qs.slice(), ks.slice(), vs.slice(), &mut out, &mut lse);
     (host::tensor(out, [n, width]), Some(host::tensor(lse, [n, heads.queries])))
 }
 
-fn plain(q: &Tensor<2>, k: &Tensor<2>, v: &Tensor<2>, mask: &Rectangle, heads: Heads) -> Tensor<2> {
+fn plain(q: &Tensor<2>, k: &Tensor<2>, v: &Tensor<2>, masks: &[Rectangle], heads: Heads) -> Tensor<2> {
     let Heads { keys, dim, .. } = heads;
-    let q = mask.spread(q.clone(), keys, heads.group(), dim);
-    let k = mask.spread(k.clone(), keys, 1, dim);
-    let v = mask.spread(v.clone(), keys, 1, dim);
-    mask.gather(mask.probabilities(&q, &k, heads).matmul(v), heads.group())
+    let one = |mask: &Rectangle| {
+        let q = mask.spread(q.clone(), keys, heads.group(), dim);
+        let k = mask.spread(k.clone(), keys, 1, dim);
+        let v = mask.spread(v.clone(), keys, 1, dim);
+        mask.gather(mask.probabilities(&q, &k, heads).cast(v.dtype()).matmul(v), heads.group())
+    };
+    joined(masks.iter().map(one).collect())
+}
+
+/// The tokens of consecutive groups, one after the other.
+fn joined(mut parts: Vec<Tensor<2>>) -> Tensor<2> {
+    if parts.len() == 1 { parts.remove(0) } else { Tensor::cat(parts, 0) }
 }
 
 /// dq, dk and dv. With p the probabilities, computed anew: dv = pᵀ do, ds = p (do vᵀ − Σ do·o), dq = ds k/√d,
@@ -171,7 +206,7 @@ pub(crate) fn backward(
     heads: Heads,
 ) -> [Tensor<2>; 3] {
     let views = lse.and_then(|lse| View::all([d_out, q, k, v, out, lse]));
-    let Some([g, qs, ks, vs, o, l]) = views else { return plain_backward(d_out, [q, k, v], mask.rectangle(), heads) };
+    let Some([g, qs, ks, vs, o, l]) = views else { return plain_backward(d_out, [q, k, v], mask.rectangles(), heads) };
     let (dims, kv_dims) = (q.dims(), k.dims());
     let mut dq = vec![0.0; dims[0] * dims[1]];
     let [mut dk, mut dv] = [(); 2].map(|()| vec![0.0; kv_dims[0] * kv_dims[1]]);
@@ -189,21 +224,29 @@ pub(crate) fn backward(
     [host::tensor(dq, dims), host::tensor(dk, kv_dims), host::tensor(dv, kv_dims)]
 }
 
-fn plain_backward(d_out: &Tensor<2>, [q, k, v]: [&Tensor<2>; 3], mask: &Rectangle, heads: Heads) -> [Tensor<2>; 3] {
+fn plain_backward(d_out: &Tensor<2>, [q, k, v]: [&Tensor<2>; 3], masks: &[Rectangle], heads: Heads) -> [Tensor<2>; 3] {
     let Heads { keys, dim, .. } = heads;
-    let q = mask.spread(q.clone(), keys, heads.group(), dim);
-    let k = mask.spread(k.clone(), keys, 1, dim);
-    let v = mask.spread(v.clone(), keys, 1, dim);
-    let d_out = mask.spread(d_out.clone(), keys, heads.group(), dim);
-    let p = mask.probabilities(&q, &k, heads);
-    let dv = p.clone().swap_dims(2, 3).matmul(d_out.clone());
-    let dp = d_out.matmul(v.swap_dims(2, 3));
-    // Σ do·o = Σ p·dp, row by row.
-    let along = (p.clone() * dp.clone()).sum_dim(3);
-    let ds = p * (dp - along) * heads.scale();
-    let dq = ds.clone().matmul(k);
-    let dk = ds.swap_dims(2, 3).matmul(q);
-    [mask.gather(dq, heads.group()), mask.gather(dk, 1), mask.gather(dv, 1)]
+    let mut parts: [Vec<Tensor<2>>; 3] = Default::default();
+    for mask in masks {
+        let q = mask.spread(q.clone(), keys, heads.group(), dim);
+        let k = mask.spread(k.clone(), keys, 1, dim);
+        let v = mask.spread(v.clone(), keys, 1, dim);
+        let d_out = mask.spread(d_out.clone(), keys, heads.group(), dim);
+        let p = mask.probabilities(&q, &k, heads);
+        let dv = p.clone().cast(d_out.dtype()).swap_dims(2, 3).matmul(d_out.clone());
+        let dp = d_out.matmul(v.swap_dims(2, 3)).cast(DType::F32);
+        // Σ do·o = Σ p·dp, row by row.
+        let along = (p.clone() * dp.clone()).sum_dim(3);
+        let ds = (p * (dp - along) * heads.scale()).cast(q.dtype());
+        let dq = ds.clone().matmul(k);
+        let dk = ds.swap_dims(2, 3).matmul(q);
+        for (part, more) in
+            parts.iter_mut().zip([mask.gather(dq, heads.group()), mask.gather(dk, 1), mask.gather(dv, 1)])
+        {
+            part.push(more);
+        }
+    }
+    parts.map(joined)
 }
 
 /// One text in progress: the queries of its newest tokens `[new, queries·d]` against all keys and values so far
@@ -222,10 +265,10 @@ pub(crate) fn extend(q: &Tensor<2>, k: &Tensor<2>, v: &Tensor<2>, window: Option
             }
         }
     }
-    let bias: Tensor<4> = Tensor::from_data(TensorData::new(bias, [1, 1, new, all]), &q.device());
-    let scores = q.matmul(split(k).swap_dims(1, 2)) * heads.scale();
+    let bias: Tensor<4> = Tensor::from_data(TensorData::new(bias, [1, 1, new, all]), (&q.device(), DType::F32));
+    let scores = q.matmul(split(k).swap_dims(1, 2)).cast(DType::F32) * heads.scale();
     let p = softmax(scores.reshape([heads.keys, group, new, all]) + bias, 3).reshape([heads.keys, group * new, all]);
-    p.matmul(split(v)).reshape([heads.keys, group, new, d]).permute([2, 0, 1, 3]).reshape([new, width])
+    p.cast(v.dtype()).matmul(split(v)).reshape([heads.keys, group, new, d]).permute([2, 0, 1, 3]).reshape([new, width])
 }
 
 #[cfg(test)]
@@ -283,11 +326,20 @@ mod tests {
     }
 
     #[test]
+    fn groups_keep_to_their_bound_and_lose_no_row() {
+        // 9, 5 and 4 tokens: two rows take 2·9² = 162 scores, all three 243.
+        assert_eq!(groups(&rows(), 243), [0..3]);
+        assert_eq!(groups(&rows(), 162), [0..2, 2..3]);
+        assert_eq!(groups(&rows(), 1), [0..1, 1..2, 2..3]);
+        assert!(groups(&[], 1).is_empty());
+    }
+
+    #[test]
     fn forward_is_the_definition() {
         on_both(|at| {
             let [q, k, v] = inputs().map(at);
-            for window in [None, Some(3)] {
-                let mask = Mask::new(&rows(), window, &q.device());
+            for (window, scores) in [(None, SCORES), (Some(3), SCORES), (None, 162), (Some(3), 1)] {
+                let mask = Mask { scores, ..Mask::new(&rows(), window, &q.device()) };
                 let expected = TensorData::new(naive(&q, &k, &v, &rows(), window), [18, 16]);
                 assert_close(&forward(&q, &k, &v, &mask, HEADS).0, &Tensor::from_data(expected, &q.device()));
             }
@@ -300,14 +352,17 @@ mod tests {
             let [q, k, v] = inputs().map(at);
             let dy = at(random([18, 16], 4));
             let mask = Mask::new(&rows(), Some(4), &q.device());
-            let rectangle = mask.rectangle();
-            let tracked = Rectangle { bias: rectangle.bias.clone().autodiff(), ..rectangle.clone() };
+            let tracked = |r: &Rectangle| Rectangle { bias: r.bias.clone().autodiff(), ..r.clone() };
+            let tracked: Vec<_> = mask.rectangles().iter().map(tracked).collect();
             let expected =
                 gradients(&[q.clone(), k.clone(), v.clone()], &dy, |t| plain(&t[0], &t[1], &t[2], &tracked, HEADS));
-            let (out, lse) = forward(&q, &k, &v, &mask, HEADS);
-            let got = backward(&dy, [&q, &k, &v], (&out, lse.as_ref()), &mask, HEADS);
-            for (got, expected) in got.iter().zip(&expected) {
-                assert_close(got, expected);
+            let by_groups = Mask { scores: 162, ..Mask::new(&rows(), Some(4), &q.device()) };
+            for mask in [mask, by_groups] {
+                let (out, lse) = forward(&q, &k, &v, &mask, HEADS);
+                let got = backward(&dy, [&q, &k, &v], (&out, lse.as_ref()), &mask, HEADS);
+                for (got, expected) in got.iter().zip(&expected) {
+                    assert_close(got, expected);
+                }
             }
         });
     }

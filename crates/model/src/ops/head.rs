@@ -5,13 +5,13 @@
 //! dz_t = c_t (onehot(y_t) − softmax(z_t)): the logits are computed a chunk at a time, and once more in the backward
 //! pass.
 
-use burn::tensor::{IndexingUpdateOp, Int, Tensor, TensorData};
+use burn::tensor::{DType, IndexingUpdateOp, Int, Tensor, TensorData};
 use collimate_kernels::{gemm as products, head as kernel};
 
 use crate::decoder::Gradients;
 use crate::host::{self, View};
 
-/// What the forward pass yields for each scored token, `[scored]`.
+/// What the forward pass yields for each scored token, `[scored]`, in f32.
 #[derive(Clone, Debug)]
 pub(crate) struct Scored {
     /// ln p_t, in nats.
@@ -61,7 +61,7 @@ pub(crate) fn forward(
 fn plain(hidden: &Tensor<2>, weight: &Tensor<2>, targets: &[u32], chunk: usize, collision: bool) -> Scored {
     let mut parts: [Vec<Tensor<1>>; 3] = Default::default();
     for (start, n) in chunks(targets.len(), chunk) {
-        let logits = hidden.clone().narrow(0, start, n).matmul(weight.clone().transpose());
+        let logits = hidden.clone().narrow(0, start, n).matmul(weight.clone().transpose()).cast(DType::F32);
         let target = logits.clone().gather(1, indices(&targets[start..start + n], hidden));
         let top = logits.clone().max_dim(1);
         let e = (logits - top.clone()).exp();
@@ -125,18 +125,18 @@ fn plain_backward(
     chunk: usize,
 ) -> (Tensor<2>, Tensor<2>) {
     let c = TensorData::new(coefficients.to_vec(), [coefficients.len(), 1]);
-    let coefficients: Tensor<2> = Tensor::from_data(c, &hidden.device());
+    let coefficients: Tensor<2> = Tensor::from_data(c, (&hidden.device(), DType::F32));
     let mut d_hidden = Vec::new();
     let mut d_weight: Option<Tensor<2>> = None;
     for (start, n) in chunks(targets.len(), chunk) {
         let h = hidden.clone().narrow(0, start, n);
         let c = coefficients.clone().narrow(0, start, n);
         let z = log_sum_exp.clone().narrow(0, start, n).reshape([n, 1]);
-        let p = (h.clone().matmul(weight.clone().transpose()) - z).exp();
+        let p = (h.clone().matmul(weight.clone().transpose()).cast(DType::F32) - z).exp();
         let ids = indices(&targets[start..start + n], hidden);
-        let d_logits = (p * -c.clone()).scatter(1, ids, c, IndexingUpdateOp::Add);
+        let d_logits = (p * -c.clone()).scatter(1, ids, c, IndexingUpdateOp::Add).cast(hidden.dtype());
         d_hidden.push(d_logits.clone().matmul(weight.clone()));
-        let more = d_logits.transpose().matmul(h);
+        let more = d_logits.transpose().matmul(h).cast(DType::F32);
         d_weight = Some(match d_weight {
             None => more,
             Some(sum) => sum + more,

@@ -1,6 +1,6 @@
 //! y = x Wᵀ + b.
 
-use burn::tensor::Tensor;
+use burn::tensor::{DType, Tensor};
 use collimate_kernels::gemm as kernel;
 
 use crate::decoder::Gradients;
@@ -52,7 +52,7 @@ pub(crate) fn backward_parameters(
     let Some([g, xs]) = View::all([dy, x]) else {
         gradients.add(weight, dy.clone().transpose().matmul(x.clone()));
         if let Some(bias) = bias {
-            gradients.add(bias, dy.clone().sum_dim(0));
+            gradients.add(bias, dy.clone().cast(DType::F32).sum_dim(0));
         }
         return;
     };

@@ -1,11 +1,11 @@
 //! y = x·r·w with r = 1/√(mean(x²) + ε) (arXiv:1910.07467, eq. 4).
 
-use burn::tensor::Tensor;
+use burn::tensor::{DType, Tensor};
 use collimate_kernels::rms_norm as kernel;
 
 use crate::host::{self, View};
 
-/// Let x be `x` `[rows, width]` and w be `weight` `[1, width]`: y `[rows, width]` and r `[rows, 1]`.
+/// Let x be `x` `[rows, width]` and w be `weight` `[1, width]`: y `[rows, width]` and r `[rows, 1]`, which is f32.
 pub(crate) fn forward(x: &Tensor<2>, weight: &Tensor<2>, eps: f64) -> (Tensor<2>, Tensor<2>) {
     let Some([xs, w]) = View::all([x, weight]) else { return plain(x, weight, eps) };
     let [n, d] = x.dims();
@@ -15,18 +15,22 @@ pub(crate) fn forward(x: &Tensor<2>, weight: &Tensor<2>, eps: f64) -> (Tensor<2>
 }
 
 fn plain(x: &Tensor<2>, weight: &Tensor<2>, eps: f64) -> (Tensor<2>, Tensor<2>) {
+    let dtype = x.dtype();
+    let (x, weight) = (x.clone().cast(DType::F32), weight.clone().cast(DType::F32));
     let r = (x.clone().square().mean_dim(1) + eps).sqrt().recip();
-    (x.clone() * r.clone() * weight.clone(), r)
+    ((x * r.clone() * weight).cast(dtype), r)
 }
 
 /// dx and dw. With x̂ = x·r: dx = r (dy·w − x̂ mean(dy·w·x̂)), dw = Σ_rows dy·x̂.
 pub(crate) fn backward(dy: &Tensor<2>, x: &Tensor<2>, weight: &Tensor<2>, r: &Tensor<2>) -> (Tensor<2>, Tensor<2>) {
     let Some([g, xs, w, rs]) = View::all([dy, x, weight, r]) else {
-        let unit = x.clone() * r.clone();
+        let dtype = x.dtype();
+        let [dy, x, weight] = [dy, x, weight].map(|t| t.clone().cast(DType::F32));
+        let unit = x * r.clone();
         let dw = (dy.clone() * unit.clone()).sum_dim(0);
-        let scaled = dy.clone() * weight.clone();
+        let scaled = dy * weight;
         let along = (scaled.clone() * unit.clone()).mean_dim(1);
-        return ((scaled - unit * along) * r.clone(), dw);
+        return (((scaled - unit * along) * r.clone()).cast(dtype), dw);
     };
     let [n, d] = x.dims();
     let (mut dx, mut dw) = (vec![0.0; n * d], vec![0.0; d]);

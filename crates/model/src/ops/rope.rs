@@ -1,11 +1,11 @@
 //! Rotary positions: each pair (x_i, x_{i+d/2}) of a head is turned by its angle (arXiv:2104.09864).
 
-use burn::tensor::Tensor;
+use burn::tensor::{DType, Tensor};
 use collimate_kernels::rope as kernel;
 
 use crate::host::{self, View};
 
-/// Let x be `x` `[tokens, heads·d]`, and cos, sin be the tables `[tokens, d/2]` of the tokens' positions.
+/// Let x be `x` `[tokens, heads·d]`, and cos, sin be the f32 tables `[tokens, d/2]` of the tokens' positions.
 pub(crate) fn forward(x: Tensor<2>, cos: &Tensor<2>, sin: &Tensor<2>) -> Tensor<2> {
     turn(x, cos, sin, kernel::forward, plain)
 }
@@ -36,14 +36,15 @@ fn plain(x: Tensor<2>, cos: &Tensor<2>, sin: &Tensor<2>) -> Tensor<2> {
     let [tokens, width] = x.dims();
     let half = cos.dims()[1];
     let heads = width / (2 * half);
-    let x = x.reshape([tokens, heads, 2, half]);
+    let dtype = x.dtype();
+    let x = x.cast(DType::F32).reshape([tokens, heads, 2, half]);
     let first = x.clone().narrow(2, 0, 1);
     let second = x.narrow(2, 1, 1);
     let cos = cos.clone().reshape([tokens, 1, 1, half]);
     let sin = sin.clone().reshape([tokens, 1, 1, half]);
     let a = first.clone() * cos.clone() - second.clone() * sin.clone();
     let b = second * cos + first * sin;
-    Tensor::cat(vec![a, b], 2).reshape([tokens, width])
+    Tensor::cat(vec![a, b], 2).reshape([tokens, width]).cast(dtype)
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! y = silu(g) · u, with silu(g) = g σ(g) (arXiv:2002.05202, eq. 6).
 
-use burn::tensor::{Tensor, activation::sigmoid};
+use burn::tensor::{DType, Tensor, activation::sigmoid};
 use collimate_kernels::swiglu as kernel;
 
 use crate::host::{self, View};
@@ -14,20 +14,25 @@ pub(crate) fn forward(gate: &Tensor<2>, up: &Tensor<2>) -> Tensor<2> {
 }
 
 fn plain(gate: &Tensor<2>, up: &Tensor<2>) -> Tensor<2> {
-    gate.clone() * sigmoid(gate.clone()) * up.clone()
+    let dtype = gate.dtype();
+    let [gate, up] = [gate, up].map(|t| t.clone().cast(DType::F32));
+    (gate.clone() * sigmoid(gate) * up).cast(dtype)
 }
 
 /// dg = dy·u·σ(g)(1 + g(1 − σ(g))) and du = dy·silu(g).
-pub(crate) fn backward(dy: &Tensor<2>, gate: Tensor<2>, up: Tensor<2>) -> (Tensor<2>, Tensor<2>) {
-    let Some([g, gs, us]) = View::all([dy, &gate, &up]) else {
+pub(crate) fn backward(dy: &Tensor<2>, mut gate: Tensor<2>, mut up: Tensor<2>) -> (Tensor<2>, Tensor<2>) {
+    // In place: a layer is done with both.
+    let in_place =
+        |dy: View| host::update(&mut gate, |g| host::update(&mut up, |u| kernel::backward(dy.slice(), g, u))).flatten();
+    if View::of(dy).and_then(in_place).is_none() {
+        let dtype = gate.dtype();
+        let [dy, gate, up] = [dy.clone(), gate, up].map(|t| t.cast(DType::F32));
         let s = sigmoid(gate.clone());
         let du = dy.clone() * gate.clone() * s.clone();
         let slope = s.clone() * (gate * (-s + 1.0) + 1.0);
-        return (dy.clone() * up * slope, du);
-    };
-    let (mut dg, mut du) = (vec![0.0; gs.slice().len()], vec![0.0; gs.slice().len()]);
-    kernel::backward(g.slice(), gs.slice(), us.slice(), &mut dg, &mut du);
-    (host::tensor(dg, dy.dims()), host::tensor(du, dy.dims()))
+        return ((dy * up * slope).cast(dtype), du.cast(dtype));
+    }
+    (gate, up)
 }
 
 #[cfg(test)]

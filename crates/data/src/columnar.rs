@@ -1,0 +1,334 @@
+//! Rows of columnar files: Parquet, and the Arrow files that `save_to_disk` writes.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Seek, SeekFrom};
+use std::ops::ControlFlow;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use arrow_array::cast::AsArray;
+use arrow_array::types::*;
+use arrow_array::{Array, RecordBatch};
+use arrow_ipc::reader::{FileReader as ArrowFile, StreamReader as ArrowStream};
+use arrow_schema::{ArrowError, DataType, IntervalUnit, TimeUnit};
+use parquet::basic::Compression;
+use parquet::file::metadata::ParquetMetaData;
+use parquet::file::reader::{FileReader, SerializedFileReader};
+use parquet::record::Field;
+use serde_json::Value;
+
+use crate::Error;
+use crate::error::Place;
+use crate::format::Row;
+use crate::source::{Body, Counted, Raw};
+
+type Sink<'s> = &'s mut dyn FnMut(Raw) -> ControlFlow<()>;
+
+/// Runs a reader that panics on some broken files: that is bad input, not a fault of ours.
+fn guard(path: &Path, kind: &str, read: impl FnOnce() -> Result<(), Error>) -> Result<(), Error> {
+    catch_unwind(AssertUnwindSafe(read)).unwrap_or_else(|_| {
+        Err(Error::file(path, format!("not {kind} file that can be read: its reader gave up on it")))
+    })
+}
+
+fn refused(path: &Path, row: usize, message: String) -> Error {
+    Error::Json { place: Place::new(path, row), message }
+}
+
+pub(crate) fn parquet_rows(path: &Path, file: File, bytes: &AtomicU64, sink: Sink) -> Result<(), Error> {
+    let size = file.metadata().map_err(Error::io(path, "read"))?.len();
+    guard(path, "a Parquet", || {
+        let bad =
+            |e: parquet::errors::ParquetError| Error::file(path, format!("not a Parquet file that can be read: {e}"));
+        let reader = SerializedFileReader::new(file).map_err(bad)?;
+        codecs(reader.metadata()).map_err(|message| Error::file(path, message))?;
+        let total = reader.metadata().file_metadata().num_rows().max(1) as u64;
+        for (i, record) in reader.get_row_iter(None).map_err(bad)?.enumerate() {
+            let row = group(&record.map_err(bad)?).map_err(|e| refused(path, i + 1, e))?;
+            // Pages come in any order, so progress goes by rows.
+            let (before, now) = (size * i as u64 / total, size * (i as u64 + 1) / total);
+            bytes.fetch_add(now - before, Ordering::Relaxed);
+            if sink(Raw { row: i + 1, body: Body::Row(row) }).is_break() {
+                break;
+            }
+        }
+        Ok(())
+    })
+}
+
+/// Refuses pages whose compression this build cannot undo before the first row is read.
+fn codecs(metadata: &ParquetMetaData) -> Result<(), String> {
+    let columns = metadata.row_groups().iter().flat_map(|group| group.columns());
+    for column in columns {
+        let codec = match column.compression() {
+            Compression::BROTLI(_) => "Brotli",
+            Compression::LZO => "LZO",
+            _ => continue,
+        };
+        return Err(format!(
+            "the column `{}` is compressed by {codec}, which is not read; write the file anew with zstd, snappy, gzip, \
+             LZ4 or no compression",
+            column.column_path().string()
+        ));
+    }
+    Ok(())
+}
+
+/// Adds a field to a row or an object, in which no name stands twice.
+fn put(row: &mut Row, name: &str, value: Value) -> Result<(), String> {
+    match row.insert(name.to_owned(), value) {
+        None => Ok(()),
+        Some(_) => Err(format!("the column `{name}` stands twice")),
+    }
+}
+
+fn text(name: &str, bytes: &[u8]) -> Result<Value, String> {
+    let text = std::str::from_utf8(bytes).map_err(|_| format!("the column `{name}` holds bytes that are not UTF-8"))?;
+    Ok(text.into())
+}
+
+fn group(record: &parquet::record::Row) -> Result<Row, String> {
+    let mut row = Row::new();
+    for (name, field) in record.get_column_iter() {
+        put(&mut row, name, value(name, field)?)?;
+    }
+    Ok(row)
+}
+
+fn value(name: &str, field: &Field) -> Result<Value, String> {
+    Ok(match field {
+        Field::Null => Value::Null,
+        Field::Bool(b) => (*b).into(),
+        Field::Byte(n) => (*n).into(),
+        Field::Short(n) => (*n).into(),
+        Field::Int(n) => (*n).into(),
+        Field::Long(n) => (*n).into(),
+        Field::UByte(n) => (*n).into(),
+        Field::UShort(n) => (*n).into(),
+        Field::UInt(n) => (*n).into(),
+        Field::ULong(n) => (*n).into(),
+        Field::Float16(x) => f64::from(*x).into(),
+        Field::Float(x) => f64::from(*x).into(),
+        Field::Double(x) => (*x).into(),
+        Field::Str(text) => text.as_str().into(),
+        // Text without its annotation, as some writers leave it.
+        Field::Bytes(bytes) => text(name, bytes.data())?,
+        Field::Group(record) => Value::Object(group(record)?),
+        Field::ListInternal(list) => {
+            list.elements().iter().map(|e| value(name, e)).collect::<Result<Vec<_>, _>>()?.into()
+        }
+        Field::MapInternal(map) => {
+            let mut out = Row::new();
+            for (key, v) in map.entries() {
+                let Field::Str(key) = key else {
+                    return Err(format!("the column `{name}` has a map without text keys"));
+                };
+                put(&mut out, key, value(name, v)?)?;
+            }
+            Value::Object(out)
+        }
+        // Dates, times and decimals: no format reads them, so text will do for the report.
+        other => other.to_string().into(),
+    })
+}
+
+/// Ends an Arrow stream: a message of no length.
+const END: [u8; 8] = [0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0];
+
+/// The stream that `datasets` writes: a schema, and record batches after it.
+pub(crate) fn arrow_stream_rows(path: &Path, mut file: Counted, sink: Sink) -> Result<(), Error> {
+    // The reader takes a file that breaks off between two batches for a whole one.
+    let mut end = [0; END.len()];
+    let length = file.file.seek(SeekFrom::End(0)).map_err(Error::io(path, "read"))?;
+    if length >= END.len() as u64 {
+        file.file.seek(SeekFrom::End(-(END.len() as i64))).map_err(Error::io(path, "read"))?;
+        std::io::Read::read_exact(&mut file.file, &mut end).map_err(Error::io(path, "read"))?;
+    }
+    if end != END {
+        return Err(Error::file(path, "an Arrow stream without its end mark; expected a whole file: was it cut off?"));
+    }
+    file.file.rewind().map_err(Error::io(path, "read"))?;
+    guard(path, "an Arrow", || {
+        let mut stream = ArrowStream::try_new(BufReader::with_capacity(1 << 18, file), None).map_err(bad(path))?;
+        if batches(path, &mut stream, sink)?.is_break() {
+            return Ok(());
+        }
+        match stream.get_mut().fill_buf().map_err(Error::io(path, "read"))? {
+            [] => Ok(()),
+            [..] => Err(Error::file(path, "more bytes after the end of the Arrow stream; expected one stream a file")),
+        }
+    })
+}
+
+/// The other form of Arrow on disk, Feather version 2.
+pub(crate) fn arrow_file_rows(path: &Path, file: Counted, sink: Sink) -> Result<(), Error> {
+    guard(path, "an Arrow", || {
+        let reader = BufReader::with_capacity(1 << 18, file);
+        batches(path, ArrowFile::try_new(reader, None).map_err(bad(path))?, sink).map(|_| ())
+    })
+}
+
+fn bad(path: &Path) -> impl Fn(ArrowError) -> Error {
+    move |e| Error::file(path, format!("not an Arrow file that can be read: {e}"))
+}
+
+fn batches(
+    path: &Path,
+    batches: impl Iterator<Item = Result<RecordBatch, ArrowError>>,
+    sink: Sink,
+) -> Result<ControlFlow<()>, Error> {
+    let mut row = 0;
+    for batch in batches {
+        let batch = batch.map_err(bad(path))?;
+        let schema = batch.schema();
+        for i in 0..batch.num_rows() {
+            row += 1;
+            let mut fields = Row::new();
+            for (field, column) in schema.fields().iter().zip(batch.columns()) {
+                cell(field.name(), column, i)
+                    .and_then(|value| put(&mut fields, field.name(), value))
+                    .map_err(|e| refused(path, row, e))?;
+            }
+            if sink(Raw { row, body: Body::Row(fields) }).is_break() {
+                return Ok(ControlFlow::Break(()));
+            }
+        }
+    }
+    Ok(ControlFlow::Continue(()))
+}
+
+fn list(name: &str, items: &dyn Array) -> Result<Value, String> {
+    (0..items.len()).map(|i| cell(name, items, i)).collect::<Result<Vec<_>, _>>().map(Value::Array)
+}
+
+/// Value `i` of a column, as Parquet would give it.
+fn cell(name: &str, array: &dyn Array, i: usize) -> Result<Value, String> {
+    if array.is_null(i) {
+        return Ok(Value::Null);
+    }
+    macro_rules! number {
+        ($type:ty) => {
+            array.as_primitive::<$type>().value(i).into()
+        };
+    }
+    macro_rules! entry {
+        ($key:ty) => {{
+            let entries = array.as_dictionary::<$key>();
+            match entries.key(i) {
+                Some(key) => cell(name, entries.values(), key)?,
+                None => Value::Null,
+            }
+        }};
+    }
+    Ok(match array.data_type() {
+        DataType::Null => Value::Null,
+        DataType::Boolean => array.as_boolean().value(i).into(),
+        DataType::Int8 => number!(Int8Type),
+        DataType::Int16 => number!(Int16Type),
+        DataType::Int32 => number!(Int32Type),
+        DataType::Int64 => number!(Int64Type),
+        DataType::UInt8 => number!(UInt8Type),
+        DataType::UInt16 => number!(UInt16Type),
+        DataType::UInt32 => number!(UInt32Type),
+        DataType::UInt64 => number!(UInt64Type),
+        DataType::Float16 => f64::from(array.as_primitive::<Float16Type>().value(i)).into(),
+        DataType::Float32 => f64::from(array.as_primitive::<Float32Type>().value(i)).into(),
+        DataType::Float64 => number!(Float64Type),
+        DataType::Utf8 => array.as_string::<i32>().value(i).into(),
+        DataType::LargeUtf8 => array.as_string::<i64>().value(i).into(),
+        DataType::Utf8View => array.as_string_view().value(i).into(),
+        DataType::Binary => text(name, array.as_binary::<i32>().value(i))?,
+        DataType::LargeBinary => text(name, array.as_binary::<i64>().value(i))?,
+        DataType::BinaryView => text(name, array.as_binary_view().value(i))?,
+        DataType::FixedSizeBinary(_) => text(name, array.as_fixed_size_binary().value(i))?,
+        DataType::List(_) => list(name, &array.as_list::<i32>().value(i))?,
+        DataType::LargeList(_) => list(name, &array.as_list::<i64>().value(i))?,
+        DataType::ListView(_) => list(name, &array.as_list_view::<i32>().value(i))?,
+        DataType::LargeListView(_) => list(name, &array.as_list_view::<i64>().value(i))?,
+        DataType::FixedSizeList(..) => list(name, &array.as_fixed_size_list().value(i))?,
+        DataType::Struct(fields) => {
+            let mut out = Row::new();
+            for (field, column) in fields.iter().zip(array.as_struct().columns()) {
+                put(&mut out, field.name(), cell(name, column, i)?)?;
+            }
+            Value::Object(out)
+        }
+        DataType::Map(..) => {
+            let entries = array.as_map().value(i);
+            let mut out = Row::new();
+            for j in 0..entries.len() {
+                let Value::String(key) = cell(name, entries.column(0), j)? else {
+                    return Err(format!("the column `{name}` has a map without text keys"));
+                };
+                put(&mut out, &key, cell(name, entries.column(1), j)?)?;
+            }
+            Value::Object(out)
+        }
+        DataType::Dictionary(key, _) => match key.as_ref() {
+            DataType::Int8 => entry!(Int8Type),
+            DataType::Int16 => entry!(Int16Type),
+            DataType::Int32 => entry!(Int32Type),
+            DataType::Int64 => entry!(Int64Type),
+            DataType::UInt8 => entry!(UInt8Type),
+            DataType::UInt16 => entry!(UInt16Type),
+            DataType::UInt32 => entry!(UInt32Type),
+            _ => entry!(UInt64Type),
+        },
+        // Dates and times as the numbers they are kept in: no format reads them.
+        DataType::Date32 => number!(Date32Type),
+        DataType::Date64 => number!(Date64Type),
+        DataType::Time32(TimeUnit::Second) => number!(Time32SecondType),
+        DataType::Time32(_) => number!(Time32MillisecondType),
+        DataType::Time64(TimeUnit::Microsecond) => number!(Time64MicrosecondType),
+        DataType::Time64(_) => number!(Time64NanosecondType),
+        DataType::Timestamp(TimeUnit::Second, _) => number!(TimestampSecondType),
+        DataType::Timestamp(TimeUnit::Millisecond, _) => number!(TimestampMillisecondType),
+        DataType::Timestamp(TimeUnit::Microsecond, _) => number!(TimestampMicrosecondType),
+        DataType::Timestamp(TimeUnit::Nanosecond, _) => number!(TimestampNanosecondType),
+        DataType::Duration(TimeUnit::Second) => number!(DurationSecondType),
+        DataType::Duration(TimeUnit::Millisecond) => number!(DurationMillisecondType),
+        DataType::Duration(TimeUnit::Microsecond) => number!(DurationMicrosecondType),
+        DataType::Duration(TimeUnit::Nanosecond) => number!(DurationNanosecondType),
+        DataType::Interval(IntervalUnit::YearMonth) => number!(IntervalYearMonthType),
+        DataType::Decimal32(..) => array.as_primitive::<Decimal32Type>().value_as_string(i).into(),
+        DataType::Decimal64(..) => array.as_primitive::<Decimal64Type>().value_as_string(i).into(),
+        DataType::Decimal128(..) => array.as_primitive::<Decimal128Type>().value_as_string(i).into(),
+        DataType::Decimal256(..) => array.as_primitive::<Decimal256Type>().value_as_string(i).into(),
+        other => {
+            return Err(format!(
+                "the column `{name}` is of Arrow's type {other}, which is not read; leave it out with remove_columns"
+            ));
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use parquet::basic::{BrotliLevel, Type};
+    use parquet::file::metadata::{ColumnChunkMetaData, FileMetaData, RowGroupMetaData};
+    use parquet::schema::types::{SchemaDescriptor, Type as Schema};
+
+    use super::*;
+
+    /// The writer here has no Brotli either, so the footer is made by hand.
+    #[test]
+    fn codecs_that_are_not_read_are_named() {
+        let said = |codec| {
+            let column = Arc::new(Schema::primitive_type_builder("prompt", Type::BYTE_ARRAY).build().unwrap());
+            let schema = Arc::new(Schema::group_type_builder("rows").with_fields(vec![column]).build().unwrap());
+            let schema = Arc::new(SchemaDescriptor::new(schema));
+            let column = ColumnChunkMetaData::builder(schema.column(0)).set_compression(codec).build().unwrap();
+            let group = RowGroupMetaData::builder(schema.clone()).set_column_metadata(vec![column]).build().unwrap();
+            codecs(&ParquetMetaData::new(FileMetaData::new(1, 0, None, None, schema, None), vec![group]))
+        };
+        let brotli = said(Compression::BROTLI(BrotliLevel::default())).unwrap_err();
+        assert!(brotli.contains("`prompt`") && brotli.contains("Brotli") && brotli.contains("zstd"), "{brotli}");
+        assert!(said(Compression::LZO).unwrap_err().contains("LZO"));
+        for codec in [Compression::UNCOMPRESSED, Compression::SNAPPY, Compression::LZ4, Compression::LZ4_RAW] {
+            assert_eq!(said(codec), Ok(()));
+        }
+    }
+}
