@@ -3,7 +3,7 @@
 use anyhow::Result;
 use burn::tensor::DType;
 use collimate_backend::{Backend, Capabilities};
-use collimate_model::has_kernels;
+use collimate_model::{Precision, has_kernels};
 use comfy_table::{Table, presets::UTF8_HORIZONTAL_ONLY};
 use serde_json::{Map, Value, json};
 
@@ -16,8 +16,8 @@ fn capabilities(b: &Backend) -> Capabilities {
     Capabilities {
         kernels: has_kernels(&device),
         f64: device.supports_dtype(DType::F64),
-        bf16: device.supports_dtype(DType::BF16),
-        f16: device.supports_dtype(DType::F16),
+        bf16: Precision::Bf16.supported_by(&device),
+        f16: Precision::F16.supported_by(&device),
         ..b.capabilities
     }
 }
