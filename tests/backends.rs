@@ -22,7 +22,7 @@ fn page() -> String {
 fn small_sum(device: &Device, dtype: DType) -> f64 {
     let x: Tensor<2> = Tensor::from_data(TensorData::from([[1.0f32, 2.0], [3.0, 4.0]]), (device, dtype));
     let sum = (x.clone().matmul(x) * 0.1 - 1.0).exp().sum().into_data();
-    assert_eq!(sum.dtype, dtype, "it fell out of {dtype:?}");
+    assert_eq!(sum.dtype(), dtype, "it fell out of {dtype:?}");
     sum.convert::<f64>().try_to_vec::<f64>().unwrap()[0]
 }
 
