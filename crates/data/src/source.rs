@@ -157,7 +157,7 @@ pub(crate) fn rows(
         [0x1f, 0x8b, ..] => {
             json_rows(path, BufReader::with_capacity(1 << 18, flate2::read::MultiGzDecoder::new(file)), sink)
         }
-        [0x28, 0xb5, 0x2f, 0xfd] => {
+        [0x28, 0xb5, 0x2f, 0xfd, ..] => {
             let zstd = zstd::Decoder::new(file).map_err(Error::io(path, "read"))?;
             json_rows(path, BufReader::with_capacity(1 << 18, zstd), sink)
         }

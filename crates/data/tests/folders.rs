@@ -231,7 +231,7 @@ fn arrow_has_every_kind_of_column() {
         ("kind", "the row has `kind`"),
         ("score", "found the number 3"),
         ("half", "found the number 0.5"),
-        ("flag", "found true"),
+        ("flag", "found the boolean true"),
         ("none", "found null"),
         ("when", "found the number 1"),
         ("vector", "found a list"),
