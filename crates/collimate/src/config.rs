@@ -110,7 +110,11 @@ pub const KEYS: &[Key] = &[
     ),
     key(DATA, "columns", "Renamed columns: {question = \"prompt\"}"),
     text(DATA, "split", "The split read from a folder that has several [default: train]"),
-    text(DATA, "name", "The configuration read from a folder whose README declares several [default: its default one]"),
+    text(
+        DATA,
+        "dataset_config",
+        "The configuration read from a folder whose README declares several [default: its default one]",
+    ),
     text(
         DATA,
         "implicit_prompt",

@@ -102,13 +102,23 @@ pub(crate) fn files(
     let config = match (name, configs) {
         (Some(name), _) => match configs.iter().find(|c| c.config_name == name) {
             Some(config) => config,
-            None => return bad(format!("no configuration `{name}`; it declares {} (`name` chooses)", names())),
+            None => return bad(format!("no configuration `{name}`; it declares {}", names())),
         },
         (None, [only]) => only,
         (None, _) => match configs.iter().filter(by_default).collect::<Vec<_>>()[..] {
             [one] => one,
-            [] => return bad(format!("declares {} and none by default; choose one by `name`", names())),
-            [..] => return bad(format!("declares {} and several by default; choose one by `name`", names())),
+            [] => {
+                return bad(format!(
+                    "declares {} and none by default; choose one by `dataset_config`, or by `name` of that data set",
+                    names()
+                ));
+            }
+            [..] => {
+                return bad(format!(
+                    "declares {} and several by default; choose one by `dataset_config`, or by `name` of that data set",
+                    names()
+                ));
+            }
         },
     };
     let own = &config.config_name;

@@ -32,7 +32,8 @@ const SPLITS: [(&str, &[&str]); 3] = [
 pub(crate) fn files(source: &Source, options: &Options) -> Result<Files, Error> {
     let path = &hub::locate(&source.path, hub::Kind::Dataset)?;
     let split = source.split.as_deref().unwrap_or(&options.split);
-    let name = source.name.as_deref().or(options.name.as_deref());
+    let name = source.name.as_deref().or(options.dataset_config.as_deref());
+    let named_by = if source.name.is_some() { "name" } else { "dataset_config" };
     let refuse = |key: &str, value: &str, why: &str| {
         Err(Error::file(path, format!("`{key} = {value:?}` is asked for; {why}; leave it out for this data set")))
     };
@@ -42,7 +43,7 @@ pub(crate) fn files(source: &Source, options: &Options) -> Result<Files, Error> 
             return refuse("split", split, "a single file has no splits");
         }
         if let Some(name) = name {
-            return refuse("name", name, "a single file has no configurations");
+            return refuse(named_by, name, "a single file has no configurations");
         }
         return Ok(Files { read: vec![path.to_owned()], skipped: Vec::new() });
     }
@@ -76,7 +77,7 @@ pub(crate) fn files(source: &Source, options: &Options) -> Result<Files, Error> 
         None
     };
     if let Some(name) = name {
-        return refuse("name", name, "only a folder whose README lists `configs` has configurations");
+        return refuse(named_by, name, "only a folder whose README lists `configs` has configurations");
     }
     match files {
         Some(read) => {

@@ -18,7 +18,7 @@ pub struct Options {
     /// The split that is read from a folder that has several (`train-00000-of-00002.parquet`).
     pub split: String,
     /// The configuration that is read from a folder whose README declares several under `configs`.
-    pub name: Option<String>,
+    pub dataset_config: Option<String>,
     /// The most tokens in prompt + completion, EOS included. None: no limit.
     pub max_length: Option<usize>,
     /// What happens to a pair of which one side is longer than `max_length`.
@@ -69,7 +69,7 @@ impl Default for Options {
             format: None,
             columns: BTreeMap::new(),
             split: SPLIT.to_owned(),
-            name: None,
+            dataset_config: None,
             max_length: None,
             overlong: Overlong::Error,
             boundary: Boundary::Error,

@@ -381,7 +381,7 @@ fn a_readme_says_which_files_are_which() {
     let readme = |configs: &str| {
         desk.put("README.md", format!("---\nlicense: mit\ntags: [a, 'b: c']\nconfigs:\n{configs}\n---\n# Pairs\n"));
     };
-    let named = |name: &str| Options { name: Some(name.into()), ..Options::default() };
+    let named = |name: &str| Options { dataset_config: Some(name.into()), ..Options::default() };
     let here = [desk.path().into()];
     let read = |options: &Options| prompts(&here, options);
 
