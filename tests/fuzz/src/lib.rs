@@ -1,5 +1,7 @@
 //! What the fuzzer feeds: bytes become a file of rows and its options, a chat template and its messages, or the
 //! configuration of data sets. Whatever comes, nothing may panic, hang or lose a row without a count.
+//!
+//! `crates/data/tests/fuzz.rs` runs the same without the fuzzer.
 
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
@@ -13,16 +15,14 @@ mod common;
 
 use common::check;
 
-struct Fixture {
-    tokenizer: Tokenizer,
-    folder: tempfile::TempDir,
-}
-
-static FIXTURE: LazyLock<Fixture> = LazyLock::new(|| {
+static TOKENIZER: LazyLock<Tokenizer> = LazyLock::new(|| {
     let (_guard, path) = common::byte_tokenizer();
-    let tokenizer = Tokenizer::from_folder(&path).expect("the tokenizer is sound");
-    Fixture { tokenizer, folder: tempfile::tempdir().expect("a temporary folder") }
+    Tokenizer::from_folder(&path).expect("the tokenizer is sound")
 });
+
+thread_local! {
+    static FOLDER: tempfile::TempDir = tempfile::tempdir().expect("a temporary folder");
+}
 
 /// The first bytes choose the options, the others are the file.
 pub fn rows(bytes: &[u8]) {
@@ -32,7 +32,7 @@ pub fn rows(bytes: &[u8]) {
     if [&b"PAR1"[..], b"ARROW1", b"\xff\xff\xff\xff"].iter().any(|magic| file.starts_with(magic)) {
         return;
     }
-    check(&FIXTURE.tokenizer, file, &options(head));
+    check(&TOKENIZER, file, &options(head));
 }
 
 fn options(head: &[u8]) -> Options {
@@ -40,7 +40,7 @@ fn options(head: &[u8]) -> Options {
     fn one<T: Copy>(of: &[T], byte: u8) -> T {
         of[byte as usize % of.len()]
     }
-    let policy = |bit: u8| if head[6] >> bit & 1 == 0 { Policy::Drop } else { Policy::Error };
+    let policy = |bit: u8| if (head[6] >> bit) & 1 == 0 { Policy::Drop } else { Policy::Error };
     let formats = [
         None,
         None,
@@ -107,10 +107,14 @@ pub fn templates(bytes: &[u8]) {
 /// TOML or JSON of the keys about data, and after bytes 0 what a folder may say of itself: its README, `state.json` and
 /// `dataset_dict.json`.
 pub fn configuration(bytes: &[u8]) {
-    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    if let Ok(text) = std::str::from_utf8(bytes) {
+        FOLDER.with(|folder| configure(text, folder.path()));
+    }
+}
+
+fn configure(text: &str, folder: &Path) {
     let mut parts = text.split('\0');
     let config = parts.next().unwrap_or_default();
-    let folder = FIXTURE.folder.path();
     furnish(folder);
     for name in ["README.md", "state.json", "dataset_dict.json"] {
         let path = folder.join(name);
@@ -133,7 +137,7 @@ pub fn configuration(bytes: &[u8]) {
     let (Ok(mut sources), Ok(options)) = (sources, serde_json::from_value::<Options>(Value::Object(table))) else {
         return;
     };
-    let again = serde_json::from_value(serde_json::to_value(&sources).expect("JSON")).map(|s: Vec<Source>| s);
+    let again = serde_json::from_value::<Vec<Source>>(serde_json::to_value(&sources).expect("JSON"));
     assert_eq!(again.expect("what was written is read"), sources);
     let again = serde_json::from_value::<Options>(serde_json::to_value(&options).expect("JSON"));
     assert_eq!(again.expect("what was written is read"), options);
@@ -147,7 +151,7 @@ pub fn configuration(bytes: &[u8]) {
     if let Ok(report) = read(&sources, &options, &mut |_, _| Ok(())) {
         assert_eq!(report.rows, report.pairs + report.dropped());
     }
-    match load(&sources, &FIXTURE.tokenizer, &options) {
+    match load(&sources, &TOKENIZER, &options) {
         Ok((data, report)) => {
             assert_eq!(report.rows, report.pairs + report.dropped());
             assert_eq!(data.len(), report.pairs_per_epoch);
@@ -174,25 +178,6 @@ fn furnish(folder: &Path) {
         if !path.exists() {
             std::fs::create_dir_all(path.parent().expect("it has one")).expect("it can be made");
             std::fs::write(path, text).expect("it can be written");
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    /// The seeds, and what was found once, do no harm.
-    #[test]
-    fn the_seeds_pass() {
-        let seeds = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("seeds");
-        let targets: [(&str, fn(&[u8])); 3] =
-            [("rows", super::rows), ("templates", super::templates), ("configuration", super::configuration)];
-        for (target, feed) in targets {
-            let mut n = 0;
-            for entry in std::fs::read_dir(seeds.join(target)).unwrap() {
-                feed(&std::fs::read(entry.unwrap().path()).unwrap());
-                n += 1;
-            }
-            assert!(n > 3, "{n} seeds for {target}");
         }
     }
 }
