@@ -321,7 +321,6 @@ pub(crate) fn learn(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use burn::tensor::Tensor;
     use collimate_core::Method;
     use collimate_model::{ModelConfig, Tensors};
     use serde_json::{Map, json};
