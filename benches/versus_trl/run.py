@@ -43,7 +43,7 @@ def arguments():
     add("--attn", default="sdpa", help="TRL's attention [sdpa]")
     add("--beta", type=float, default=0.1)
     add("--learning_rate", type=float, default=1e-4)
-    add("--profile", action="store_true", help="also run Collimate once under perf and print where its time goes")
+    add("--profile", action="store_true", help="also run Collimate once with --profile and print where its steps' time goes")
     add("--work", type=Path, help="keep all files in this folder [a temporary one, removed]")
     add("--json", action="store_true", help="print JSON, the table goes to stderr")
     a = ap.parse_args()
@@ -221,14 +221,14 @@ def table(a, result):
 
 
 def profile(a, work):
-    """Where Collimate's time goes: the functions that `perf` finds it in."""
-    data = work / "perf.data"
-    command = collimate_command(a, work, work / "profiled")
-    run(["perf", "record", "-q", "-F", 199, "-o", data, "--", *command], work / "perf.log", a.threads)
-    report = subprocess.run(["perf", "report", "-i", data, "--stdio", "--no-children", "--percent-limit", "0.5",
-                             "-F", "overhead,symbol"], capture_output=True, text=True).stdout
-    rows = [line.rstrip() for line in report.splitlines() if line.strip() and not line.startswith("#")]
-    print("\nCollimate's whole run under perf:", *rows, sep="\n", file=sys.stderr if a.json else sys.stdout)
+    """Where the time of Collimate's steps goes, piece by piece, as `collimate align --profile` measures it."""
+    out = work / "profiled"
+    run([*collimate_command(a, work, out), "--profile"], work / "profiled.log", a.threads)
+    measured = json.loads((out / "profile.json").read_text())
+    n, to = measured["steps"], sys.stderr if a.json else sys.stdout
+    print(f"\n{'piece of a step':24}{'calls':>8}{'ms':>10}{'share':>9}", file=to)
+    for p in measured["pieces"]:
+        print(f"{p['piece']:24}{p['calls'] / n:8.0f}{p['seconds'] / n * 1e3:10.1f}{p['share']:9.1%}", file=to)
 
 
 def main():
