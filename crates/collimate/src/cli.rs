@@ -41,20 +41,19 @@ pub fn command() -> Command {
         .subcommand(
             Command::new("backends")
                 .about("List the tensor backends that are linked, and which are usable on this machine")
-                .arg(
-                    Arg::new("capabilities")
-                        .long("capabilities")
-                        .action(ArgAction::SetTrue)
-                        .help("Print what each can do"),
-                )
+                .arg(switch("capabilities", "Print what each can do"))
                 .arg(json()),
         )
         .subcommand(commands::data::command())
         .subcommand(commands::demo::command())
 }
 
+fn switch(name: &'static str, help: &'static str) -> Arg {
+    Arg::new(name).long(name).action(ArgAction::SetTrue).help(help)
+}
+
 fn json() -> Arg {
-    Arg::new("json").long("json").action(ArgAction::SetTrue).help("Print JSON")
+    switch("json", "Print JSON")
 }
 
 pub(crate) fn flag(key: &'static str, help: String, heading: &'static str) -> Arg {
@@ -95,8 +94,6 @@ fn align() -> Command {
         Arg::new("config").value_name("CONFIG").help("A TOML file of keys").value_parser(clap::value_parser!(PathBuf));
     let keys = KEYS.iter().map(|k| flag(k.name, k.help.to_owned(), k.heading));
     let parameters = parameters().into_iter().map(|(k, about)| flag(k, about, "Parameters of the method"));
-    let switch =
-        |name: &'static str, help: &'static str| Arg::new(name).long(name).action(ArgAction::SetTrue).help(help);
     Command::new("align").about(about).long_about(long).arg(config).args(keys).args(parameters).args([
         switch("quiet", "Print the summary only").short('q'),
         switch("profile", "Measure where the time of a step goes: printed at the end, and written to profile.json"),

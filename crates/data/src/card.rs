@@ -107,15 +107,10 @@ pub(crate) fn files(
         (None, [only]) => only,
         (None, _) => match configs.iter().filter(by_default).collect::<Vec<_>>()[..] {
             [one] => one,
-            [] => {
+            ref found => {
+                let how_many = if found.is_empty() { "none" } else { "several" };
                 return bad(format!(
-                    "declares {} and none by default; choose one by `dataset_config`, or by `name` of that data set",
-                    names()
-                ));
-            }
-            [..] => {
-                return bad(format!(
-                    "declares {} and several by default; choose one by `dataset_config`, or by `name` of that data set",
+                    "declares {} and {how_many} by default; choose one by `dataset_config`, or by `name` of that data set",
                     names()
                 ));
             }

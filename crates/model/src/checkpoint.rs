@@ -6,7 +6,7 @@ use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
-use burn::tensor::{DType, Device, Tensor, TensorData};
+use burn::tensor::{DType, Device, Tensor};
 use safetensors::tensor::{Metadata, TensorInfo};
 use safetensors::{Dtype, View};
 use serde_json::{Value, json};
@@ -131,7 +131,7 @@ impl Checkpoint {
             if host.iter().any(|x| !x.is_finite()) {
                 return Err(shards[shard].fault(&spec.name, "holds a value that is not finite".into()));
             }
-            values.push(on_device(host, spec, device));
+            values.push(spec.tensor(host, device));
         }
         if let Some(name) = places.keys().min() {
             let (shard, _) = places[name];
@@ -304,7 +304,7 @@ impl Checkpoint {
                     shard.fault(&name, format!("is missing or of another shape; expected {:?}", spec.shape))
                 })?;
                 let host = shard.read(&name, &info)?;
-                Ok(on_device(host, spec, device))
+                Ok(spec.tensor(host, device))
             });
             specs.collect::<Result<_, Error>>().map(Tensors)
         };
@@ -359,10 +359,6 @@ impl View for Lazy<'_> {
     fn data_len(&self) -> usize {
         self.spec.len() * self.dtype().bitsize() / 8
     }
-}
-
-fn on_device(values: Vec<f32>, spec: &Spec, device: &Device) -> Tensor<2> {
-    Tensor::from_data(TensorData::new(values, spec.dims()), (device, DType::F32))
 }
 
 fn pretty(value: &Value) -> String {

@@ -24,6 +24,11 @@ impl Spec {
         }
     }
 
+    /// The f32 tensor of it, from host values.
+    pub(crate) fn tensor(&self, values: Vec<f32>, device: &Device) -> Tensor<2> {
+        Tensor::from_data(TensorData::new(values, self.dims()), (device, DType::F32))
+    }
+
     /// The number of elements.
     pub fn len(&self) -> usize {
         self.shape.iter().product()
@@ -129,7 +134,7 @@ impl Tensors {
     /// From host values, in the order of an inventory.
     pub fn from_host(inventory: &Inventory, values: Vec<Vec<f32>>, device: &Device) -> Self {
         let tensors = inventory.specs.iter().zip(values);
-        Self(tensors.map(|(s, v)| Tensor::from_data(TensorData::new(v, s.dims()), (device, DType::F32))).collect())
+        Self(tensors.map(|(s, v)| s.tensor(v, device)).collect())
     }
 
     /// Rounded to another type.
