@@ -18,8 +18,13 @@
 //! # fn main() { assert!(Backend::find("flex-again").is_ok()); }
 //! ```
 //!
+//! Beside it, the same crate may register [kernels] for pieces of the network that run faster on its devices than
+//! tensor operations do.
+//!
 //! A plug-in crate that is linked but never named is dropped by the linker: whoever wants one says
 //! `use collimate_backend_ndarray as _;`.
+
+pub mod kernels;
 
 use burn::tensor::Device;
 
@@ -48,7 +53,7 @@ impl Found {
 /// What not every backend can do, as the plug-in declares it. The tests hold it against what the devices do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Capabilities {
-    /// The pieces of the decoder run on Collimate's hand-made kernels, not as tensor operations.
+    /// Pieces of the decoder run on hand-made [kernels], not as tensor operations.
     pub kernels: bool,
     /// There are tensors of f64, in which the loss of a step is then computed.
     pub f64: bool,

@@ -1,6 +1,11 @@
-//! The `flex` backend: pure-Rust CPU tensors with SIMD; nothing to install.
+//! The `flex` backend: pure-Rust CPU tensors with SIMD, nothing to install; and the hand-made CPU kernels, bound to its
+//! buffers.
+
+mod bind;
+mod host;
 
 use burn::tensor::Device;
+use collimate_backend::kernels::{Kernels, Plugin};
 use collimate_backend::{Backend, Capabilities, Found};
 
 inventory::submit! { Backend {
@@ -17,4 +22,12 @@ inventory::submit! { Backend {
     },
     devices: || Ok(vec![Found { name: "flex".into(), about: "this machine's CPU".into() }]),
     open: |_| Device::flex(),
+} }
+
+inventory::submit! { Plugin {
+    name: "flex",
+    rank: 0,
+    // A tape wants tensor operations.
+    serves: |device| *device == Device::flex() && !device.is_autodiff(),
+    install: |kernels: &mut Kernels| bind::install(kernels),
 } }

@@ -1,0 +1,312 @@
+//! o = softmax(q kᵀ/√d + mask) v, on rows whose branches share a prefix.
+
+use std::fmt::Debug;
+use std::ops::Range;
+use std::sync::OnceLock;
+
+use burn::tensor::{DType, Device, Int, Tensor, TensorData, activation::softmax};
+
+use super::Plain;
+
+/// Far below any score, yet finite: its exponential is exactly 0 in f32.
+const MASKED: f32 = -1e30;
+
+/// Most scores of one head that tensor operations hold at a time: longer batches go by groups of rows.
+pub const SCORES: usize = 1 << 21;
+
+/// Tokens `start .. start + prefix + Σ branches` of the token axis: a prefix, then branches that continue it side by side.
+///
+/// A plain sequence is a prefix without branches.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Row {
+    /// First token.
+    pub start: usize,
+    /// Tokens of the shared prefix; may be 0.
+    pub prefix: usize,
+    /// Tokens of each branch.
+    pub branches: Vec<usize>,
+}
+
+impl Row {
+    /// Tokens of prefix and branches.
+    pub fn tokens(&self) -> usize {
+        self.prefix + self.branches.iter().sum::<usize>()
+    }
+}
+
+/// For each token of a row: its position in its text, and the first token of its branch (0 in the prefix).
+pub fn places(row: &Row) -> impl Iterator<Item = (usize, usize)> + '_ {
+    let mut next = row.prefix;
+    let branches = row.branches.iter().flat_map(move |&n| {
+        let first = next;
+        next += n;
+        (0..n).map(move |i| (row.prefix + i, first))
+    });
+    (0..row.prefix).map(|i| (i, 0)).chain(branches)
+}
+
+/// Widths of an attention.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Heads {
+    /// Query heads.
+    pub queries: usize,
+    /// Key and value heads; query head h reads key head h·keys/queries.
+    pub keys: usize,
+    /// Width of a head, d.
+    pub dim: usize,
+}
+
+/// Who attends to whom, prepared once per batch for all layers with the same window.
+#[derive(Debug)]
+pub struct Mask {
+    rows: Vec<Row>,
+    window: Option<usize>,
+    device: Device,
+    scores: usize,
+    rectangles: OnceLock<Vec<Rectangle>>,
+}
+
+impl Mask {
+    /// `window`: how many positions back a token sees, itself included; none: all.
+    pub fn new(rows: &[Row], window: Option<usize>, device: &Device) -> Self {
+        let rectangles = OnceLock::new();
+        Self { rows: rows.to_vec(), window, device: device.clone(), scores: SCORES, rectangles }
+    }
+
+    /// The same, holding at most `scores` scores of a head at a time (or those of one row).
+    pub fn with_scores(self, scores: usize) -> Self {
+        Self { scores, rectangles: OnceLock::new(), ..self }
+    }
+
+    /// The rows, in the order of the token axis.
+    pub fn rows(&self) -> &[Row] {
+        &self.rows
+    }
+
+    /// How many positions back a token sees, itself included; none: all.
+    pub fn window(&self) -> Option<usize> {
+        self.window
+    }
+
+    /// The rows as rectangles, which only tensor operations need.
+    fn rectangles(&self) -> &[Rectangle] {
+        self.rectangles.get_or_init(|| {
+            let groups = groups(&self.rows, self.scores).into_iter();
+            groups.map(|g| Rectangle::new(&self.rows[g], self.window, &self.device)).collect()
+        })
+    }
+}
+
+/// Cuts rows into runs that hold at most `scores` scores when padded to their longest, or one row.
+fn groups(rows: &[Row], scores: usize) -> Vec<Range<usize>> {
+    let mut groups: Vec<Range<usize>> = Vec::new();
+    let mut longest = 0;
+    for (i, row) in rows.iter().enumerate() {
+        let wider = longest.max(row.tokens());
+        match groups.last_mut() {
+            Some(g) if (g.len() + 1) * wider * wider <= scores => (g.end, longest) = (i + 1, wider),
+            _ => {
+                groups.push(i..i + 1);
+                longest = row.tokens();
+            }
+        }
+    }
+    groups
+}
+
+/// Rows side by side, padded to the longest.
+#[derive(Debug)]
+struct Rectangle {
+    /// The token at each place `[rows·longest]` (its first at empty ones).
+    places: Tensor<1, Int>,
+    /// The place of each of these rows' tokens, `[tokens]`.
+    tokens: Tensor<1, Int>,
+    /// 0 where row and column may meet, [`MASKED`] elsewhere, `[rows, 1, 1, longest, longest]`.
+    bias: Tensor<5>,
+    rows: usize,
+    longest: usize,
+}
+
+impl Rectangle {
+    fn new(rows: &[Row], window: Option<usize>, device: &Device) -> Self {
+        let longest = rows.iter().map(Row::tokens).max().unwrap_or(0);
+        let tokens: usize = rows.iter().map(Row::tokens).sum();
+        let start = rows.first().map_or(0, |r| r.start);
+        let mut spots = vec![start as i32; rows.len() * longest];
+        let mut inverse = vec![0i32; tokens];
+        let mut bias = vec![MASKED; rows.len() * longest * longest];
+        for (r, row) in rows.iter().enumerate() {
+            let at: Vec<_> = places(row).collect();
+            for (i, &(position, first)) in at.iter().enumerate() {
+                spots[r * longest + i] = (row.start + i) as i32;
+                inverse[row.start - start + i] = (r * longest + i) as i32;
+                let line = &mut bias[(r * longest + i) * longest..][..longest];
+                for (j, &(other, _)) in at.iter().enumerate().take(i + 1) {
+                    let seen = j < row.prefix || j >= first;
+                    let near = window.is_none_or(|w| position - other < w);
+                    if seen && near {
+                        line[j] = 0.0;
+                    }
+                }
+            }
+            // An empty place attends to itself alone: its softmax is defined, and nobody reads it.
+            for i in at.len()..longest {
+                bias[(r * longest + i) * longest + i] = 0.0;
+            }
+        }
+        Self {
+            places: Tensor::from_data(TensorData::new(spots, [rows.len() * longest]), device),
+            tokens: Tensor::from_data(TensorData::new(inverse, [tokens]), device),
+            bias: Tensor::from_data(TensorData::new(bias, [rows.len(), 1, 1, longest, longest]), (device, DType::F32)),
+            rows: rows.len(),
+            longest,
+        }
+    }
+
+    /// `[tokens, keys·group·d]` to `[rows, keys, group·longest, d]`.
+    fn spread(&self, x: Tensor<2>, keys: usize, group: usize, d: usize) -> Tensor<4> {
+        x.select(0, self.places.clone())
+            .reshape([self.rows, self.longest, keys, group, d])
+            .permute([0, 2, 3, 1, 4])
+            .reshape([self.rows, keys, group * self.longest, d])
+    }
+
+    /// The way back of [`spread`](Self::spread).
+    fn gather(&self, x: Tensor<4>, group: usize) -> Tensor<2> {
+        let [rows, keys, _, d] = x.dims();
+        x.reshape([rows, keys, group, self.longest, d])
+            .permute([0, 3, 1, 2, 4])
+            .reshape([rows * self.longest, keys * group * d])
+            .select(0, self.tokens.clone())
+    }
+
+    /// softmax(q kᵀ/√d + mask) in f32, `[rows, keys, group·longest, longest]`.
+    fn probabilities(&self, q: &Tensor<4>, k: &Tensor<4>, heads: Heads) -> Tensor<4> {
+        let shape = [self.rows, heads.keys, heads.group(), self.longest, self.longest];
+        let flat = [self.rows, heads.keys, heads.group() * self.longest, self.longest];
+        let scores = q.clone().matmul(k.clone().swap_dims(2, 3)).cast(DType::F32) * heads.scale();
+        softmax(scores.reshape(shape) + self.bias.clone(), 4).reshape(flat)
+    }
+}
+
+impl Heads {
+    /// Query heads per key head.
+    pub fn group(self) -> usize {
+        self.queries / self.keys
+    }
+
+    /// What scores are multiplied by, 1/√d.
+    pub fn scale(self) -> f64 {
+        1.0 / (self.dim as f64).sqrt()
+    }
+}
+
+/// Let q be `q` `[tokens, queries·d]` and k, v be `k`, `v` `[tokens, keys·d]`.
+pub trait Attention: Debug + Sync {
+    /// o `[tokens, queries·d]`, and what a kernel wants back in its backward pass, ln Σ exp `[tokens, queries]`.
+    fn forward(&self, [q, k, v]: [&Tensor<2>; 3], mask: &Mask, heads: Heads) -> (Tensor<2>, Option<Tensor<2>>) {
+        let Heads { keys, dim, .. } = heads;
+        let one = |mask: &Rectangle| {
+            let q = mask.spread(q.clone(), keys, heads.group(), dim);
+            let k = mask.spread(k.clone(), keys, 1, dim);
+            let v = mask.spread(v.clone(), keys, 1, dim);
+            mask.gather(mask.probabilities(&q, &k, heads).cast(v.dtype()).matmul(v), heads.group())
+        };
+        (joined(mask.rectangles().iter().map(one).collect()), None)
+    }
+
+    /// dq, dk and dv. With p the probabilities, computed anew: dv = pᵀ do, ds = p (do vᵀ − Σ do·o), dq = ds k/√d,
+    /// dk = dsᵀ q/√d (arXiv:2205.14135, algorithm 4). `out` and `log_sum_exp` are those of the forward pass.
+    fn backward(
+        &self,
+        d_out: &Tensor<2>,
+        [q, k, v]: [&Tensor<2>; 3],
+        (_out, _log_sum_exp): (&Tensor<2>, Option<&Tensor<2>>),
+        mask: &Mask,
+        heads: Heads,
+    ) -> [Tensor<2>; 3] {
+        let Heads { keys, dim, .. } = heads;
+        let mut parts: [Vec<Tensor<2>>; 3] = Default::default();
+        for mask in mask.rectangles() {
+            let q = mask.spread(q.clone(), keys, heads.group(), dim);
+            let k = mask.spread(k.clone(), keys, 1, dim);
+            let v = mask.spread(v.clone(), keys, 1, dim);
+            let d_out = mask.spread(d_out.clone(), keys, heads.group(), dim);
+            let p = mask.probabilities(&q, &k, heads);
+            let dv = p.clone().cast(d_out.dtype()).swap_dims(2, 3).matmul(d_out.clone());
+            let dp = d_out.matmul(v.swap_dims(2, 3)).cast(DType::F32);
+            // Σ do·o = Σ p·dp, row by row.
+            let along = (p.clone() * dp.clone()).sum_dim(3);
+            let ds = (p * (dp - along) * heads.scale()).cast(q.dtype());
+            let dq = ds.clone().matmul(k);
+            let dk = ds.swap_dims(2, 3).matmul(q);
+            for (part, more) in
+                parts.iter_mut().zip([mask.gather(dq, heads.group()), mask.gather(dk, 1), mask.gather(dv, 1)])
+            {
+                part.push(more);
+            }
+        }
+        parts.map(joined)
+    }
+
+    /// One text in progress: the queries of its newest tokens `[new, queries·d]` against all keys and values so far
+    /// `[all, keys·d]`, the newest included. `seen` bounds how far back a token sees.
+    fn extend(&self, [q, k, v]: [&Tensor<2>; 3], window: Option<usize>, heads: Heads) -> Tensor<2> {
+        let ([new, width], [all, _]) = (q.dims(), k.dims());
+        let (group, d) = (heads.group(), heads.dim);
+        let split = |x: &Tensor<2>| x.clone().reshape([all, heads.keys, d]).permute([1, 0, 2]);
+        let q =
+            q.clone().reshape([new, heads.keys, group, d]).permute([1, 2, 0, 3]).reshape([heads.keys, group * new, d]);
+        let mut bias = vec![0f32; new * all];
+        for i in 0..new {
+            let own = all - new + i;
+            for (j, b) in bias[i * all..][..all].iter_mut().enumerate() {
+                if j > own || window.is_some_and(|w| own - j >= w) {
+                    *b = MASKED;
+                }
+            }
+        }
+        let bias: Tensor<4> = Tensor::from_data(TensorData::new(bias, [1, 1, new, all]), (&q.device(), DType::F32));
+        let scores = q.matmul(split(k).swap_dims(1, 2)).cast(DType::F32) * heads.scale();
+        let p =
+            softmax(scores.reshape([heads.keys, group, new, all]) + bias, 3).reshape([heads.keys, group * new, all]);
+        p.cast(v.dtype())
+            .matmul(split(v))
+            .reshape([heads.keys, group, new, d])
+            .permute([2, 0, 1, 3])
+            .reshape([new, width])
+    }
+
+    /// Bytes that scores take at a time, on `rows` rows of at most `longest` tokens.
+    fn held(&self, rows: usize, longest: usize, heads: Heads) -> usize {
+        // The mask once; scores, probabilities and the gradients of both a group at a time.
+        let padded = rows * longest * longest;
+        4 * (padded + 4 * heads.queries * padded.min(SCORES.max(longest * longest)))
+    }
+}
+
+impl Attention for Plain {}
+
+/// The tokens of consecutive groups, one after the other.
+fn joined(mut parts: Vec<Tensor<2>>) -> Tensor<2> {
+    if parts.len() == 1 { parts.remove(0) } else { Tensor::cat(parts, 0) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn groups_keep_to_their_bound_and_lose_no_row() {
+        let rows = [
+            Row { start: 0, prefix: 3, branches: vec![2, 4] },
+            Row { start: 9, prefix: 5, branches: vec![] },
+            Row { start: 14, prefix: 1, branches: vec![1, 1, 1] },
+        ];
+        // 9, 5 and 4 tokens: two rows take 2·9² = 162 scores, all three 243.
+        assert_eq!(groups(&rows, 243).len(), 1);
+        assert_eq!(groups(&rows, 162), [0..2, 2..3]);
+        assert_eq!(groups(&rows, 1), [0..1, 1..2, 2..3]);
+        assert!(groups(&[], 1).is_empty());
+    }
+}

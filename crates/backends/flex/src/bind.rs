@@ -1,0 +1,284 @@
+//! The CPU kernels on flex's own buffers. What is not f32 here, or is on a tape, goes through tensor operations.
+
+use burn::tensor::Tensor;
+use collimate_backend::kernels::{
+    Activation, AdamW, Attention, Gated, Head, HeadPass, Heads, Kernels, Linear, Mask, Plain, RmsNorm, Rope, Scores,
+    Step, Sum,
+};
+use collimate_kernels::{adamw, attention, gemm, head, rms_norm, rope, swiglu};
+
+use crate::host::{self, View};
+
+/// All of them.
+#[derive(Debug)]
+struct Cpu;
+
+pub(crate) fn install(kernels: &mut Kernels) {
+    kernels.linear = &Cpu;
+    kernels.norm = &Cpu;
+    kernels.rope = &Cpu;
+    kernels.gated = &Cpu;
+    kernels.attention = &Cpu;
+    kernels.head = &Cpu;
+    kernels.adamw = &Cpu;
+}
+
+/// Adds to a sum in place, which is 0 until then; none where terms are to be scaled first.
+fn add_in_place(sum: &mut Sum<'_>, dims: [usize; 2], add: impl FnOnce(&mut [f32])) -> Option<()> {
+    let slot = sum.in_place()?.get_or_insert_with(|| host::tensor(vec![0.0; dims[0] * dims[1]], dims));
+    Some(host::update(slot, add).expect("gradients lie where parameters lie"))
+}
+
+impl Linear for Cpu {
+    fn forward(&self, x: &Tensor<2>, weight: &Tensor<2>, bias: Option<&Tensor<2>>) -> Tensor<2> {
+        let Some([xs, ws]) = View::all([x, weight]) else { return Linear::forward(&Plain, x, weight, bias) };
+        let (n, [out, inp]) = (x.dims()[0], weight.dims());
+        let bias = bias.map(|b| View::of(b).expect("a bias lies where its weight lies"));
+        let mut y = vec![0.0; n * out];
+        gemm::linear(xs.slice(), ws.slice(), bias.as_ref().map(View::slice), inp, out, &mut y);
+        host::tensor(y, [n, out])
+    }
+
+    fn backward_input(&self, dy: &Tensor<2>, weight: &Tensor<2>, sum: Option<Tensor<2>>) -> Tensor<2> {
+        let Some([g, w]) = View::all([dy, weight]) else { return Linear::backward_input(&Plain, dy, weight, sum) };
+        let (n, [out, inp]) = (dy.dims()[0], weight.dims());
+        let accumulate = sum.is_some();
+        let mut dx = sum.unwrap_or_else(|| host::tensor(vec![0.0; n * inp], [n, inp]));
+        host::update(&mut dx, |dx| gemm::linear_backward_input(g.slice(), w.slice(), inp, out, dx, accumulate))
+            .expect("the sum lies where the gradient lies");
+        dx
+    }
+
+    fn backward_weight(&self, dy: &Tensor<2>, x: &Tensor<2>, mut sum: Sum<'_>) {
+        let (inp, out) = (x.dims()[1], dy.dims()[1]);
+        let done = View::all([dy, x]).and_then(|[g, xs]| {
+            add_in_place(&mut sum, [out, inp], |dw| {
+                gemm::linear_backward_weight(g.slice(), xs.slice(), inp, out, dw, None);
+            })
+        });
+        if done.is_none() {
+            Linear::backward_weight(&Plain, dy, x, sum);
+        }
+    }
+}
+
+impl RmsNorm for Cpu {
+    fn forward(&self, x: &Tensor<2>, weight: &Tensor<2>, eps: f64) -> (Tensor<2>, Tensor<2>) {
+        let Some([xs, w]) = View::all([x, weight]) else { return RmsNorm::forward(&Plain, x, weight, eps) };
+        let [n, d] = x.dims();
+        let (mut y, mut r) = (vec![0.0; n * d], vec![0.0; n]);
+        rms_norm::forward(xs.slice(), w.slice(), eps as f32, &mut y, &mut r);
+        (host::tensor(y, [n, d]), host::tensor(r, [n, 1]))
+    }
+
+    fn backward(&self, dy: &Tensor<2>, x: &Tensor<2>, weight: &Tensor<2>, r: &Tensor<2>) -> (Tensor<2>, Tensor<2>) {
+        let Some([g, xs, w, rs]) = View::all([dy, x, weight, r]) else {
+            return RmsNorm::backward(&Plain, dy, x, weight, r);
+        };
+        let [n, d] = x.dims();
+        let (mut dx, mut dw) = (vec![0.0; n * d], vec![0.0; d]);
+        rms_norm::backward(g.slice(), xs.slice(), w.slice(), rs.slice(), &mut dx, false, &mut dw);
+        (host::tensor(dx, [n, d]), host::tensor(dw, [1, d]))
+    }
+}
+
+/// Turns in place, if that can be.
+fn turn(
+    x: &mut Tensor<2>,
+    cos: &Tensor<2>,
+    sin: &Tensor<2>,
+    kernel: fn(&mut [f32], usize, &[f32], &[f32], usize),
+) -> bool {
+    let d = 2 * cos.dims()[1];
+    let heads = x.dims()[1] / d;
+    let done = View::all([cos, sin]).and_then(|[c, s]| host::update(x, |x| kernel(x, heads, c.slice(), s.slice(), d)));
+    done.is_some()
+}
+
+impl Rope for Cpu {
+    fn forward(&self, mut x: Tensor<2>, cos: &Tensor<2>, sin: &Tensor<2>) -> Tensor<2> {
+        if turn(&mut x, cos, sin, rope::forward) { x } else { Rope::forward(&Plain, x, cos, sin) }
+    }
+
+    fn backward(&self, mut dy: Tensor<2>, cos: &Tensor<2>, sin: &Tensor<2>) -> Tensor<2> {
+        if turn(&mut dy, cos, sin, rope::backward) { dy } else { Rope::backward(&Plain, dy, cos, sin) }
+    }
+}
+
+impl Gated for Cpu {
+    fn forward(&self, activation: Activation, gate: &Tensor<2>, up: &Tensor<2>) -> Tensor<2> {
+        match View::all([gate, up]) {
+            Some([g, u]) if activation == Activation::Silu => {
+                let mut y = vec![0.0; g.slice().len()];
+                swiglu::forward(g.slice(), u.slice(), &mut y);
+                host::tensor(y, gate.dims())
+            }
+            _ => Gated::forward(&Plain, activation, gate, up),
+        }
+    }
+
+    fn backward(
+        &self,
+        activation: Activation,
+        dy: &Tensor<2>,
+        mut gate: Tensor<2>,
+        mut up: Tensor<2>,
+    ) -> (Tensor<2>, Tensor<2>) {
+        let in_place = |dy: View| {
+            host::update(&mut gate, |g| host::update(&mut up, |u| swiglu::backward(dy.slice(), g, u))).flatten()
+        };
+        let silu = activation == Activation::Silu;
+        match View::of(dy).filter(|_| silu).and_then(in_place) {
+            Some(()) => (gate, up),
+            None => Gated::backward(&Plain, activation, dy, gate, up),
+        }
+    }
+
+    fn held(&self) -> usize {
+        2
+    }
+}
+
+/// What the kernel wants to know of mask and heads.
+fn with_kernel<R>(mask: &Mask, heads: Heads, run: impl FnOnce(attention::Attention<'_>) -> R) -> R {
+    let row = |r: &collimate_backend::kernels::Row| attention::Row {
+        start: r.start,
+        prefix: r.prefix,
+        branches: r.branches.clone(),
+    };
+    let rows: Vec<_> = mask.rows().iter().map(row).collect();
+    run(attention::Attention {
+        rows: &rows,
+        heads: heads.queries,
+        kv_heads: heads.keys,
+        head_dim: heads.dim,
+        scale: heads.scale() as f32,
+        window: mask.window(),
+    })
+}
+
+impl Attention for Cpu {
+    fn forward(&self, [q, k, v]: [&Tensor<2>; 3], mask: &Mask, heads: Heads) -> (Tensor<2>, Option<Tensor<2>>) {
+        let Some([qs, ks, vs]) = View::all([q, k, v]) else {
+            return Attention::forward(&Plain, [q, k, v], mask, heads);
+        };
+        let [n, width] = q.dims();
+        let (mut out, mut lse) = (vec![0.0; n * width], vec![0.0; n * heads.queries]);
+        with_kernel(mask, heads, |a| a.forward(qs.slice(), ks.slice(), vs.slice(), &mut out, &mut lse));
+        (host::tensor(out, [n, width]), Some(host::tensor(lse, [n, heads.queries])))
+    }
+
+    fn backward(
+        &self,
+        d_out: &Tensor<2>,
+        [q, k, v]: [&Tensor<2>; 3],
+        (out, lse): (&Tensor<2>, Option<&Tensor<2>>),
+        mask: &Mask,
+        heads: Heads,
+    ) -> [Tensor<2>; 3] {
+        let views = lse.and_then(|lse| View::all([d_out, q, k, v, out, lse]));
+        let Some([g, qs, ks, vs, o, l]) = views else {
+            return Attention::backward(&Plain, d_out, [q, k, v], (out, lse), mask, heads);
+        };
+        let (dims, kv_dims) = (q.dims(), k.dims());
+        let mut dq = vec![0.0; dims[0] * dims[1]];
+        let [mut dk, mut dv] = [(); 2].map(|()| vec![0.0; kv_dims[0] * kv_dims[1]]);
+        with_kernel(mask, heads, |a| {
+            let (g, q, k, v, o, l) = (g.slice(), qs.slice(), ks.slice(), vs.slice(), o.slice(), l.slice());
+            a.backward(g, q, k, v, o, l, &mut dq, &mut dk, &mut dv);
+        });
+        [host::tensor(dq, dims), host::tensor(dk, kv_dims), host::tensor(dv, kv_dims)]
+    }
+
+    fn held(&self, _rows: usize, _longest: usize, _heads: Heads) -> usize {
+        0
+    }
+}
+
+impl Head for Cpu {
+    fn begin(&self) -> Box<dyn HeadPass> {
+        Box::new(Pass { logits: Vec::new(), group: None, plain: Head::begin(&Plain) })
+    }
+
+    fn held(&self) -> usize {
+        1
+    }
+}
+
+struct Pass {
+    /// Kept from group to group.
+    logits: Vec<f32>,
+    group: Option<Group>,
+    plain: Box<dyn HeadPass>,
+}
+
+struct Group {
+    hidden: View,
+    weight: View,
+    /// Vocabulary and width.
+    dims: [usize; 2],
+    targets: Vec<u32>,
+    log_sum_exp: Vec<f32>,
+}
+
+impl HeadPass for Pass {
+    fn scores(&mut self, hidden: &Tensor<2>, weight: &Tensor<2>, targets: &[u32], collision: bool) -> Scores {
+        self.group = None;
+        let Some([h, w]) = View::all([hidden, weight]) else {
+            return self.plain.scores(hidden, weight, targets, collision);
+        };
+        let (n, [vocab, width]) = (targets.len(), weight.dims());
+        if self.logits.len() < n * vocab {
+            // What is overwritten need not be copied first.
+            self.logits = vec![0.0; n * vocab];
+        }
+        let logits = &mut self.logits[..n * vocab];
+        gemm::linear(h.slice(), w.slice(), None, width, vocab, logits);
+        let [mut log_probs, mut log_sum_exp] = [(); 2].map(|()| vec![0.0; n]);
+        let mut squares = collision.then(|| vec![0.0; n]);
+        head::forward(logits, targets, vocab, &mut log_sum_exp, &mut log_probs, squares.as_deref_mut());
+        let targets = targets.to_vec();
+        self.group = Some(Group { hidden: h, weight: w, dims: [vocab, width], targets, log_sum_exp });
+        let log_collisions = squares.map(|s| s.into_iter().map(f32::ln).collect());
+        Scores { log_probs, log_collisions }
+    }
+
+    fn gradient(&mut self, coefficients: &[f32], weight_sum: Option<Sum<'_>>) -> Tensor<2> {
+        let Some(Group { hidden, weight, dims, targets, log_sum_exp }) = self.group.take() else {
+            return self.plain.gradient(coefficients, weight_sum);
+        };
+        let ([vocab, width], n) = (dims, targets.len());
+        let logits = &mut self.logits[..n * vocab];
+        head::backward(logits, &targets, vocab, &log_sum_exp, coefficients);
+        let mut dh = vec![0.0; n * width];
+        gemm::linear_backward_input(logits, weight.slice(), width, vocab, &mut dh, false);
+        if let Some(mut sum) = weight_sum {
+            add_in_place(&mut sum, dims, |dw| {
+                gemm::linear_backward_weight(logits, hidden.slice(), width, vocab, dw, None);
+            })
+            .expect("f32 needs no loss scale");
+        }
+        host::tensor(dh, [n, width])
+    }
+}
+
+impl AdamW for Cpu {
+    fn step(&self, s: &Step, [p, m, v]: [&mut Tensor<2>; 3], gradient: Tensor<2>) {
+        // Only a look: a view that is held would keep the parameter from being changed in place.
+        let Some(g) = View::of(&gradient).filter(|_| View::of(p).is_some()) else {
+            return AdamW::step(&Plain, s, [p, m, v], gradient);
+        };
+        let Step { number, rate: lr, beta1, beta2, epsilon: eps, weight_decay, scale } = *s;
+        let kernel = adamw::AdamW { lr, beta1, beta2, eps, weight_decay };
+        let step = |p: &mut [f32], m: &mut [f32], v: &mut [f32]| kernel.step(number, scale as f32, p, m, v, g.slice());
+        let done = host::update(p, |p| host::update(m, |m| host::update(v, |v| step(p, m, v))));
+        done.flatten().flatten().expect("moments and parameters lie where gradients lie");
+    }
+
+    fn sum_of_squares(&self, gradient: &Tensor<2>) -> f64 {
+        match View::of(gradient) {
+            Some(g) => adamw::sum_of_squares(g.slice()),
+            None => AdamW::sum_of_squares(&Plain, gradient),
+        }
+    }
+}
