@@ -11,7 +11,7 @@ use burn::tensor::Device;
 use collimate::backend::Backend;
 use collimate::core::objective::Method;
 use collimate::model::{AdamW, Decoder, Moments};
-use collimate::train::{Settings, loss_and_gradients};
+use collimate::train::{Preference, Settings, loss_and_gradients};
 use common::{config, pairs, tokens};
 use serde_json::Map;
 
@@ -32,7 +32,7 @@ fn main() {
     // Cargo's own flags, such as --bench, are not ours.
     let rounds = std::env::args().skip(1).find_map(|a| a.parse().ok()).unwrap_or(10usize).max(1);
     // Without a reference, as a step is once the reference's scores are kept.
-    let objective = Method::find("simpo").and_then(|m| m.objective(&Map::new())).expect("a named method");
+    let objective = Preference(Method::find("simpo").and_then(|m| m.objective(&Map::new())).expect("a named method"));
     let adamw = AdamW { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.0 };
     let (settings, pairs) = (Settings::default(), pairs());
     let tokens = tokens(&pairs);

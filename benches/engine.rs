@@ -5,13 +5,18 @@ mod common;
 use collimate::backend::Backend;
 use collimate::core::objective::Method;
 use collimate::model::Decoder;
-use collimate::train::{Settings, loss_and_gradients};
+use collimate::train::{Preference, Settings, loss_and_gradients};
 use common::{config, pairs, tokens};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use serde_json::Map;
 
+/// What the command has too.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn step(c: &mut Criterion) {
-    let objective = Method::find("averaged-dpo").and_then(|m| m.objective(&Map::new())).expect("a named method");
+    // Without a reference, as a step is once the reference's scores are kept.
+    let objective = Preference(Method::find("simpo").and_then(|m| m.objective(&Map::new())).expect("a named method"));
     let pairs = pairs();
     let tokens = tokens(&pairs);
     type Way = fn(&mut Settings);
@@ -23,16 +28,14 @@ fn step(c: &mut Criterion) {
     ];
     for backend in Backend::all().into_iter().filter(|b| (b.devices)().is_ok()) {
         let device = (backend.open)(0);
-        let (policy, reference) = (Decoder::random(config(), 1, &device), Decoder::random(config(), 2, &device));
+        let policy = Decoder::random(config(), 1, &device);
         let mut group = c.benchmark_group(format!("loss and gradients on {}", backend.name));
         group.sample_size(10).throughput(Throughput::Elements(tokens as u64));
         for (name, way) in ways {
             let mut settings = Settings::default();
             way(&mut settings);
             group.bench_function(BenchmarkId::from_parameter(name), |b| {
-                b.iter(|| {
-                    loss_and_gradients(&policy, &reference, &objective, &pairs, &settings).expect("a valid batch")
-                });
+                b.iter(|| loss_and_gradients(&policy, &policy, &objective, &pairs, &settings).expect("a valid batch"));
             });
         }
         group.finish();

@@ -7,7 +7,7 @@ use std::process::{Command, Output};
 
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use collimate::backend::Backend;
-use collimate::model::has_kernels;
+use collimate::backend::kernels::Kernels;
 use serde_json::Value;
 
 fn collimate(args: &[&str]) -> Output {
@@ -52,7 +52,7 @@ fn a_declared_data_type_computes_and_another_is_refused() {
 fn a_declared_kernel_runs_and_devices_are_as_many_as_declared() {
     for (name, device) in common::devices() {
         let backend = Backend::find(name).unwrap();
-        assert_eq!(has_kernels(&device), backend.capabilities.kernels, "{name}");
+        assert_eq!(Kernels::on(&device).any(), backend.capabilities.kernels, "{name}");
         let found = (backend.devices)().unwrap();
         assert!(found.len() == 1 || backend.capabilities.several, "{name}: {found:?}");
         for (i, one) in found.iter().enumerate() {

@@ -163,8 +163,8 @@ fn configurations_of_known_models_are_understood() {
         let config = collimate::model::ModelConfig::from_value(&value, &path).unwrap();
         match config.model_type.as_str() {
             // Qwen2.5-0.5B: 494,032,768 parameters, tied; SmolLM2-135M: 134,515,008, tied.
-            "qwen2" => assert_eq!(collimate::model::Inventory::new(&config).elements(), 494_032_768),
-            "llama" => assert_eq!(collimate::model::Inventory::new(&config).elements(), 134_515_008),
+            "qwen2" => assert_eq!(config.inventory.elements(), 494_032_768),
+            "llama" => assert_eq!(config.inventory.elements(), 134_515_008),
             other => panic!("{other}"),
         }
         seen += 1;

@@ -7,11 +7,10 @@ mod common;
 use std::sync::Arc;
 
 use burn::tensor::{Device, Tensor};
-use collimate::core::Objective;
 use collimate::core::objective::Method;
 use collimate::data::Tokens;
-use collimate::model::{Decoder, Gradients, ModelConfig, Tensors};
-use collimate::train::{Settings, loss_and_gradients};
+use collimate::model::{Decoder, Grads, ModelConfig, Tensors};
+use collimate::train::{Preference, Settings, loss_and_gradients};
 use libtest_mimic::{Arguments, Failed, Trial};
 use serde_json::{Map, json};
 
@@ -71,10 +70,10 @@ fn pairs() -> Vec<Tokens> {
     (0..7).map(pair).collect()
 }
 
-fn host(g: &Gradients) -> Vec<Vec<f32>> {
+fn host(g: &Grads) -> Vec<Vec<f32>> {
     let one =
         |t: &Option<Tensor<2>>| t.as_ref().expect("every parameter has a gradient").to_data().try_to_vec().unwrap();
-    g.0.iter().map(one).collect()
+    g.all().iter().map(one).collect()
 }
 
 struct Bench {
@@ -84,7 +83,7 @@ struct Bench {
 }
 
 impl Bench {
-    fn run(&self, objective: &Objective, s: &Settings) -> Result<(f64, Vec<Vec<f32>>), Failed> {
+    fn run(&self, objective: &Preference, s: &Settings) -> Result<(f64, Vec<Vec<f32>>), Failed> {
         let (loss, gradients) =
             loss_and_gradients(&self.policy, &self.reference, objective, &self.pairs, s).map_err(|e| e.to_string())?;
         Ok((loss, host(&gradients)))
@@ -106,7 +105,13 @@ fn compare((loss, gradients): (f64, Vec<Vec<f32>>), (other_loss, other): (f64, V
     Ok(())
 }
 
-fn trial(bench: &Arc<Bench>, backend: &str, name: &str, objective: &Arc<Objective>, (what, way): (&str, Way)) -> Trial {
+fn trial(
+    bench: &Arc<Bench>,
+    backend: &str,
+    name: &str,
+    objective: &Arc<Preference>,
+    (what, way): (&str, Way),
+) -> Trial {
     let (bench, objective) = (bench.clone(), objective.clone());
     Trial::test(format!("{backend}::{name}::{what}"), move || {
         let mut settings = plainest();
@@ -122,7 +127,7 @@ fn against_kernels(
     bench: &Arc<Bench>,
     backend: &str,
     name: &str,
-    objective: &Arc<Objective>,
+    objective: &Arc<Preference>,
 ) -> Trial {
     let (kernels, bench, objective) = (kernels.clone(), bench.clone(), objective.clone());
     Trial::test(format!("{backend}::{name}::against kernels"), move || {
@@ -140,7 +145,7 @@ fn main() {
     for (backend, device) in common::devices() {
         let bench = on(&device);
         for method in Method::all() {
-            let objective = Arc::new(method.objective(&Map::new()).expect("a method's own defaults"));
+            let objective = Arc::new(Preference(method.objective(&Map::new()).expect("a method's own defaults")));
             trials.extend(WAYS.map(|way| trial(&bench, backend, method.name, &objective, way)));
             if !bench.policy.has_kernels() {
                 trials.push(against_kernels(&kernels, &bench, backend, method.name, &objective));

@@ -7,7 +7,7 @@ use std::io::Write;
 use collimate::core::trl;
 use collimate::data::{Options as DataOptions, Source, Tokenizer};
 use collimate::model::{Checkpoint, Decoder, Layout, Options, Precision, Text};
-use collimate::train::{Event, Part, Schedule, Settings, Trainer};
+use collimate::train::{Event, Part, Preference, Schedule, Settings, Trainer};
 use serde_json::{Map, Value, json};
 
 fn golden() -> Option<(Value, Checkpoint, Tokenizer)> {
@@ -102,7 +102,7 @@ fn replay(
     more(&mut settings);
     let policy = Decoder::load(checkpoint, device).unwrap();
     let train = Part::whole(data(golden, tokenizer));
-    let mut trainer = Trainer::new(policy, objective, settings, train, None).unwrap();
+    let mut trainer = Trainer::<Preference>::new(policy, objective, settings, train, None).unwrap();
     let mut lines = Vec::new();
     trainer
         .run(&mut |event| {

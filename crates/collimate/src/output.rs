@@ -78,7 +78,7 @@ impl Output {
     }
 
     /// Writes how long a step took.
-    pub fn timing(&mut self, s: StepInfo) -> std::io::Result<()> {
+    pub fn timing(&mut self, s: &StepInfo) -> std::io::Result<()> {
         let line = json!({"step": s.step, "seconds": s.seconds, "tokens": s.tokens}).to_string() + "\n";
         self.timing.as_mut().expect("begun before steps come").write_all(line.as_bytes())
     }

@@ -25,6 +25,18 @@ fn seconds(s: f64) -> String {
     }
 }
 
+/// The loss, and the metrics that say most of what a task is after, where it has them.
+fn short(metric: impl Fn(&str) -> Option<f64>, digits: usize) -> String {
+    let mut text = format!("loss {:.digits$}", metric("loss").unwrap_or(f64::NAN));
+    if let Some(margin) = metric("rewards/margins") {
+        text += &format!(", margin {margin:+.digits$}");
+    }
+    if let Some(accuracy) = metric("rewards/accuracies") {
+        text += &format!(", accuracy {accuracy:.3}");
+    }
+    text
+}
+
 impl Progress {
     pub fn new(quiet: bool) -> Self {
         let shown = !quiet && std::io::stderr().is_terminal();
@@ -64,7 +76,7 @@ impl Progress {
                     bar.set_position(*from as u64);
                 }
             }
-            Event::Step(s) => self.step(*s),
+            Event::Step(s) => self.step(s),
             Event::Metrics(line) => self.metrics(line),
             Event::Save(_) => {}
         }
@@ -74,42 +86,30 @@ impl Progress {
         self.tokens as f64 / self.seconds.max(1e-9)
     }
 
-    fn left(&self, s: StepInfo) -> String {
+    fn left(&self, s: &StepInfo) -> String {
         let done = self.seconds / s.step as f64;
         seconds(done * (s.steps - s.step) as f64)
     }
 
-    fn step(&mut self, s: StepInfo) {
+    fn step(&mut self, s: &StepInfo) {
         self.tokens += s.tokens;
         self.seconds += s.seconds;
-        self.first_loss.get_or_insert(s.loss);
-        self.last = Some(s);
+        self.first_loss.get_or_insert(s.loss());
+        self.last = Some(s.clone());
         if let Some(bar) = &self.bar {
             bar.set_position(s.step as u64);
-            bar.set_message(format!(
-                "loss {:.4} margin {:+.4} accuracy {:.2} {:.0} tokens/s {} left",
-                s.loss,
-                s.margin,
-                s.accuracy,
-                self.rate(),
-                self.left(s)
-            ));
+            let text = short(|name| s.metric(name), 4);
+            bar.set_message(format!("{text}, {:.0} tokens/s, {} left", self.rate(), self.left(s)));
         }
     }
 
     fn metrics(&mut self, line: &Map<String, Value>) {
         let number = |key: &str| line.get(key).and_then(Value::as_f64).unwrap_or(f64::NAN);
         let prefix = if line.contains_key("eval_loss") { "eval_" } else { "" };
-        let of = |key: &str| number(&format!("{prefix}{key}"));
         let step = number("step");
-        let mut text = format!(
-            "{}step {step}: loss {:.6}, margin {:+.6}, accuracy {:.3}",
-            if prefix.is_empty() { "" } else { "evaluation at " },
-            of("loss"),
-            of("rewards/margins"),
-            of("rewards/accuracies"),
-        );
-        if let (true, Some(s)) = (prefix.is_empty(), self.last) {
+        let place = if prefix.is_empty() { "" } else { "evaluation at " };
+        let mut text = format!("{place}step {step}: {}", short(|key| line.get(&format!("{prefix}{key}"))?.as_f64(), 6));
+        if let (true, Some(s)) = (prefix.is_empty(), &self.last) {
             text +=
                 &format!(", grad_norm {:.4}, {:.0} tokens/s, {} left", number("grad_norm"), self.rate(), self.left(s));
         }
@@ -121,15 +121,13 @@ impl Progress {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
         }
-        let Some(s) = self.last else { return "no step was taken".into() };
+        let Some(s) = &self.last else { return "no step was taken".into() };
         format!(
-            "{} steps in {}: loss {:.4} → {:.4}, margin {:+.4}, accuracy {:.2}, {:.0} tokens/s",
+            "{} steps in {}: loss {:.4} → {}, {:.0} tokens/s",
             s.step,
             seconds(self.seconds),
-            self.first_loss.unwrap_or(s.loss),
-            s.loss,
-            s.margin,
-            s.accuracy,
+            self.first_loss.unwrap_or_else(|| s.loss()),
+            short(|name| s.metric(name), 4).trim_start_matches("loss "),
             self.rate()
         )
     }

@@ -1,11 +1,10 @@
 //! AdamW: Adam with decoupled weight decay (arXiv:1711.05101, algorithm 2).
 
 use burn::tensor::{DType, Tensor};
-use collimate_kernels::adamw as kernel;
+use collimate_backend::kernels::Step;
 
-use crate::decoder::{Decoder, Gradients};
-use crate::host::{self, View};
-use crate::parameters::Tensors;
+use crate::decoder::Decoder;
+use crate::params::Grads;
 
 /// The constants of the optimiser, under the names that transformers gives them.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -20,13 +19,13 @@ pub struct AdamW {
     pub weight_decay: f64,
 }
 
-/// The two moments of each parameter, in f32, and how many steps they have seen.
+/// The two moments of each trained parameter, in f32, in the order of the inventory, and how many steps they have seen.
 #[derive(Clone, Debug)]
 pub struct Moments {
-    /// Means of gradients, one per parameter.
-    pub first: Tensors,
-    /// Means of squared gradients, one per parameter.
-    pub second: Tensors,
+    /// Means of gradients; none where a parameter is frozen.
+    pub first: Vec<Option<Tensor<2>>>,
+    /// Means of squared gradients; none where a parameter is frozen.
+    pub second: Vec<Option<Tensor<2>>>,
     /// Optimiser steps taken.
     pub steps: u64,
 }
@@ -34,61 +33,41 @@ pub struct Moments {
 impl Moments {
     /// No steps taken.
     pub fn new(decoder: &Decoder) -> Self {
-        let zero = |p: &Tensor<2>| Tensor::zeros(p.dims(), (&p.device(), DType::F32));
-        let zeros = || Tensors(decoder.parameters().0.iter().map(zero).collect());
-        Self { first: zeros(), second: zeros(), steps: 0 }
+        let params = decoder.parameters().0.iter().zip(decoder.params().trainable());
+        let zero =
+            |(p, trained): (&Tensor<2>, &bool)| trained.then(|| Tensor::zeros(p.dims(), (&p.device(), DType::F32)));
+        let zeros: Vec<_> = params.map(zero).collect();
+        Self { first: zeros.clone(), second: zeros, steps: 0 }
     }
 }
 
 impl AdamW {
-    /// One step at learning rate η on all parameters that have a gradient, each gradient multiplied by `scale` first:
-    ///
-    /// m ← β₁m + (1−β₁)g, v ← β₂v + (1−β₂)g², θ ← θ − ηλθ − η (m/(1−β₁ᵗ)) / (√(v/(1−β₂ᵗ)) + ε).
-    ///
-    /// All of it in f32; a parameter of fewer bits is rounded afterwards.
-    pub fn step(&self, decoder: &mut Decoder, moments: &mut Moments, gradients: Gradients, rate: f64, scale: f64) {
+    /// One step at learning rate η on all parameters that have a gradient, each gradient multiplied by `scale` first
+    /// ([`Step`] has the formula). Norms and biases don't decay.
+    pub fn step(&self, decoder: &mut Decoder, moments: &mut Moments, gradients: Grads, rate: f64, scale: f64) {
         let (profile, device) = (decoder.profile().clone(), decoder.device.clone());
         profile.timed("optimiser", &device, || self.update(decoder, moments, gradients, rate, scale));
     }
 
-    fn update(&self, decoder: &mut Decoder, moments: &mut Moments, gradients: Gradients, rate: f64, scale: f64) {
+    fn update(&self, decoder: &mut Decoder, moments: &mut Moments, gradients: Grads, rate: f64, scale: f64) {
         moments.steps += 1;
-        let parameters = decoder.parameters.0.iter_mut();
-        let state = moments.first.0.iter_mut().zip(&mut moments.second.0);
-        for ((p, (m, v)), g) in parameters.zip(state).zip(gradients.0) {
-            let Some(g) = g else { continue };
-            // Only a look: a view that is held would keep the parameter from being changed in place.
-            match View::of(&g).filter(|_| View::of(p).is_some()) {
-                Some(g) => self.in_place(moments.steps, [p, m, v], g.slice(), rate, scale),
-                None => self.plain(moments.steps, [p, m, v], g * scale, rate),
-            }
+        let kernel = decoder.kernels.adamw;
+        let parameters = decoder.config.inventory.specs.iter().zip(&mut decoder.params.values_mut().0);
+        let state = moments.first.iter_mut().zip(&mut moments.second);
+        for (((spec, p), state), g) in parameters.zip(state).zip(gradients.into_all()) {
+            let (Some(g), (Some(m), Some(v))) = (g, state) else { continue };
+            let step = Step {
+                number: moments.steps,
+                rate,
+                beta1: self.beta1,
+                beta2: self.beta2,
+                epsilon: self.epsilon,
+                weight_decay: if spec.decays() { self.weight_decay } else { 0.0 },
+                scale,
+            };
+            kernel.step(&step, [p, m, v], g);
         }
-        decoder.refresh();
-    }
-
-    fn in_place(&self, step: u64, [p, m, v]: [&mut Tensor<2>; 3], g: &[f32], rate: f64, scale: f64) {
-        let adamw = kernel::AdamW {
-            lr: rate,
-            beta1: self.beta1,
-            beta2: self.beta2,
-            eps: self.epsilon,
-            weight_decay: self.weight_decay,
-        };
-        let done =
-            host::update(p, |p| host::update(m, |m| host::update(v, |v| adamw.step(step, scale as f32, p, m, v, g))));
-        done.flatten().flatten().expect("moments and parameters lie where gradients lie");
-    }
-
-    fn plain(&self, step: u64, [p, m, v]: [&mut Tensor<2>; 3], g: Tensor<2>, rate: f64) {
-        let t = step as f64;
-        let (c1, c2) = (1.0 - self.beta1.powf(t), 1.0 - self.beta2.powf(t));
-        m.inplace(|m| m * self.beta1 + g.clone() * (1.0 - self.beta1));
-        v.inplace(|v| v * self.beta2 + g.square() * (1.0 - self.beta2));
-        let update = m.clone() / ((v.clone() / c2).sqrt() + self.epsilon) * (rate / c1);
-        p.inplace(|p| {
-            let dtype = p.dtype();
-            (p.cast(DType::F32) * (1.0 - rate * self.weight_decay) - update).cast(dtype)
-        });
+        decoder.params.refresh();
     }
 }
 
@@ -96,28 +75,12 @@ impl AdamW {
 mod tests {
     use super::*;
     use crate::config::ModelConfig;
-    use crate::ops::oracle::{assert_close, on_both, random};
+    use crate::layout::{Layout, Text};
+    use crate::oracle::assert_close;
+    use crate::params::{ParamId, Role};
     use crate::precision::Precision;
+    use crate::readout::Options;
     use burn::tensor::Device;
-
-    #[test]
-    fn two_steps_are_those_of_the_formula() {
-        let adamw = AdamW { beta1: 0.9, beta2: 0.99, epsilon: 1e-6, weight_decay: 0.1 };
-        on_both(|at| {
-            let (mut p, mut m, mut v) =
-                (at(random([3, 5], 1)), at(random([3, 5], 9) * 0.0), at(random([3, 5], 9) * 0.0));
-            let (mut q, mut qm, mut qv) = (p.clone(), m.clone(), v.clone());
-            for step in 1..=2 {
-                let g = at(random([3, 5], 1 + step));
-                adamw.plain(step, [&mut q, &mut qm, &mut qv], g.clone() * 0.5, 0.01);
-                match View::of(&g) {
-                    Some(g) => adamw.in_place(step, [&mut p, &mut m, &mut v], g.slice(), 0.01, 0.5),
-                    None => adamw.plain(step, [&mut p, &mut m, &mut v], g * 0.5, 0.01),
-                }
-                assert_close(&p, &q);
-            }
-        });
-    }
 
     #[test]
     fn masters_keep_what_rounding_loses() {
@@ -129,8 +92,8 @@ mod tests {
         let adamw = AdamW { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.0 };
         let exact = Decoder::random(config, 1, &Device::flex());
         let ones = || {
-            let mut g = Gradients::none(exact.specs().len());
-            (0..exact.specs().len()).for_each(|i| g.add(i, exact.parameters().0[i].ones_like()));
+            let mut g = exact.no_gradients();
+            (0..exact.specs().len()).for_each(|i| g.add(ParamId(i), exact.parameters().0[i].ones_like()));
             g
         };
         for (masters, moves) in [(true, true), (false, false)] {
@@ -139,22 +102,70 @@ mod tests {
             let mut moments = Moments::new(&d);
             // A norm's weight is 1: a step of 1e-5 is far below the distance of bf16 numbers there.
             adamw.step(&mut d, &mut moments, ones(), 1e-5, 1.0);
-            let norm = |d: &Decoder| d.parameters().0[d.inventory.norm].clone().cast(DType::F32);
+            let norm = |d: &Decoder| d.parameters().0[d.config.network.norm.weight.index()].clone().cast(DType::F32);
             let moved = (norm(&before) - norm(&d)).mean().into_scalar::<f32>();
             assert_eq!(moved > 0.9e-5, moves, "{moved}");
-            let computed = d.p(d.inventory.norm).clone();
+            let computed = d.params.get(d.config.network.norm.weight).clone();
             assert_eq!(computed.dtype(), DType::BF16);
             assert_close(&computed.cast(DType::F32), &norm(&d).cast(DType::BF16).cast(DType::F32));
         }
     }
 
     #[test]
-    fn the_first_step_is_the_sign_of_the_gradient() {
-        // m/(1−β₁) = g and v/(1−β₂) = g², so θ moves by η g/(|g| + ε).
-        let adamw = AdamW { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.0 };
-        let (mut p, mut m, mut v) = (random([2, 2], 1), random([2, 2], 1) * 0.0, random([2, 2], 1) * 0.0);
-        let (before, g) = (p.clone(), random([2, 2], 2));
-        adamw.plain(1, [&mut p, &mut m, &mut v], g.clone(), 0.1);
-        assert_close(&p, &(before - g.sign() * 0.1));
+    fn norms_and_biases_do_not_decay() {
+        let table = serde_json::json!({
+            "model_type": "qwen2", "hidden_size": 8, "intermediate_size": 16, "num_attention_heads": 2,
+            "num_hidden_layers": 1, "vocab_size": 12, "max_position_embeddings": 16
+        });
+        let config = ModelConfig::from_value(&table, std::path::Path::new("config.json")).unwrap();
+        let adamw = AdamW { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.5 };
+        let mut d = Decoder::random(config, 1, &Device::flex());
+        let before = d.clone();
+        let mut none = d.no_gradients();
+        (0..d.specs().len()).for_each(|i| none.add(ParamId(i), d.parameters().0[i].zeros_like()));
+        let mut moments = Moments::new(&d);
+        adamw.step(&mut d, &mut moments, none, 0.1, 1.0);
+        for ((spec, new), old) in d.specs().iter().zip(&d.parameters().0).zip(&before.parameters().0) {
+            let keeps = if spec.name.contains("norm") || spec.name.ends_with("bias") { 1.0 } else { 0.95 };
+            assert_close(new, &(old.clone() * keeps));
+        }
+    }
+
+    #[test]
+    fn what_is_frozen_has_no_state_and_stays() {
+        let table = serde_json::json!({
+            "model_type": "llama", "hidden_size": 8, "intermediate_size": 16, "num_attention_heads": 2,
+            "num_hidden_layers": 2, "vocab_size": 12, "max_position_embeddings": 16
+        });
+        let config = ModelConfig::from_value(&table, std::path::Path::new("config.json")).unwrap();
+        let adamw = AdamW { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.1 };
+        let all = Decoder::random(config, 1, &Device::flex());
+        let mut d = all.clone().with_trainable(|spec| spec.role == Role::Norm);
+        let mut layout = Layout::default();
+        layout.push(&[1, 2], &[Text::whole(&[3, 4])], true).unwrap();
+        let gradients = |d: &Decoder| {
+            let mut sum = d.no_gradients();
+            d.learn(&layout, Options::default(), &mut |_, _| vec![1.0, -0.5], &mut sum).unwrap();
+            sum
+        };
+        let (some, whole) = (gradients(&d), gradients(&all));
+        let mut moments = Moments::new(&d);
+        let before = d.clone();
+        for (i, spec) in d.specs().iter().enumerate() {
+            let trained = spec.role == Role::Norm;
+            assert_eq!(
+                (some.get(ParamId(i)).is_some(), moments.first[i].is_some()),
+                (trained, trained),
+                "{}",
+                spec.name
+            );
+            if let Some(g) = some.get(ParamId(i)) {
+                assert_close(g, whole.get(ParamId(i)).unwrap());
+            }
+        }
+        adamw.step(&mut d, &mut moments, some, 0.1, 1.0);
+        for ((spec, new), old) in d.specs().iter().zip(&d.parameters().0).zip(&before.parameters().0) {
+            assert_eq!(new.to_data() == old.to_data(), spec.role != Role::Norm, "{}", spec.name);
+        }
     }
 }

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use crate::adamw::Moments;
 use crate::config::ModelConfig;
 use crate::error::Error;
-use crate::parameters::{Inventory, Spec, Tensors};
+use crate::params::{Inventory, Spec, Tensors};
 use crate::precision::Precision;
 
 const SINGLE: &str = "model.safetensors";
@@ -90,7 +90,7 @@ impl Checkpoint {
     /// A folder that is no checkpoint, or one that asks for what this decoder lacks.
     pub fn open(folder: &Path) -> Result<Self, Error> {
         let (config, raw_config) = ModelConfig::from_folder(folder)?;
-        let inventory = Inventory::new(&config);
+        let inventory = config.inventory.clone();
         Ok(Self { folder: folder.to_owned(), config, raw_config, inventory })
     }
 
@@ -277,8 +277,10 @@ impl Checkpoint {
     pub fn save_moments(&self, moments: &Moments, path: &Path) -> Result<(), Error> {
         let both = [("exp_avg", &moments.first), ("exp_avg_sq", &moments.second)];
         let views = both.into_iter().flat_map(|(prefix, tensors)| {
-            let all = self.inventory.specs.iter().zip(&tensors.0);
-            all.map(move |(spec, tensor)| (format!("{prefix}.{}", spec.name), Lazy { spec, tensor }))
+            let all = self.inventory.specs.iter().zip(tensors);
+            all.filter_map(move |(spec, t)| {
+                Some((format!("{prefix}.{}", spec.name), Lazy { spec, tensor: t.as_ref()? }))
+            })
         });
         let about = HashMap::from([("step".to_owned(), moments.steps.to_string())]);
         let beside = beside(path);
@@ -296,7 +298,7 @@ impl Checkpoint {
         let steps = shard.metadata.metadata().as_ref().and_then(|m| m.get("step")?.parse().ok());
         let steps =
             steps.ok_or_else(|| shard.fault("(metadata)", "`step` is missing; expected a whole number".into()))?;
-        let mut read = |prefix: &str| -> Result<Tensors, Error> {
+        let mut read = |prefix: &str| -> Result<Vec<Option<Tensor<2>>>, Error> {
             let specs = self.inventory.specs.iter().map(|spec| {
                 let name = format!("{prefix}.{}", spec.name);
                 let info = shard.metadata.info(&name).cloned();
@@ -304,9 +306,9 @@ impl Checkpoint {
                     shard.fault(&name, format!("is missing or of another shape; expected {:?}", spec.shape))
                 })?;
                 let host = shard.read(&name, &info)?;
-                Ok(spec.tensor(host, device))
+                Ok(Some(spec.tensor(host, device)))
             });
-            specs.collect::<Result<_, Error>>().map(Tensors)
+            specs.collect()
         };
         Ok(Moments { first: read("exp_avg")?, second: read("exp_avg_sq")?, steps })
     }

@@ -1,12 +1,11 @@
 //! Text from a decoder, one token at a time, with its keys and values kept.
 
-use burn::tensor::{Int, Tensor, TensorData};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
+use crate::blocks::{Batch, Block, Cache};
 use crate::decoder::Decoder;
 use crate::error::Error;
-use crate::ops::{attention, linear};
 
 /// How the next token is chosen.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -32,8 +31,7 @@ pub struct Generation<'a> {
     decoder: &'a Decoder,
     sampling: Sampling,
     rng: StdRng,
-    /// Keys and values of each layer, `[tokens so far, keys·d]`.
-    cache: Vec<Option<(Tensor<2>, Tensor<2>)>>,
+    cache: Cache,
     length: usize,
     logits: Vec<f32>,
 }
@@ -56,7 +54,7 @@ impl<'a> Generation<'a> {
             let n = prompt.len();
             return Err(Error::Sequence(format!("the prompt has {n} tokens, the model takes {limit}")));
         }
-        let cache = vec![None; decoder.config.num_hidden_layers];
+        let cache = Cache(vec![None; decoder.config.num_hidden_layers]);
         let rng = StdRng::seed_from_u64(sampling.seed);
         let mut one = Self { decoder, sampling, rng, cache, length: 0, logits: Vec::new() };
         one.feed(prompt);
@@ -74,24 +72,17 @@ impl<'a> Generation<'a> {
     }
 
     fn feed(&mut self, tokens: &[u32]) {
-        let d = self.decoder;
-        let ids: Vec<i32> = tokens.iter().map(|t| *t as i32).collect();
-        let ids: Tensor<1, Int> = Tensor::from_data(TensorData::new(ids, [tokens.len()]), &d.device);
-        let positions: Vec<u32> = (self.length..self.length + tokens.len()).map(|p| p as u32).collect();
-        let (cos, sin) = d.tables(&positions);
-        let mut h = d.embed(&ids);
-        for i in 0..d.config.num_hidden_layers {
-            let (_, [q, mut k, mut v]) = d.project(i, &h, &cos, &sin);
-            if let Some((old_k, old_v)) = self.cache[i].take() {
-                k = Tensor::cat(vec![old_k, k], 0);
-                v = Tensor::cat(vec![old_v, v], 0);
-            }
-            let attended = attention::extend(&q, &k, &v, d.config.sliding_window[i], d.heads());
-            self.cache[i] = Some((k, v));
-            h = d.finish(i, h, &attended).0;
+        let (d, network) = (self.decoder, &self.decoder.config.network);
+        let batch = Batch::extending(tokens, self.length, &network.rotary, &d.device);
+        let cx = d.cx(&batch, false);
+        let mut h = network.embedding.forward(&cx);
+        for layer in &network.layers {
+            h = layer.extend(&cx, h, &mut self.cache);
         }
         self.length += tokens.len();
-        self.logits = d.logits_of_last(h);
+        let (normed, _) = network.norm.apply(&cx, &h.narrow(0, tokens.len() - 1, 1));
+        let logits = d.kernels.linear.forward(&normed, d.params.get(network.head), None);
+        self.logits = logits.into_data().convert::<f32>().try_to_vec().expect("it was converted");
     }
 
     fn choose(&mut self) -> u32 {
@@ -124,16 +115,5 @@ impl<'a> Generation<'a> {
             draw < 0.0
         });
         order[chosen.unwrap_or(n - 1)]
-    }
-}
-
-impl Decoder {
-    /// The logits behind the last row of `hidden` `[tokens, hidden]`.
-    fn logits_of_last(&self, hidden: Tensor<2>) -> Vec<f32> {
-        let tokens = hidden.dims()[0];
-        let last = hidden.narrow(0, tokens - 1, 1);
-        let (normed, _) = self.norm(self.inventory.norm, &last);
-        let logits = linear::forward(&normed, self.p(self.inventory.head), None);
-        logits.into_data().convert::<f32>().try_to_vec().expect("it was converted")
     }
 }

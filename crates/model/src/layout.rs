@@ -2,20 +2,10 @@
 
 use std::ops::Range;
 
-pub use collimate_kernels::attention::Row;
+pub use collimate_backend::kernels::Row;
+use collimate_backend::kernels::places;
 
 use crate::error::Error;
-
-/// For each token of a row: its position in its text, and the first token of its branch (0 in the prefix).
-pub(crate) fn places(row: &Row) -> impl Iterator<Item = (usize, usize)> + '_ {
-    let mut next = row.prefix;
-    let branches = row.branches.iter().flat_map(move |&n| {
-        let first = next;
-        next += n;
-        (0..n).map(move |i| (row.prefix + i, first))
-    });
-    (0..row.prefix).map(|i| (i, 0)).chain(branches)
-}
 
 /// A completion to lay out: its tokens, and which of them are scored (none given: all).
 #[derive(Clone, Copy, Debug)]
@@ -55,23 +45,27 @@ pub struct Layout {
     pub targets: Vec<u32>,
     /// For each completion, in the order added, its range on the scored axis.
     pub completions: Vec<Range<usize>>,
+    /// For each unit (what one call of [`push`](Self::push) added), its range of completions.
+    pub units: Vec<Range<usize>>,
 }
 
 impl Layout {
-    /// Adds completions of one prompt. With `share`, the prompt is laid once and the completions branch off it;
+    /// Adds a unit: completions of one prompt. With `share`, the prompt is laid once and the completions branch off it;
     /// without, each completion has a row with the prompt in it. Scores are the same.
     ///
     /// # Errors
-    /// A prompt without tokens, or a completion without scored tokens.
+    /// A prompt without tokens, no completions, or one without scored tokens.
     pub fn push(&mut self, prompt: &[u32], completions: &[Text<'_>], share: bool) -> Result<(), Error> {
         if prompt.is_empty() {
             return Err(Error::Sequence(
                 "a prompt has no tokens: nothing predicts the first token of its completions".into(),
             ));
         }
-        if completions.iter().any(|c| c.scored().next().is_none()) {
+        if completions.is_empty() || completions.iter().any(|c| c.scored().next().is_none()) {
             return Err(Error::Sequence("a completion has no scored tokens: there is nothing to score".into()));
         }
+        let first = self.completions.len();
+        self.units.push(first..first + completions.len());
         if share {
             self.push_row(prompt, completions);
         } else {
@@ -109,6 +103,11 @@ impl Layout {
         self.rows.push(row);
     }
 
+    /// For each unit, its range on the scored axis.
+    pub fn scored_by_unit(&self) -> Vec<Range<usize>> {
+        self.units.iter().map(|u| self.completions[u.start].start..self.completions[u.end - 1].end).collect()
+    }
+
     /// The number of input tokens.
     pub fn tokens(&self) -> usize {
         self.ids.len()
@@ -135,6 +134,8 @@ mod tests {
         // 20 and 30 are both predicted by the last token of the prompt.
         assert_eq!(l.predictors, [2, 3, 4, 2, 5]);
         assert_eq!(l.completions, [0..3, 3..5]);
+        l.push(&[1], &[Text::whole(&[2])], true).unwrap();
+        assert_eq!((l.units.clone(), l.scored_by_unit()), (vec![0..2, 2..3], vec![0..5, 5..6]));
     }
 
     #[test]

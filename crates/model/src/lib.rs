@@ -1,33 +1,39 @@
-//! Decoder-only transformers of the Llama family: read from and written to Hugging Face folders, scored and
-//! differentiated by one log-prob engine.
+//! Decoder-only transformers: read from and written to Hugging Face folders, scored and differentiated by one log-prob
+//! engine.
+//!
+//! A `config.json` names an architecture (`arch`), which makes a network of [`blocks`] and the [`Inventory`] of its
+//! parameters; a [`Decoder`] holds both on a device, with the kernels that serve it; the readout asks whoever trains it
+//! for one coefficient per token.
 
 mod adamw;
+mod arch;
+pub mod blocks;
 mod checkpoint;
 mod config;
 mod decoder;
-mod engine;
 mod error;
 mod generate;
-mod host;
 mod layout;
 mod memory;
-mod ops;
-mod parameters;
+#[cfg(test)]
+mod oracle;
+mod params;
 mod precision;
 mod profile;
+mod readout;
 mod rotary;
 
 pub use adamw::{AdamW, Moments};
+pub use arch::model_types;
 pub use checkpoint::{Checkpoint, write_whole};
-pub use config::{MODEL_TYPES, ModelConfig, RopeScaling};
-pub use decoder::{Decoder, Gradients};
-pub use engine::{Options, Pass, Scores};
+pub use config::ModelConfig;
+pub use decoder::Decoder;
 pub use error::Error;
 pub use generate::{Generation, Sampling};
-pub use host::has_kernels;
 pub use layout::{Layout, Row, Text};
 pub use memory::{Load, Memory};
-pub use parameters::{Inventory, Spec, Tensors};
+pub use params::{Grads, Inventory, ParamId, Params, Role, Spec, Tensors};
 pub use precision::Precision;
 pub use profile::{Piece, Profile};
-pub use rotary::Rotary;
+pub use readout::{Judge, Options, Pass, Scores};
+pub use rotary::{RopeScaling, Rotary};

@@ -76,7 +76,7 @@ impl Precision {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ops::oracle::elsewhere;
+    use crate::oracle::elsewhere;
 
     #[test]
     fn what_a_device_lacks_is_refused_by_name() {

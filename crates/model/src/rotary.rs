@@ -2,7 +2,45 @@
 
 use std::f64::consts::PI;
 
-use crate::config::{ModelConfig, RopeScaling};
+/// How rotary frequencies are scaled.
+#[derive(Clone, Debug, PartialEq)]
+pub enum RopeScaling {
+    /// As they are.
+    None,
+    /// All frequencies divided by `factor`.
+    Linear {
+        /// The divisor.
+        factor: f64,
+    },
+    /// Like `None` up to `max_position_embeddings`, which is as far as this program goes.
+    Dynamic,
+    /// Llama 3.1: low frequencies divided, high ones kept, those between interpolated.
+    Llama3 {
+        /// The divisor of low frequencies.
+        factor: f64,
+        /// Wavelengths longer than context/this are divided.
+        low_freq_factor: f64,
+        /// Wavelengths shorter than context/this are kept.
+        high_freq_factor: f64,
+        /// The context of the first training.
+        original: f64,
+    },
+    /// YaRN (arXiv:2309.00071).
+    Yarn {
+        /// The divisor of interpolated frequencies.
+        factor: f64,
+        /// Rotations in the original context above which a frequency is kept.
+        beta_fast: f64,
+        /// Rotations in the original context below which a frequency is divided.
+        beta_slow: f64,
+        /// The context of the first training.
+        original: f64,
+        /// What cosines and sines are multiplied by.
+        attention_factor: f64,
+        /// Whether the two bounds are rounded outwards.
+        truncate: bool,
+    },
+}
 
 /// The rotation of each position by each frequency.
 ///
@@ -15,13 +53,11 @@ pub struct Rotary {
 }
 
 impl Rotary {
-    /// The frequencies that `config` asks for.
-    pub fn new(config: &ModelConfig) -> Self {
-        let d = config.head_dim;
-        let base = config.rope_theta;
+    /// The frequencies of a head of width `d`, of base `base`.
+    pub fn new(d: usize, base: f64, scaling: &RopeScaling) -> Self {
         let plain: Vec<f64> = (0..d / 2).map(|i| base.powf(-2.0 * i as f64 / d as f64)).collect();
         let mut attention_factor = 1.0;
-        let inv_freq = match &config.rope_scaling {
+        let inv_freq = match scaling {
             RopeScaling::None | RopeScaling::Dynamic => plain,
             RopeScaling::Linear { factor } => plain.iter().map(|f| f / factor).collect(),
             RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original } => plain
@@ -84,6 +120,7 @@ impl Rotary {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::ModelConfig;
     use serde_json::json;
     use std::path::Path;
 
@@ -92,7 +129,8 @@ mod tests {
             "model_type": "llama", "hidden_size": 16, "intermediate_size": 8, "num_attention_heads": 2,
             "num_hidden_layers": 1, "vocab_size": 8, "max_position_embeddings": 4096, "rope_scaling": scaling
         });
-        Rotary::new(&ModelConfig::from_value(&table, Path::new("config.json")).unwrap())
+        let config = ModelConfig::from_value(&table, Path::new("config.json")).unwrap();
+        config.network.rotary[0].clone()
     }
 
     fn assert_close(got: &[f64], expected: &[f64]) {

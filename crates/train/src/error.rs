@@ -54,6 +54,21 @@ pub enum Error {
         /// The rows of the step.
         rows: String,
     },
+    /// In 16 bits the gradient came out as 0 although the loss has one.
+    #[error(
+        "the gradient of rows {rows} vanishes in float16, however it is scaled; compute in bf16 or float32, or check the \
+         model's weights"
+    )]
+    Vanished {
+        /// The rows of the step.
+        rows: String,
+    },
+    /// A unit that the reference was not asked about: a fault of this program.
+    #[error("row {row}: the reference has no scores of it")]
+    NoReference {
+        /// The row.
+        row: String,
+    },
     /// Reading or writing state failed.
     #[error(transparent)]
     Checkpoint(#[from] collimate_model::Error),

@@ -1,4 +1,6 @@
-//! Training: reference scores, optimiser, schedules, metrics and the loop that joins them.
+//! Training: what a step optimises, reference scores, optimiser, schedules, metrics and the loop that joins them.
+//!
+//! A [`Task`] says what a step optimises of [`Unit`]s; [`Trainer`] is the one loop for all tasks.
 
 mod error;
 mod metrics;
@@ -7,7 +9,8 @@ mod reference;
 mod schedule;
 mod settings;
 mod step;
-mod supervised;
+mod task;
+mod tasks;
 mod trainer;
 
 pub use error::Error;
@@ -15,5 +18,6 @@ pub use part::Part;
 pub use reference::file_name as reference_file_name;
 pub use schedule::Schedule;
 pub use settings::{Dtype, Settings};
-pub use supervised::{Lesson, Supervised};
-pub use trainer::{Event, Observer, Progress, State, StepInfo, Trainer, loss_and_gradients};
+pub use task::{Judgement, Said, Seen, Size, Source, Task, Unit};
+pub use tasks::{Lesson, Preference, Supervised};
+pub use trainer::{Event, Observer, Progress, State, StepInfo, Trainer, Units, loss_and_gradients};

@@ -7,6 +7,9 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 
+use crate::task::{Size, Source};
+use crate::tasks::pair_size;
+
 /// Pairs of a data set, in a fixed order.
 #[derive(Clone, Debug)]
 pub struct Part {
@@ -32,30 +35,19 @@ impl Part {
         let data = Arc::new(data);
         (Self { data: data.clone(), pairs: train }, Self { data, pairs: eval })
     }
+}
 
-    /// The number of pairs.
-    pub fn len(&self) -> usize {
+impl Source<Tokens> for Part {
+    fn len(&self) -> usize {
         self.pairs.len()
     }
 
-    /// Whether there is no pair.
-    pub fn is_empty(&self) -> bool {
-        self.pairs.is_empty()
-    }
-
-    /// Pair `i`.
-    ///
-    /// # Panics
-    /// If `i` is not below [`len`](Self::len).
-    pub fn get(&self, i: usize) -> Tokens {
+    fn get(&self, i: usize) -> Tokens {
         self.data.get(self.pairs[i])
     }
 
-    /// The token counts of pair `i`.
-    ///
-    /// # Panics
-    /// If `i` is not below [`len`](Self::len).
-    pub fn lengths(&self, i: usize) -> Lengths {
-        self.data.lengths(self.pairs[i])
+    fn size(&self, i: usize, share: bool) -> Size {
+        let Lengths { prompt, chosen, rejected } = self.data.lengths(self.pairs[i]);
+        pair_size(prompt, chosen, rejected, share)
     }
 }

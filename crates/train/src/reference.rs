@@ -9,17 +9,14 @@ use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use collimate_core::Pair;
-use collimate_data::Tokens;
 use collimate_model::{Precision, write_whole};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
-use xxhash_rust::xxh3::{Xxh3, xxh3_128};
+use xxhash_rust::xxh3::Xxh3;
 
 use crate::error::Error;
-use crate::step::scored_lengths;
 
-/// Token log-probabilities of both completions of a pair, in nats.
-pub(crate) type LogProbs = Pair<Vec<f32>>;
+/// Token log-probabilities of each completion of a unit, in nats.
+pub(crate) type LogProbs = Vec<Vec<f32>>;
 
 /// Reference scores, by the tokens of a pair.
 #[derive(Debug, Default)]
@@ -27,20 +24,6 @@ pub(crate) struct Reference {
     known: HashMap<u128, LogProbs>,
     file: Option<PathBuf>,
     grown: bool,
-}
-
-/// What a pair is known by: its tokens and which of them are scored.
-pub(crate) fn key(t: &Tokens) -> u128 {
-    let mut bytes = Vec::new();
-    let sides = [(&t.prompt, &None), (&t.chosen, &t.chosen_mask), (&t.rejected, &t.rejected_mask)];
-    for (tokens, mask) in sides {
-        bytes.extend((tokens.len() as u64).to_le_bytes());
-        for (i, id) in tokens.iter().enumerate() {
-            bytes.extend(id.to_le_bytes());
-            bytes.push(u8::from(mask.as_ref().is_none_or(|m| m[i])));
-        }
-    }
-    xxh3_128(&bytes)
 }
 
 /// The name of the file of scores by the checkpoint in `folder` on `backend` in `precision`: a hash of everything that
@@ -101,8 +84,8 @@ impl Reference {
             for (key, n) in keys.chunks_exact(4).zip(lengths.chunks_exact(2)) {
                 let key = key.iter().rev().fold(0u128, |k, w| k << 32 | u128::from(u32::from_le_bytes(*w)));
                 let mut take = |n: [u8; 4]| values.by_ref().take(u32::from_le_bytes(n) as usize).collect::<Vec<_>>();
-                let scores = Pair::new(take(n[0]), take(n[1]));
-                if scores.rejected.len() != u32::from_le_bytes(n[1]) as usize {
+                let scores = vec![take(n[0]), take(n[1])];
+                if scores[1].len() != u32::from_le_bytes(n[1]) as usize {
                     return Err(broken());
                 }
                 known.insert(key, scores);
@@ -111,16 +94,14 @@ impl Reference {
         Ok(Self { known, file: file.map(Path::to_owned), grown: false })
     }
 
-    /// The scores of a pair, if they are known.
-    pub fn get(&self, t: &Tokens) -> Option<&LogProbs> {
-        let scores = self.known.get(&key(t))?;
-        debug_assert_eq!(scores.as_ref().map(|s| s.len()), scored_lengths(t));
-        Some(scores)
+    /// The scores of a unit by its key, if they are known.
+    pub fn get(&self, key: u128) -> Option<&LogProbs> {
+        self.known.get(&key)
     }
 
-    /// Remembers the scores of a pair.
-    pub fn insert(&mut self, t: &Tokens, scores: LogProbs) {
-        self.known.insert(key(t), scores);
+    /// Remembers the scores of a unit.
+    pub fn insert(&mut self, key: u128, scores: LogProbs) {
+        self.known.insert(key, scores);
         self.grown = true;
     }
 
@@ -135,7 +116,7 @@ impl Reference {
         let mut all: Vec<_> = self.known.iter().collect();
         all.sort_by_key(|(k, _)| **k);
         let keys: Vec<u8> = all.iter().flat_map(|(k, _)| k.to_le_bytes()).collect();
-        let sides = || all.iter().flat_map(|(_, s)| [&s.chosen, &s.rejected]);
+        let sides = || all.iter().flat_map(|(_, s)| s.iter());
         let lengths: Vec<u8> = sides().flat_map(|s| (s.len() as u32).to_le_bytes()).collect();
         let values: Vec<u8> = sides().flatten().flat_map(|v| v.to_le_bytes()).collect();
         let view = |dtype, data| TensorView::new(dtype, vec![<[u8]>::len(data) / 4], data).map_err(|e| at(&e));
@@ -157,38 +138,6 @@ impl Reference {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn pair(prompt: &[u32], chosen: &[u32], mask: Option<Vec<bool>>) -> Tokens {
-        Tokens {
-            prompt: prompt.to_vec(),
-            chosen: chosen.to_vec(),
-            rejected: vec![9, 2],
-            chosen_mask: mask,
-            rejected_mask: None,
-            key: 0,
-            file: 0,
-            row: 1,
-        }
-    }
-
-    #[test]
-    fn scores_come_back_for_the_same_tokens_only() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("scores.safetensors");
-        let one = pair(&[1, 2], &[3, 4, 2], None);
-        let mut reference = Reference::open(Some(&path)).unwrap();
-        reference.insert(&one, Pair::new(vec![-1.0, -2.5, -0.25], vec![-3.0, -4.0]));
-        reference.save().unwrap();
-        let again = Reference::open(Some(&path)).unwrap();
-        assert_eq!(again.get(&one), Some(&Pair::new(vec![-1.0, -2.5, -0.25], vec![-3.0, -4.0])));
-        // A token that moves across the boundary, or is no longer scored, makes another pair.
-        assert!(again.get(&pair(&[1, 2, 3], &[4, 2], None)).is_none());
-        assert!(again.get(&pair(&[1, 2], &[3, 4, 2], Some(vec![true, true, false]))).is_none());
-
-        let bytes = fs::read(&path).unwrap();
-        fs::write(&path, &bytes[..bytes.len() - 4]).unwrap();
-        assert!(Reference::open(Some(&path)).unwrap_err().to_string().contains("remove it"));
-    }
 
     #[test]
     fn another_model_has_another_file() {

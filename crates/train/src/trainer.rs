@@ -1,11 +1,9 @@
-//! The training run: reference scores, steps, evaluation, events.
+//! The training run: reference scores, steps, evaluation, events. It knows of no task in particular.
 
 use std::path::PathBuf;
 use std::time::Instant;
 
-use collimate_core::{Column, Objective, Totals};
-use collimate_data::Tokens;
-use collimate_model::{AdamW, Decoder, Gradients, Load, Memory, Moments, Options, Profile};
+use collimate_model::{AdamW, Decoder, Grads, Load, Memory, Moments, Options, Profile};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
@@ -14,19 +12,19 @@ use serde_json::{Map, Value};
 
 use crate::error::Error;
 use crate::metrics::Window;
-use crate::part::Part;
 use crate::reference::Reference;
 use crate::settings::Settings;
-use crate::step::{self, How, Item, Said};
+use crate::step::{self, How, Items};
+use crate::task::{Source, Task, Unit};
 
 /// What a run tells whoever watches it.
 #[derive(Clone, Debug)]
 pub enum Event<'a> {
     /// The reference is being scored.
     Reference {
-        /// Pairs scored.
+        /// Units scored.
         done: usize,
-        /// Pairs to score.
+        /// Units to score.
         total: usize,
     },
     /// Training begins.
@@ -37,7 +35,7 @@ pub enum Event<'a> {
         steps: usize,
     },
     /// An optimiser step was taken.
-    Step(StepInfo),
+    Step(&'a StepInfo),
     /// A line of metrics.
     Metrics(&'a Map<String, Value>),
     /// The state after `step` steps is to be kept.
@@ -45,22 +43,30 @@ pub enum Event<'a> {
 }
 
 /// An optimiser step, in short.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct StepInfo {
     /// Steps taken, this one included.
     pub step: usize,
     /// Optimiser steps in all.
     pub steps: usize,
-    /// The loss of the step.
-    pub loss: f64,
-    /// The mean margin of its rewards.
-    pub margin: f64,
-    /// The share of its pairs with a margin above 0.
-    pub accuracy: f64,
+    /// The task's metrics, each the mean over the step, the loss first.
+    pub metrics: Vec<(&'static str, f64)>,
     /// Tokens read, the prompt counted for each completion.
     pub tokens: u64,
     /// Seconds it took.
     pub seconds: f64,
+}
+
+impl StepInfo {
+    /// The loss of the step.
+    pub fn loss(&self) -> f64 {
+        self.metrics[0].1
+    }
+
+    /// A metric by its name, if the task has it.
+    pub fn metric(&self, name: &str) -> Option<f64> {
+        self.metrics.iter().find(|(n, _)| *n == name).map(|(_, v)| *v)
+    }
 }
 
 /// All that a run needs to go on as if it had never stopped.
@@ -87,22 +93,25 @@ pub struct Progress {
 /// Who watches a run; a fault stops it.
 pub type Observer<'a> = dyn FnMut(Event<'_>) -> Result<(), Error> + 'a;
 
+/// Where a run finds its units.
+pub type Units<T> = Box<dyn Source<<T as Task>::Unit>>;
+
 /// A training run.
-pub struct Trainer {
+pub struct Trainer<T: Task> {
     policy: Decoder,
     reference: Option<Decoder>,
-    objective: Objective,
+    task: T,
     settings: Settings,
-    train: Part,
-    eval: Option<Part>,
+    train: Units<T>,
+    eval: Option<Units<T>>,
     moments: Moments,
     progress: Progress,
     scores: Option<PathBuf>,
 }
 
-fn how(s: &Settings, pairs: usize) -> How {
+fn how(s: &Settings, units: usize) -> How {
     How {
-        pairs,
+        units,
         tokens: s.max_tokens_per_batch,
         share: s.prefix_sharing,
         engine: Options {
@@ -113,50 +122,58 @@ fn how(s: &Settings, pairs: usize) -> How {
     }
 }
 
-/// The mean loss of pairs and its gradient, as one optimiser step sees them, without a run around it.
+/// What a model says of units, without what only a policy is asked.
+fn reference_scores<U: Unit>(model: &Decoder, units: &[U], how: How) -> Result<Vec<Vec<Vec<f32>>>, Error> {
+    let said = step::score(model, units, how)?;
+    Ok(said.into_iter().map(|unit| unit.into_iter().map(|s| s.log_probs).collect()).collect())
+}
+
+/// The mean loss of units and its gradient, as one optimiser step sees them, without a run around it.
 ///
 /// # Errors
-/// A setting out of range, no pairs, or pairs that the model can't take.
-pub fn loss_and_gradients(
+/// A setting out of range, no units, or units that the model can't take.
+pub fn loss_and_gradients<T: Task>(
     policy: &Decoder,
     reference: &Decoder,
-    objective: &Objective,
-    pairs: &[Tokens],
+    task: &T,
+    units: &[T::Unit],
     settings: &Settings,
-) -> Result<(f64, Gradients), Error> {
+) -> Result<(f64, Grads), Error>
+where
+    T::Unit: Clone,
+{
     settings.validate()?;
-    if pairs.is_empty() {
+    if units.is_empty() {
         return Err(Error::NoPairs);
     }
     let how = how(settings, settings.per_device_train_batch_size);
-    let item = |t: &Tokens| -> Result<Item, Error> {
-        if !objective.uses_reference() {
-            return Ok(Item::new(objective, t.clone(), None));
+    let mut items = Items { units: units.to_vec(), reference: Vec::new() };
+    if task.needs_reference() {
+        for unit in units {
+            items.reference.extend(reference_scores(reference, std::slice::from_ref(unit), how)?);
         }
-        let scores = step::log_probs(reference, std::slice::from_ref(t), how)?;
-        Ok(Item::new(objective, t.clone(), Some(&scores[0])))
-    };
-    let items = pairs.iter().map(item).collect::<Result<Vec<_>, _>>()?;
-    let outcome = step::run(policy, objective, &items, how, true)?;
-    let loss = outcome.judged.loss.iter().sum::<f64>() / items.len() as f64;
-    Ok((loss, outcome.gradients.expect("it learns")))
+    }
+    let outcome = step::run(policy, task, &items, how)?;
+    let mut window = Window::default();
+    window.add(&outcome.rows);
+    Ok((window.loss(), outcome.gradients))
 }
 
-impl Trainer {
-    /// A run of `objective` on `train`, evaluated on `eval`.
+impl<T: Task> Trainer<T> {
+    /// A run of `task` on `train`, evaluated on `eval`.
     ///
     /// The reference is the policy as it is now, unless another is given by [`with_reference`](Self::with_reference).
     ///
     /// The policy computes in what the settings say, whatever it was given in.
     ///
     /// # Errors
-    /// A setting out of range, a device that lacks the numbers asked for, or no pairs.
+    /// A setting out of range, a device that lacks the numbers asked for, or no units.
     pub fn new(
         policy: Decoder,
-        objective: Objective,
+        task: impl Into<T>,
         settings: Settings,
-        train: Part,
-        eval: Option<Part>,
+        train: impl Source<T::Unit> + 'static,
+        eval: Option<Units<T>>,
     ) -> Result<Self, Error> {
         settings.validate()?;
         if train.is_empty() {
@@ -164,12 +181,13 @@ impl Trainer {
         }
         let (precision, masters) = settings.precision();
         let policy = policy.with_precision(precision, masters)?;
-        let moments = Moments::new(&policy);
-        let progress = Progress::default();
-        Ok(Self { policy, reference: None, objective, settings, train, eval, moments, progress, scores: None })
+        let (moments, progress, train) = (Moments::new(&policy), Progress::default(), Box::new(train));
+        let (task, reference, scores) = (task.into(), None, None);
+        Ok(Self { policy, reference, task, settings, train, eval, moments, progress, scores })
     }
 
-    /// Another model as the reference; it computes in what the policy computes in.
+    /// Another model as the reference; it computes in what the policy computes in, and is let go once it has scored
+    /// everything that the run will see.
     ///
     /// # Errors
     /// A device that lacks such numbers.
@@ -200,35 +218,32 @@ impl Trainer {
         &self.policy
     }
 
-    /// What a step will hold at its peak: that of a micro-batch of the longest pairs, one sequence of temporaries aside.
+    /// The policy, trained.
+    pub fn into_policy(self) -> Decoder {
+        self.policy
+    }
+
+    /// What a step will hold at its peak: that of a micro-batch of the longest units, one sequence of temporaries aside.
+    /// A reference is gone by then.
     pub fn memory(&self) -> Memory {
         let s = &self.settings;
         let how = how(s, s.per_device_train_batch_size);
-        let mut sizes: Vec<Load> = (0..self.train.len())
-            .map(|i| {
-                let l = self.train.lengths(i);
-                let (tokens, scored) = (how.tokens_of(l), l.chosen + l.rejected);
-                match how.share {
-                    true => Load { tokens, scored, rows: 1, longest: tokens },
-                    false => Load { tokens, scored, rows: 2, longest: l.prompt + l.chosen.max(l.rejected) },
-                }
-            })
-            .collect();
-        sizes.sort_unstable_by_key(|l| std::cmp::Reverse((l.tokens, l.scored)));
-        let mut load = sizes.iter().take(how.pairs).fold(Load::default(), |a, b| Load {
-            tokens: a.tokens + b.tokens,
+        let mut sizes: Vec<_> = (0..self.train.len()).map(|i| self.train.size(i, how.share)).collect();
+        sizes.sort_unstable_by_key(|l| std::cmp::Reverse((l.inputs, l.scored)));
+        let mut load = sizes.iter().take(how.units).fold(Load::default(), |a, b| Load {
+            tokens: a.tokens + b.inputs,
             scored: a.scored + b.scored,
             rows: a.rows + b.rows,
             longest: a.longest.max(b.longest),
         });
-        let bound = if how.tokens > 0 { how.tokens.max(sizes[0].tokens) } else { usize::MAX };
+        let bound = if how.tokens > 0 { how.tokens.max(sizes[0].inputs) } else { usize::MAX };
         load.tokens = load.tokens.min(bound);
         load.scored = load.scored.min(load.tokens);
-        self.policy.memory(load, how.engine, self.reference.is_some())
+        self.policy.memory(load, how.engine)
     }
 
     fn per_step(&self) -> usize {
-        self.settings.per_device_train_batch_size * self.settings.gradient_accumulation_steps
+        self.settings.per_device_train_batch_size.saturating_mul(self.settings.gradient_accumulation_steps)
     }
 
     fn steps_per_epoch(&self) -> usize {
@@ -243,8 +258,8 @@ impl Trainer {
         }
     }
 
-    /// The pairs of optimiser step `step`, counted from 0; `order` holds the order of the epoch it was asked for last.
-    fn pairs_of(&self, step: usize, order: &mut (usize, Vec<usize>)) -> Vec<usize> {
+    /// The units of optimiser step `step`, counted from 0; `order` holds the order of the epoch it was asked for last.
+    fn units_of(&self, step: usize, order: &mut (usize, Vec<usize>)) -> Vec<usize> {
         let (epoch, within) = (step / self.steps_per_epoch(), step % self.steps_per_epoch());
         if order.1.is_empty() || order.0 != epoch {
             let mut all: Vec<usize> = (0..self.train.len()).collect();
@@ -256,31 +271,42 @@ impl Trainer {
             *order = (epoch, all);
         }
         let start = within * self.per_step();
-        order.1[start..(start + self.per_step()).min(self.train.len())].to_vec()
+        order.1[start..start.saturating_add(self.per_step()).min(self.train.len())].to_vec()
     }
 
-    /// Scores the pairs of `wanted` under the reference, each once and only if its scores are not known.
+    /// The units that steps from `from` on will see, each once, in rising order.
+    fn units_from(&self, from: usize, steps: usize, order: &mut (usize, Vec<usize>)) -> Vec<usize> {
+        let mut seen = vec![false; self.train.len()];
+        let mut left = seen.len();
+        // However many steps there are, two epochs hold every unit.
+        for step in from..steps {
+            if left == 0 {
+                break;
+            }
+            for unit in self.units_of(step, order) {
+                left -= usize::from(!std::mem::replace(&mut seen[unit], true));
+            }
+        }
+        (0..seen.len()).filter(|i| seen[*i]).collect()
+    }
+
+    /// Scores units under the reference, each only if its scores are not known.
     fn score_reference(
         &self,
-        data: &Part,
+        reference: &Decoder,
+        data: &dyn Source<T::Unit>,
         mut wanted: Vec<usize>,
         known: &mut Reference,
         progress: &mut dyn FnMut(usize) -> Result<(), Error>,
     ) -> Result<(), Error> {
-        if !self.objective.uses_reference() {
-            return Ok(());
-        }
-        wanted.sort_unstable();
-        wanted.dedup();
         let all = wanted.len();
-        wanted.retain(|i| known.get(&data.get(*i)).is_none());
-        let reference = self.reference.as_ref().unwrap_or(&self.policy);
+        wanted.retain(|i| known.get(data.get(*i).key()).is_none());
         let how = how(&self.settings, self.settings.per_device_eval_batch_size);
-        let sizes: Vec<usize> = wanted.iter().map(|i| how.tokens_of(data.lengths(*i))).collect();
-        for range in step::cut(&sizes, how.pairs, how.tokens) {
-            let tokens: Vec<_> = wanted[range.clone()].iter().map(|i| data.get(*i)).collect();
-            for (t, scores) in tokens.iter().zip(step::log_probs(reference, &tokens, how)?) {
-                known.insert(t, scores);
+        let sizes: Vec<usize> = wanted.iter().map(|i| data.size(*i, how.share).inputs).collect();
+        for range in step::cut(&sizes, how.units, how.tokens) {
+            let units: Vec<_> = wanted[range.clone()].iter().map(|i| data.get(*i)).collect();
+            for (unit, scores) in units.iter().zip(reference_scores(reference, &units, how)?) {
+                known.insert(unit.key(), scores);
             }
             progress(all - wanted.len() + range.end)?;
         }
@@ -288,39 +314,53 @@ impl Trainer {
         progress(all)
     }
 
-    fn items(&self, data: &Part, known: &Reference, pairs: &[usize]) -> Vec<Item> {
-        let item = |i: &usize| {
-            let tokens = data.get(*i);
-            let reference = known.get(&tokens).cloned();
-            Item::new(&self.objective, tokens, reference.as_ref())
-        };
-        pairs.iter().map(item).collect()
+    fn items(
+        &self,
+        data: &dyn Source<T::Unit>,
+        known: &Reference,
+        which: impl Iterator<Item = usize>,
+    ) -> Result<Items<T::Unit>, Error> {
+        let units: Vec<_> = which.map(|i| data.get(i)).collect();
+        let mut reference = Vec::new();
+        if self.task.needs_reference() {
+            for unit in &units {
+                let scores = known.get(unit.key()).ok_or_else(|| Error::NoReference { row: unit.place() })?;
+                reference.push(scores.clone());
+            }
+        }
+        Ok(Items { units, reference })
     }
 
     /// Trains to the end.
     ///
     /// # Errors
-    /// Pairs that the model can't take, a run that starts elsewhere than its method must, a loss that is not a number,
+    /// Units that the model can't take, a run that starts elsewhere than its task must, a loss that is not a number,
     /// and whatever the observer objects to.
     pub fn run(&mut self, observer: &mut Observer<'_>) -> Result<(), Error> {
         let steps = self.steps();
         let mut order = (0, Vec::new());
-        let wanted: Vec<usize> = (self.progress.step..steps).flat_map(|s| self.pairs_of(s, &mut order)).collect();
-        let eval_pairs: Vec<usize> = (0..self.eval.as_ref().map_or(0, Part::len)).collect();
-        let distinct = wanted.iter().collect::<std::collections::HashSet<_>>().len();
-        let total = distinct + eval_pairs.len();
-        let mut known = Reference::open(self.scores.as_deref())?;
-        let mut tell = |done| observer(Event::Reference { done, total });
-        self.score_reference(&self.train, wanted, &mut known, &mut tell)?;
-        if let Some(eval) = &self.eval {
-            self.score_reference(eval, eval_pairs, &mut known, &mut |done| tell(distinct + done))?;
+        // Once it has said all that will be asked, its memory is wanted elsewhere.
+        let reference = self.reference.take();
+        let initial = reference.is_none();
+        let mut known = Reference::open(self.scores.as_deref().filter(|_| self.task.needs_reference()))?;
+        if self.task.needs_reference() {
+            let wanted = self.units_from(self.progress.step, steps, &mut order);
+            let eval_units: Vec<usize> = (0..self.eval.as_ref().map_or(0, |e| e.len())).collect();
+            let (first, total) = (wanted.len(), wanted.len() + eval_units.len());
+            let reference = reference.as_ref().unwrap_or(&self.policy);
+            let mut tell = |done| observer(Event::Reference { done, total });
+            self.score_reference(reference, self.train.as_ref(), wanted, &mut known, &mut tell)?;
+            if let Some(eval) = &self.eval {
+                let mut tell = |done| tell(first + done);
+                self.score_reference(reference, eval.as_ref(), eval_units, &mut known, &mut tell)?;
+            }
         }
-        let initial = self.reference.is_none();
+        drop(reference);
 
         observer(Event::Begin { from: self.progress.step, steps })?;
         while self.progress.step < steps {
-            let pairs = self.pairs_of(self.progress.step, &mut order);
-            let items = self.items(&self.train, &known, &pairs);
+            let units = self.units_of(self.progress.step, &mut order);
+            let items = self.items(self.train.as_ref(), &known, units.into_iter())?;
             self.step(&items, initial && self.progress.step == 0, steps, observer)?;
             let at = |every: usize| every > 0 && self.progress.step.is_multiple_of(every);
             let (evaluate, save) = (at(self.settings.eval_steps), at(self.settings.save_steps));
@@ -336,24 +376,29 @@ impl Trainer {
         Ok(())
     }
 
-    fn step(&mut self, items: &[Item], initial: bool, steps: usize, observer: &mut Observer<'_>) -> Result<(), Error> {
+    fn step(
+        &mut self,
+        items: &Items<T::Unit>,
+        initial: bool,
+        steps: usize,
+        observer: &mut Observer<'_>,
+    ) -> Result<(), Error> {
         let s = &self.settings;
         let begun = Instant::now();
         let how = how(s, s.per_device_train_batch_size);
-        let (outcome, norm) = step::learn(&self.policy, &self.objective, items, how)?;
+        let (outcome, norm) = step::learn(&self.policy, &self.task, items, how)?;
         let number = self.progress.step + 1;
         let mut window = Window::default();
-        window.add(items, &outcome);
-        let loss = window.mean("loss");
+        window.add(&outcome.rows);
+        let loss = window.loss();
         let finite = |what, value: f64| match value.is_finite() {
             true => Ok(()),
-            false => {
-                Err(Error::NotFinite { step: number, what, value, rows: step::rows(items.iter().map(|i| &i.tokens)) })
-            }
+            false => Err(Error::NotFinite { step: number, what, value, rows: step::places(&items.units) }),
         };
         finite("the loss", loss)?;
         if initial {
-            self.self_check(items, &outcome, loss)?;
+            let seen = items.seen(0..items.units.len(), &outcome.said);
+            self.task.check_start(&seen, loss, self.policy.precision().epsilon())?;
         }
         finite("the gradient norm", norm)?;
 
@@ -366,24 +411,22 @@ impl Trainer {
         let scale = if s.max_grad_norm > 0.0 { (s.max_grad_norm / (norm + 1e-6)).min(1.0) } else { 1.0 };
         let adamw =
             AdamW { beta1: s.adam_beta1, beta2: s.adam_beta2, epsilon: s.adam_epsilon, weight_decay: s.weight_decay };
-        self.progress.window.add(items, &outcome);
-        let gradients = outcome.gradients.expect("a training step has gradients");
-        adamw.step(&mut self.policy, &mut self.moments, gradients, rate, scale);
+        self.progress.window.add(&outcome.rows);
+        adamw.step(&mut self.policy, &mut self.moments, outcome.gradients, rate, scale);
         self.progress.step = number;
-        let tokens: u64 = items.iter().map(Item::num_tokens).sum();
+        let tokens: u64 = items.units.iter().map(|u| u.size(true).read as u64).sum();
         self.progress.num_tokens += tokens;
 
-        observer(Event::Step(StepInfo {
+        let names = self.task.metrics();
+        observer(Event::Step(&StepInfo {
             step: number,
             steps,
-            loss,
-            margin: window.mean("rewards/margins"),
-            accuracy: window.mean("rewards/accuracies"),
+            metrics: window.each(&names).collect(),
             tokens,
             seconds: begun.elapsed().as_secs_f64(),
         }))?;
         if number.is_multiple_of(s.logging_steps) || number == steps {
-            let mut line = self.progress.window.means("", self.objective.uses_reference());
+            let mut line = self.progress.window.means(&names, "");
             line.insert("grad_norm".into(), norm.into());
             line.insert("learning_rate".into(), rate.into());
             self.finish_line(&mut line);
@@ -400,53 +443,16 @@ impl Trainer {
         line.insert("step".into(), self.progress.step.into());
     }
 
-    /// With π = μ the loss is known before it is measured.
-    fn self_check(&self, items: &[Item], outcome: &step::Outcome, loss: f64) -> Result<(), Error> {
-        if !self.objective.uses_reference() {
-            return Ok(());
-        }
-        let expected = self.objective.loss_at_reference().unwrap_or_else(|| self.loss_of_reference(items, outcome));
-        let difference = items
-            .iter()
-            .zip(&outcome.policy)
-            .flat_map(|(i, p)| p.zip(i.reference).into_array().map(|(p, r)| (p.score - r.score).abs()));
-        let difference = difference.fold(0.0, f64::max);
-        // Scores repeat to about ten roundings of their size when batches are composed differently; more is a fault.
-        let rounding = self.policy.precision().epsilon();
-        let (of_scores, of_loss) = ((10.0 * rounding).max(1e-4), (10.0 * rounding).max(1e-2));
-        let size = outcome.policy.iter().flat_map(|p| p.into_array()).map(|s| s.score.abs()).fold(1.0, f64::max);
-        if difference <= of_scores * size && (loss - expected).abs() <= of_loss * expected.abs().max(1e-6) {
-            return Ok(());
-        }
-        Err(Error::SelfCheck { expected, got: loss, difference })
-    }
-
-    /// The loss of the reference taken for the policy, exactly: where it depends on the pairs.
-    fn loss_of_reference(&self, items: &[Item], outcome: &step::Outcome) -> f64 {
-        let reference = items.iter().map(|i| i.reference).zip(&outcome.policy);
-        let same: Vec<_> =
-            reference.map(|(r, p)| r.zip(*p).map(|(r, p)| Said { confidence: p.confidence, ..r })).collect();
-        let same = step::completions(&same, Column);
-        let chosen_tokens = items.iter().map(|i| i.weights.chosen.len()).sum();
-        let totals = Totals { pairs: items.len(), chosen_tokens };
-        let losses = self.objective.evaluate_column(&same, &same, totals).loss.0;
-        losses.iter().sum::<f64>() / losses.len() as f64
-    }
-
+    /// The loss of an evaluation is that of all its units taken for one batch, whatever they were scored in.
     fn evaluate(&self, known: &Reference, observer: &mut Observer<'_>) -> Result<(), Error> {
         let Some(eval) = &self.eval else { return Ok(()) };
-        let mut window = Window::default();
-        let all: Vec<usize> = (0..eval.len()).collect();
         let how = how(&self.settings, self.settings.per_device_eval_batch_size);
         // Not a part of a step.
         let policy = self.policy.clone().with_profile(Profile::default());
-        // Losses that couple pairs are those of a batch as large as in training.
-        for pairs in all.chunks(self.per_step()) {
-            let items = self.items(eval, known, pairs);
-            let outcome = step::run(&policy, &self.objective, &items, how, false)?;
-            window.add(&items, &outcome);
-        }
-        let mut line = window.means("eval_", self.objective.uses_reference());
+        let items = self.items(eval.as_ref(), known, 0..eval.len())?;
+        let mut window = Window::default();
+        window.add(&step::evaluate(&policy, &self.task, &items, how)?.rows);
+        let mut line = window.means(&self.task.metrics(), "eval_");
         self.finish_line(&mut line);
         observer(Event::Metrics(&line))
     }

@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use collimate_data::hub::{self, Kind};
 use collimate_data::{Dataset, Lengths, Options, Report, Source, Tokenizer};
 use collimate_model::{Checkpoint, Decoder, Profile};
-use collimate_train::{Error as TrainError, Event, Part, Trainer, reference_file_name};
+use collimate_train::{Error as TrainError, Event, Part, Preference, Trainer, Units, reference_file_name};
 use comfy_table::{Table, presets::UTF8_HORIZONTAL_ONLY};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
@@ -80,7 +80,8 @@ pub(crate) fn align(run: Run, quiet: bool, profile: Profile) -> Result<()> {
         }
         None => (initial, None),
     };
-    let mut trainer = Trainer::new(policy, run.objective, run.settings.clone(), train, eval)?;
+    let eval = eval.map(|e| Box::new(e) as Units<Preference>);
+    let mut trainer = Trainer::<Preference>::new(policy, run.objective, run.settings.clone(), train, eval)?;
     if let Some(reference) = reference {
         trainer = trainer.with_reference(reference)?;
     }
@@ -106,13 +107,12 @@ pub(crate) fn align(run: Run, quiet: bool, profile: Profile) -> Result<()> {
         let m = trainer.memory();
         let mib = |bytes: usize| bytes.div_ceil(1 << 20);
         eprintln!(
-            "predicted peak memory {} MiB: parameters {}, gradients {}, moments {}, reference {}, activations {}, \
+            "predicted peak memory {} MiB: parameters {}, gradients {}, moments {}, activations {}, \
              attention {}, logits {}",
             mib(m.total()),
             mib(m.parameters),
             mib(m.gradients),
             mib(m.moments),
-            mib(m.reference),
             mib(m.activations),
             mib(m.attention),
             mib(m.logits)

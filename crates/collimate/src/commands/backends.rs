@@ -2,8 +2,9 @@
 
 use anyhow::Result;
 use burn::tensor::DType;
+use collimate_backend::kernels::Kernels;
 use collimate_backend::{Backend, Capabilities};
-use collimate_model::{Precision, has_kernels};
+use collimate_model::Precision;
 use comfy_table::{Table, presets::UTF8_HORIZONTAL_ONLY};
 use serde_json::{Map, Value, json};
 
@@ -14,7 +15,7 @@ fn capabilities(b: &Backend) -> Capabilities {
     }
     let device = (b.open)(0);
     Capabilities {
-        kernels: has_kernels(&device),
+        kernels: Kernels::on(&device).any(),
         f64: device.supports_dtype(DType::F64),
         bf16: Precision::Bf16.supported_by(&device),
         f16: Precision::F16.supported_by(&device),

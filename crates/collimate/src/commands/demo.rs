@@ -12,7 +12,7 @@ use burn::tensor::Device;
 use clap::{Arg, ArgMatches, Command};
 use collimate_data::Tokenizer;
 use collimate_model::{Checkpoint, Decoder, Profile, Sampling};
-use collimate_train::Supervised;
+use collimate_train::{Event, Lesson, Schedule, Settings, Supervised, Trainer};
 use comfy_table::{ContentArrangement, Table, presets::UTF8_HORIZONTAL_ONLY};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -153,23 +153,37 @@ fn train_base(folder: &Path, device: &Device, rng: &mut StdRng) -> Result<()> {
     write_base(folder)?;
     let checkpoint = Checkpoint::open(folder)?;
     let tokenizer = Tokenizer::from_folder(folder)?;
-    let mut decoder = Decoder::random(checkpoint.config.clone(), 1, device);
+    let decoder = Decoder::random(checkpoint.config.clone(), 1, device);
     let mut lessons = Vec::new();
     for i in 0..4096 {
         let (thing, right) = THINGS[i % THINGS.len()];
         let colour = if rng.random::<bool>() { right } else { wrong(rng, right) };
         let asides = unaligned(rng);
         let text = answer(rng, thing, colour, asides) + " </s>";
-        lessons.push((tokenizer.encode(&question(thing), true)?, tokenizer.encode(&text, false)?));
+        let (prompt, completion) = (tokenizer.encode(&question(thing), true)?, tokenizer.encode(&text, false)?);
+        lessons.push(Lesson { prompt, completion, row: i + 1 });
     }
-    let supervised = Supervised { steps: 1000, batch: 32, learning_rate: 3e-3, seed: 1 };
-    let mut last = 0.0;
-    supervised.run(&mut decoder, &lessons, &mut |step, loss| {
-        last = loss;
-        if step % 250 == 0 {
-            eprintln!("  step {step}: cross-entropy {loss:.3} nats a token");
+    let settings = Settings {
+        learning_rate: 3e-3,
+        lr_scheduler_type: Schedule::Cosine,
+        warmup_steps: 50,
+        per_device_train_batch_size: 32,
+        max_steps: 1000,
+        logging_steps: 250,
+        ..Settings::default()
+    };
+    let mut trainer = Trainer::<Supervised>::new(decoder, Supervised, settings, lessons, None)?;
+    trainer.run(&mut |event| {
+        if let Event::Metrics(line) = event {
+            eprintln!(
+                "  step {}: cross-entropy {:.3} nats a token",
+                line["step"],
+                line["loss"].as_f64().unwrap_or(f64::NAN)
+            );
         }
+        Ok(())
     })?;
+    let decoder = trainer.into_policy();
     checkpoint.save(decoder.parameters(), folder)?;
     Ok(())
 }

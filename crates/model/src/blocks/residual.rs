@@ -1,0 +1,44 @@
+//! y = x + f(x).
+
+use burn::tensor::Tensor;
+
+use super::{Block, Cache, Cx, Numbers, Site};
+use crate::params::{Grads, ParamId};
+
+/// A branch beside the residual stream. Where f gives the rows that are read alone, so does y.
+#[derive(Debug)]
+pub struct Residual<B> {
+    /// f.
+    pub inner: B,
+    /// Whether f leaves out the rows that nobody reads.
+    pub narrows: bool,
+}
+
+impl<B: Block> Block for Residual<B> {
+    type Saved = B::Saved;
+
+    fn forward(&self, cx: &Cx<'_>, x: Tensor<2>) -> (Tensor<2>, B::Saved) {
+        let (branch, saved) = self.inner.forward(cx, x.clone());
+        let x = if self.narrows { cx.batch.narrow(x) } else { x };
+        (x + branch, saved)
+    }
+
+    fn backward(&self, cx: &Cx<'_>, x: Tensor<2>, saved: B::Saved, dy: Tensor<2>, grads: &mut Grads) -> Tensor<2> {
+        let branch = self.inner.backward(cx, x, saved, dy.clone(), grads);
+        let dy = if self.narrows { cx.batch.widen(dy) } else { dy };
+        dy + branch
+    }
+
+    fn extend(&self, cx: &Cx<'_>, x: Tensor<2>, cache: &mut Cache) -> Tensor<2> {
+        let branch = self.inner.extend(cx, x.clone(), cache);
+        x + branch
+    }
+
+    fn params(&self, visit: &mut dyn FnMut(ParamId)) {
+        self.inner.params(visit);
+    }
+
+    fn numbers(&self, on: &Site<'_>) -> Numbers {
+        self.inner.numbers(on)
+    }
+}

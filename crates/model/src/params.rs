@@ -1,0 +1,264 @@
+//! The parameters of a decoder: one id each, by which values, gradients and optimiser state are found.
+
+use burn::tensor::{DType, Device, Int, Tensor, TensorData};
+use collimate_backend::kernels::{AdamW as Optimiser, Sum};
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+
+use crate::error::Error;
+use crate::precision::Precision;
+
+/// A parameter's place in its [`Inventory`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ParamId(pub(crate) usize);
+
+impl ParamId {
+    /// Its place in the inventory's order.
+    pub fn index(self) -> usize {
+        self.0
+    }
+}
+
+/// What a parameter is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// A row for each entry of the vocabulary.
+    Embedding,
+    /// The matrix of a linear map.
+    Weight,
+    /// What a linear map adds.
+    Bias,
+    /// What a norm multiplies by.
+    Norm,
+}
+
+/// A name and a shape: what a checkpoint must hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Spec {
+    /// The name in the checkpoint.
+    pub name: String,
+    /// The shape in the checkpoint, of one or two dimensions.
+    pub shape: Vec<usize>,
+    /// What it is for.
+    pub role: Role,
+}
+
+impl Spec {
+    /// Rows and columns of the tensor that holds it: a vector is one row.
+    pub fn dims(&self) -> [usize; 2] {
+        match self.shape[..] {
+            [n] => [1, n],
+            [r, c] => [r, c],
+            _ => unreachable!("a decoder's parameters have one or two dimensions"),
+        }
+    }
+
+    /// The f32 tensor of it, from host values.
+    pub(crate) fn tensor(&self, values: Vec<f32>, device: &Device) -> Tensor<2> {
+        Tensor::from_data(TensorData::new(values, self.dims()), (device, DType::F32))
+    }
+
+    /// The number of elements.
+    pub fn len(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// Whether there are no elements.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Whether weight decay applies: norms and biases are left alone, as transformers leaves them.
+    pub fn decays(&self) -> bool {
+        matches!(self.role, Role::Embedding | Role::Weight)
+    }
+}
+
+/// All parameters of an architecture, in the order in which they are kept.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Inventory {
+    /// Name, shape and role of each.
+    pub specs: Vec<Spec>,
+}
+
+impl Inventory {
+    pub(crate) fn add(&mut self, name: String, shape: &[usize], role: Role) -> ParamId {
+        self.specs.push(Spec { name, shape: shape.to_vec(), role });
+        ParamId(self.specs.len() - 1)
+    }
+
+    /// The number of elements of all parameters.
+    pub fn elements(&self) -> usize {
+        self.specs.iter().map(Spec::len).sum()
+    }
+
+    /// The parameter of that name.
+    pub fn find(&self, name: &str) -> Option<ParamId> {
+        self.specs.iter().position(|s| s.name == name).map(ParamId)
+    }
+}
+
+/// One tensor per entry of an [`Inventory`], in its order.
+#[derive(Clone, Debug)]
+pub struct Tensors(pub Vec<Tensor<2>>);
+
+impl Tensors {
+    /// From host values, in the order of an inventory.
+    pub fn from_host(inventory: &Inventory, values: Vec<Vec<f32>>, device: &Device) -> Self {
+        let tensors = inventory.specs.iter().zip(values);
+        Self(tensors.map(|(s, v)| s.tensor(v, device)).collect())
+    }
+
+    /// Rounded to another type.
+    fn cast(&self, precision: Precision) -> Self {
+        Self(self.0.iter().map(|t| t.clone().cast(precision.dtype())).collect())
+    }
+}
+
+/// The parameters of one decoder: their values, the rounded copy that is computed with if there is one, and which of
+/// them are trained.
+#[derive(Clone, Debug)]
+pub struct Params {
+    values: Tensors,
+    /// What is computed with, where that is not the values themselves: f32 masters rounded to fewer bits.
+    working: Option<Tensors>,
+    precision: Precision,
+    trainable: Vec<bool>,
+}
+
+impl Params {
+    pub(crate) fn new(values: Tensors) -> Self {
+        let trainable = vec![true; values.0.len()];
+        Self { values, working: None, precision: Precision::F32, trainable }
+    }
+
+    /// Normal with deviation 0.02, norms 1, biases 0; the same on every backend.
+    pub(crate) fn random(inventory: &Inventory, seed: u64, device: &Device) -> Self {
+        let mut rng = StdRng::seed_from_u64(seed);
+        let mut normal = || {
+            // Box and Muller's transform, one half of it.
+            let (u, v): (f64, f64) = (1.0 - rng.random::<f64>(), rng.random());
+            ((-2.0 * u.ln()).sqrt() * (std::f64::consts::TAU * v).cos() * 0.02) as f32
+        };
+        let values = inventory.specs.iter().map(|s| match s.role {
+            Role::Norm => vec![1.0; s.len()],
+            Role::Bias => vec![0.0; s.len()],
+            Role::Embedding | Role::Weight => (0..s.len()).map(|_| normal()).collect(),
+        });
+        Self::new(Tensors::from_host(inventory, values.collect(), device))
+    }
+
+    pub(crate) fn set_precision(&mut self, precision: Precision, masters: bool, device: &Device) -> Result<(), Error> {
+        precision.check(device)?;
+        self.precision = precision;
+        self.working = None;
+        match masters {
+            true => self.refresh(),
+            false => self.values = self.values.cast(precision),
+        }
+        Ok(())
+    }
+
+    /// Rounds the values anew, where they are not computed with themselves.
+    pub(crate) fn refresh(&mut self) {
+        let kept = self.values.0.first().map(Tensor::dtype);
+        self.working = kept.filter(|d| *d != self.precision.dtype()).map(|_| self.values.cast(self.precision));
+    }
+
+    /// What is computed in.
+    pub fn precision(&self) -> Precision {
+        self.precision
+    }
+
+    /// What the values are kept in.
+    pub fn kept_in(&self) -> Precision {
+        if self.working.is_some() { Precision::F32 } else { self.precision }
+    }
+
+    /// The values, as they are kept.
+    pub fn values(&self) -> &Tensors {
+        &self.values
+    }
+
+    pub(crate) fn values_mut(&mut self) -> &mut Tensors {
+        &mut self.values
+    }
+
+    /// What is computed with.
+    pub fn get(&self, id: ParamId) -> &Tensor<2> {
+        &self.working.as_ref().unwrap_or(&self.values).0[id.0]
+    }
+
+    /// Whether a parameter is trained.
+    pub fn is_trainable(&self, id: ParamId) -> bool {
+        self.trainable[id.0]
+    }
+
+    pub(crate) fn set_trainable(&mut self, inventory: &Inventory, trained: impl Fn(&Spec) -> bool) {
+        self.trainable = inventory.specs.iter().map(trained).collect();
+    }
+
+    /// One flag a parameter.
+    pub fn trainable(&self) -> &[bool] {
+        &self.trainable
+    }
+}
+
+/// Gradients of the trained parameters, by id, in f32.
+#[derive(Clone, Debug)]
+pub struct Grads {
+    sums: Vec<Option<Tensor<2>>>,
+    trainable: Vec<bool>,
+    /// What terms are multiplied by on their way in: 1 over the loss scale of the pass that adds them.
+    by: f64,
+}
+
+impl Grads {
+    /// No gradients yet, for the parameters that are trained.
+    pub fn new(params: &Params) -> Self {
+        Self { sums: vec![None; params.trainable.len()], trainable: params.trainable.clone(), by: 1.0 }
+    }
+
+    /// What is added until the next call comes from cotangents that were multiplied by `scale`.
+    pub(crate) fn divide_by(&mut self, scale: f64) {
+        self.by = 1.0 / scale;
+    }
+
+    /// Where the gradient of a parameter is added up; none if it is frozen.
+    pub fn sum(&mut self, id: ParamId) -> Option<Sum<'_>> {
+        self.trainable[id.0].then(|| Sum::new(&mut self.sums[id.0], self.by))
+    }
+
+    /// Adds to a gradient, if the parameter is trained.
+    pub fn add(&mut self, id: ParamId, more: Tensor<2>) {
+        if let Some(mut sum) = self.sum(id) {
+            sum.add(more);
+        }
+    }
+
+    /// Adds rows at `places` of a parameter of `rows` rows, if it is trained.
+    pub(crate) fn add_rows(&mut self, id: ParamId, rows: usize, places: Tensor<1, Int>, more: Tensor<2>) {
+        if let Some(mut sum) = self.sum(id) {
+            sum.add_rows(rows, places, more);
+        }
+    }
+
+    /// The gradient of a parameter, if it has one.
+    pub fn get(&self, id: ParamId) -> Option<&Tensor<2>> {
+        self.sums[id.0].as_ref()
+    }
+
+    /// All of them, in the order of the inventory.
+    pub fn all(&self) -> &[Option<Tensor<2>>] {
+        &self.sums
+    }
+
+    pub(crate) fn into_all(self) -> Vec<Option<Tensor<2>>> {
+        self.sums
+    }
+
+    /// √Σ g² over all of them.
+    pub(crate) fn norm(&self, kernel: &dyn Optimiser) -> f64 {
+        self.sums.iter().flatten().map(|g| kernel.sum_of_squares(g)).sum::<f64>().sqrt()
+    }
+}

@@ -1,0 +1,8 @@
+//! The tasks that come with the trainer: one task, one file.
+
+mod preference;
+mod supervised;
+
+pub use preference::Preference;
+pub(crate) use preference::pair_size;
+pub use supervised::{Lesson, Supervised};
