@@ -10,6 +10,8 @@ mod qwen3;
 mod reader;
 mod rope;
 mod smollm3;
+#[cfg(test)]
+mod toy;
 
 pub(crate) use reader::Reader;
 
@@ -28,8 +30,15 @@ pub(crate) struct Architecture {
     pub read: fn(&mut Reader<'_>) -> Result<ModelConfig, Error>,
 }
 
-const ARCHITECTURES: &[Architecture] =
-    &[llama::ARCHITECTURE, mistral::ARCHITECTURE, qwen2::ARCHITECTURE, qwen3::ARCHITECTURE, smollm3::ARCHITECTURE];
+const ARCHITECTURES: &[Architecture] = &[
+    llama::ARCHITECTURE,
+    mistral::ARCHITECTURE,
+    qwen2::ARCHITECTURE,
+    qwen3::ARCHITECTURE,
+    smollm3::ARCHITECTURE,
+    #[cfg(test)]
+    toy::ARCHITECTURE,
+];
 
 /// The architectures that checkpoints may have, by their `model_type`.
 pub fn model_types() -> Vec<&'static str> {

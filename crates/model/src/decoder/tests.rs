@@ -28,6 +28,7 @@ fn architectures() -> Vec<(&'static str, ModelConfig)> {
         with("qwen2", json!({"model_type": "qwen2", "tie_word_embeddings": true})),
         with("qwen3", json!({"model_type": "qwen3", "head_dim": 8})),
         with("smollm3", json!({"model_type": "smollm3", "no_rope_layers": [1, 0, 1]})),
+        with("toy", json!({"model_type": "toy", "hidden_act": "relu"})),
     ]
 }
 
