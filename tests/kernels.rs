@@ -1,0 +1,295 @@
+//! Every backend's set of kernels against the default set, piece by piece, and the default set against definitions; and
+//! a kernel that comes from outside.
+
+mod common;
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use burn::tensor::{DType, Device, Tensor, TensorData, Tolerance};
+use collimate::backend::kernels::{
+    Activation, AdamW, Attention, Gated, Head, Heads, Kernels, Linear, Mask, Plain, Plugin, RmsNorm, Rope, Row, Step,
+    Sum, places,
+};
+use collimate::model::{Decoder, Layout, ModelConfig, Options, Text};
+
+const HEADS: Heads = Heads { queries: 4, keys: 2, dim: 4 };
+
+/// Values between −1.5 and 1.5, the same each time.
+fn random(dims: [usize; 2], seed: u64, device: &Device) -> Tensor<2> {
+    let mut x = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    let mut next = || {
+        x ^= x << 13;
+        x ^= x >> 7;
+        x ^= x << 17;
+        (x >> 40) as f32 / (1u64 << 24) as f32 * 3.0 - 1.5
+    };
+    let values: Vec<f32> = (0..dims[0] * dims[1]).map(|_| next()).collect();
+    Tensor::from_data(TensorData::new(values, dims), device)
+}
+
+fn close(got: &Tensor<2>, expected: &Tensor<2>) {
+    got.to_data().assert_approx_eq::<f32>(&expected.to_data(), Tolerance::rel_abs(1e-4, 1e-4));
+}
+
+/// Runs a test with the kernels of every usable backend, and with the default set on the same device.
+fn on_every_backend(test: impl Fn(&Kernels, &dyn Fn([usize; 2], u64) -> Tensor<2>)) {
+    for (name, device) in common::devices() {
+        eprintln!("{name}");
+        for kernels in [Kernels::on(&device), Kernels::default()] {
+            test(&kernels, &|dims, seed| random(dims, seed, &device));
+        }
+    }
+}
+
+#[test]
+fn linear() {
+    on_every_backend(|k, t| {
+        let (x, w, b, dy) = (t([5, 3], 1), t([4, 3], 2), t([1, 4], 3), t([5, 4], 4));
+        close(&k.linear.forward(&x, &w, Some(&b)), &Linear::forward(&Plain, &x, &w, Some(&b)));
+        let dx = Linear::backward_input(&Plain, &dy, &w, None);
+        close(&k.linear.backward_input(&dy, &w, None), &dx);
+        close(&k.linear.backward_input(&dy, &w, Some(dx.clone())), &(dx * 2.0));
+        // Sums go on where they were, and a loss scale is divided out.
+        for by in [1.0, 0.25] {
+            let ([mut got, mut expected], [mut db, mut expected_db]) = ([None, None], [None, None]);
+            for _ in 0..2 {
+                k.linear.backward_weight(&dy, &x, Sum::new(&mut got, by));
+                Linear::backward_weight(&Plain, &dy, &x, Sum::new(&mut expected, by));
+                k.linear.backward_bias(&dy, Sum::new(&mut db, by));
+                Linear::backward_bias(&Plain, &dy, Sum::new(&mut expected_db, by));
+            }
+            close(got.as_ref().unwrap(), expected.as_ref().unwrap());
+            close(db.as_ref().unwrap(), expected_db.as_ref().unwrap());
+            close(expected.as_ref().unwrap(), &(dy.clone().transpose().matmul(x.clone()) * 2.0 * by));
+        }
+    });
+}
+
+#[test]
+fn norm() {
+    on_every_backend(|k, t| {
+        let (x, w, dy) = (t([5, 8], 1), t([1, 8], 2), t([5, 8], 3));
+        let ((y, r), (expected, expected_r)) = (k.norm.forward(&x, &w, 1e-5), RmsNorm::forward(&Plain, &x, &w, 1e-5));
+        close(&y, &expected);
+        close(&r, &expected_r);
+        let ((dx, dw), (expected, expected_w)) =
+            (k.norm.backward(&dy, &x, &w, &r), RmsNorm::backward(&Plain, &dy, &x, &w, &r));
+        close(&dx, &expected);
+        close(&dw, &expected_w);
+    });
+}
+
+#[test]
+fn rope() {
+    on_every_backend(|k, t| {
+        let angles = t([5, 2], 9);
+        let (cos, sin) = (angles.clone().cos(), angles.sin());
+        let x = t([5, 12], 1);
+        close(&k.rope.forward(x.clone(), &cos, &sin), &Rope::forward(&Plain, x.clone(), &cos, &sin));
+        close(&k.rope.backward(x.clone(), &cos, &sin), &Rope::backward(&Plain, x, &cos, &sin));
+        // Halves are paired: a quarter turn of (x_0, x_2) and none of (x_1, x_3) makes (−3, 2, 1, 4) of (1, 2, 3, 4).
+        let of = |v: Vec<f32>, dims: [usize; 2]| Tensor::<2>::from_data(TensorData::new(v, dims), &cos.device());
+        let y = k.rope.forward(of(vec![1., 2., 3., 4.], [1, 4]), &of(vec![0., 1.], [1, 2]), &of(vec![1., 0.], [1, 2]));
+        assert_eq!(y.into_data().try_to_vec::<f32>().unwrap(), [-3., 2., 1., 4.]);
+    });
+}
+
+#[test]
+fn gated() {
+    on_every_backend(|k, t| {
+        for activation in [Activation::Silu, Activation::Gelu, Activation::GeluTanh, Activation::Relu] {
+            let (g, u, dy) = (t([5, 8], 1), t([5, 8], 2), t([5, 8], 3));
+            close(&k.gated.forward(activation, &g, &u), &Gated::forward(&Plain, activation, &g, &u));
+            let (dg, du) = k.gated.backward(activation, &dy, g.clone(), u.clone());
+            let (expected_g, expected_u) = Gated::backward(&Plain, activation, &dy, g, u);
+            close(&dg, &expected_g);
+            close(&du, &expected_u);
+        }
+    });
+}
+
+fn rows() -> Vec<Row> {
+    vec![
+        Row { start: 0, prefix: 3, branches: vec![2, 4] },
+        Row { start: 9, prefix: 5, branches: vec![] },
+        Row { start: 14, prefix: 1, branches: vec![1, 1, 1] },
+    ]
+}
+
+/// Straight from the definition, token by token, in f64.
+fn naive(q: &Tensor<2>, k: &Tensor<2>, v: &Tensor<2>, rows: &[Row], window: Option<usize>) -> Vec<f32> {
+    let host =
+        |t: &Tensor<2>| t.to_data().try_to_vec::<f32>().unwrap().iter().map(|x| f64::from(*x)).collect::<Vec<_>>();
+    let (q, k, v) = (host(q), host(k), host(v));
+    let mut out = vec![0f32; q.len()];
+    for row in rows {
+        let at: Vec<_> = places(row).collect();
+        for i in 0..row.tokens() {
+            for h in 0..HEADS.queries {
+                let kh = h / HEADS.group();
+                let seen = |j: &usize| {
+                    (*j < row.prefix || at[*j].1 == at[i].1) && window.is_none_or(|w| at[i].0 - at[*j].0 < w)
+                };
+                let seen: Vec<usize> = (0..=i).filter(seen).collect();
+                let dot = |j: usize| {
+                    let products =
+                        (0..4).map(|c| q[(row.start + i) * 16 + h * 4 + c] * k[(row.start + j) * 8 + kh * 4 + c]);
+                    products.sum::<f64>() * HEADS.scale()
+                };
+                let e: Vec<f64> = seen.iter().map(|&j| dot(j).exp()).collect();
+                let z: f64 = e.iter().sum();
+                for c in 0..4 {
+                    let terms = seen.iter().zip(&e).map(|(&j, e)| e / z * v[(row.start + j) * 8 + kh * 4 + c]);
+                    out[(row.start + i) * 16 + h * 4 + c] = terms.sum::<f64>() as f32;
+                }
+            }
+        }
+    }
+    out
+}
+
+#[test]
+fn attention() {
+    on_every_backend(|kernels, t| {
+        let (q, k, v, dy) = (t([18, 16], 1), t([18, 8], 2), t([18, 8], 3), t([18, 16], 4));
+        let device = q.device();
+        // All rows at a time, two, one: 9, 5 and 4 tokens.
+        for (window, scores) in [(None, 1 << 21), (Some(3), 1 << 21), (None, 162), (Some(3), 1)] {
+            let mask = Mask::new(&rows(), window, &device).with_scores(scores);
+            let (out, lse) = kernels.attention.forward([&q, &k, &v], &mask, HEADS);
+            let expected = TensorData::new(naive(&q, &k, &v, &rows(), window), [18, 16]);
+            close(&out, &Tensor::from_data(expected, &device));
+            let whole = Mask::new(&rows(), window, &device);
+            let expected = Attention::backward(&Plain, &dy, [&q, &k, &v], (&out, None), &whole, HEADS);
+            let got = kernels.attention.backward(&dy, [&q, &k, &v], (&out, lse.as_ref()), &mask, HEADS);
+            got.iter().zip(&expected).for_each(|(got, expected)| close(got, expected));
+        }
+    });
+}
+
+#[test]
+fn extending_a_text_is_the_same_as_starting_over() {
+    on_every_backend(|kernels, t| {
+        let (q, k, v) = (t([9, 16], 1), t([9, 8], 2), t([9, 8], 3));
+        let whole = [Row { start: 0, prefix: 9, branches: vec![] }];
+        for window in [None, Some(3)] {
+            let mask = Mask::new(&whole, window, &q.device());
+            let expected = kernels.attention.forward([&q, &k, &v], &mask, HEADS).0.narrow(0, 6, 3);
+            close(&kernels.attention.extend([&q.clone().narrow(0, 6, 3), &k, &v], window, HEADS), &expected);
+        }
+    });
+}
+
+#[test]
+fn head() {
+    const TARGETS: [u32; 5] = [3, 0, 6, 3, 1];
+    on_every_backend(|k, t| {
+        let (h, w) = (t([5, 4], 1), t([7, 4], 2));
+        let c = [0.5, -1.0, 0.25, 2.0, 0.0];
+        let (mut pass, mut plain) = (k.head.begin(), Head::begin(&Plain));
+        // A pass goes from group to group; its buffers may be larger than the next group wants.
+        for (rows, collision) in [(0..5, true), (1..3, false), (2..5, true)] {
+            let (h, targets) = (h.clone().narrow(0, rows.start, rows.len()), &TARGETS[rows.clone()]);
+            let (got, expected) = (pass.scores(&h, &w, targets, collision), plain.scores(&h, &w, targets, collision));
+            let near = |a: &[f32], b: &[f32]| {
+                assert!(a.len() == b.len() && a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-5), "{a:?} is not {b:?}");
+            };
+            near(&got.log_probs, &expected.log_probs);
+            assert_eq!(got.log_collisions.is_some(), collision);
+            near(&got.log_collisions.unwrap_or_default(), &expected.log_collisions.unwrap_or_default());
+            let ([mut dw, mut expected_dw], c) = ([None, None], &c[rows]);
+            let dh = pass.gradient(c, Some(Sum::new(&mut dw, 1.0)));
+            let expected_dh = plain.gradient(c, Some(Sum::new(&mut expected_dw, 1.0)));
+            close(&dh, &expected_dh);
+            close(dw.as_ref().unwrap(), expected_dw.as_ref().unwrap());
+            // A frozen head passes its gradient on, and has none.
+            pass.scores(&h, &w, targets, false);
+            close(&pass.gradient(c, None), &dh);
+        }
+    });
+}
+
+#[test]
+fn optimiser() {
+    let step =
+        |number| Step { number, rate: 0.01, beta1: 0.9, beta2: 0.99, epsilon: 1e-6, weight_decay: 0.1, scale: 0.5 };
+    on_every_backend(|k, t| {
+        let zero = || t([3, 5], 9) * 0.0;
+        let (mut p, mut m, mut v) = (t([3, 5], 1), zero(), zero());
+        let (mut q, mut qm, mut qv) = (p.clone(), m.clone(), v.clone());
+        for number in 1..=2 {
+            let g = t([3, 5], 1 + number);
+            k.adamw.step(&step(number), [&mut p, &mut m, &mut v], g.clone());
+            AdamW::step(&Plain, &step(number), [&mut q, &mut qm, &mut qv], g.clone());
+            [(&p, &q), (&m, &qm), (&v, &qv)].iter().for_each(|(got, expected)| close(got, expected));
+            let (a, b) = (k.adamw.sum_of_squares(&g), AdamW::sum_of_squares(&Plain, &g));
+            assert!((a / b - 1.0).abs() < 1e-5, "{a} is not {b}");
+        }
+        // m/(1−β₁) = g and v/(1−β₂) = g², so the first step moves θ by η g/(|g| + ε).
+        let (mut p, mut m, mut v, g) = (t([3, 5], 1), zero(), zero(), t([3, 5], 2));
+        let before = p.clone();
+        k.adamw.step(&Step { weight_decay: 0.0, epsilon: 1e-8, ..step(1) }, [&mut p, &mut m, &mut v], g.clone());
+        close(&p, &(before - g.sign() * 0.01));
+    });
+}
+
+/// A norm from outside: the default's, counted.
+#[derive(Debug)]
+struct Counted;
+
+static CALLS: AtomicUsize = AtomicUsize::new(0);
+
+impl RmsNorm for Counted {
+    fn forward(&self, x: &Tensor<2>, weight: &Tensor<2>, eps: f64) -> (Tensor<2>, Tensor<2>) {
+        CALLS.fetch_add(1, Ordering::Relaxed);
+        RmsNorm::forward(&Plain, x, weight, eps)
+    }
+}
+
+inventory::submit! { Plugin {
+    name: "counted norm",
+    rank: 1,
+    serves: |device| !device.is_autodiff(),
+    install: |kernels| kernels.norm = &Counted,
+} }
+
+#[test]
+fn a_crate_outside_brings_a_kernel_for_one_piece() {
+    let table = serde_json::json!({
+        "model_type": "llama", "hidden_size": 16, "intermediate_size": 24, "num_attention_heads": 4,
+        "num_hidden_layers": 2, "vocab_size": 40, "max_position_embeddings": 64
+    });
+    let config = ModelConfig::from_value(&table, std::path::Path::new("config.json")).unwrap();
+    for (name, device) in common::devices() {
+        let decoder = Decoder::random(config.clone(), 1, &device);
+        let mut layout = Layout::default();
+        layout.push(&[1, 2], &[Text::whole(&[3, 4])], true).unwrap();
+        let before = CALLS.load(Ordering::Relaxed);
+        let scores = decoder.score(&layout, Options::default()).unwrap();
+        // Two layers of two norms, and the last.
+        assert!(CALLS.load(Ordering::Relaxed) >= before + 5, "{name}");
+        let plain = decoder.with_kernels(Kernels::default()).score(&layout, Options::default()).unwrap();
+        for (a, b) in scores.log_probs.iter().zip(&plain.log_probs) {
+            assert!((a - b).abs() < 1e-5, "{name}: {a} is not {b}");
+        }
+    }
+}
+
+#[test]
+fn bits_are_asked_for_in_every_type_that_a_device_has() {
+    for (name, device) in common::devices() {
+        for dtype in [DType::BF16, DType::F16] {
+            if !device.supports_dtype(dtype) {
+                eprintln!("skipped: {name} has no {dtype:?}");
+                continue;
+            }
+            // What kernels don't take goes through tensor operations, to the same numbers within a rounding.
+            let k = Kernels::on(&device);
+            let (x, w) = (random([5, 3], 1, &device), random([4, 3], 2, &device));
+            let y = k.linear.forward(&x.clone().cast(dtype), &w.clone().cast(dtype), None);
+            assert_eq!(y.dtype(), dtype, "{name}");
+            let off = (y.cast(DType::F32) - k.linear.forward(&x, &w, None)).abs().max().into_scalar::<f32>();
+            assert!(off < 0.06, "{name}, {dtype:?}: {off}");
+        }
+    }
+}
