@@ -47,13 +47,18 @@ pub(crate) fn scored_lengths(t: &Tokens) -> Pair<usize> {
 
 impl Item {
     /// `reference`: the token log-probabilities of the reference, unless the objective has none.
-    pub fn new(objective: &Objective, tokens: Tokens, reference: Option<&Pair<Vec<f32>>>) -> Self {
-        let weights = objective.weights(scored_lengths(&tokens), tokens.key);
+    ///
+    /// # Errors
+    /// An averaging operator that doesn't give one proper weight per token.
+    pub fn new(objective: &Objective, tokens: Tokens, reference: Option<&Pair<Vec<f32>>>) -> Result<Self, Error> {
+        let weights = objective
+            .weights(scored_lengths(&tokens), tokens.key)
+            .map_err(|source| Error::Weights { row: tokens.row, source })?;
         let reference = match reference {
             Some(r) => r.as_ref().zip(weights.as_ref()).map(|(p, w)| Said::new(p, None, w)),
             None => weights.as_ref().map(|w| Said { tokens: w.len() as f64, ..Said::default() }),
         };
-        Self { tokens, weights, reference }
+        Ok(Self { tokens, weights, reference })
     }
 
     /// Input tokens, the prompt counted for each completion, as TRL counts them.
@@ -357,7 +362,8 @@ mod tests {
         let how = How { pairs: 8, tokens: 0, share: true, engine: Options::default() };
         let pairs: Vec<_> = (1..=8).map(pair).collect();
         let reference = log_probs(&exact, &pairs, how).unwrap();
-        let items: Vec<_> = pairs.into_iter().zip(&reference).map(|(t, r)| Item::new(&objective, t, Some(r))).collect();
+        let items: Vec<_> =
+            pairs.into_iter().zip(&reference).map(|(t, r)| Item::new(&objective, t, Some(r)).unwrap()).collect();
         let (_, expected) = learn(&exact, &objective, &items, how).unwrap();
         let half = exact.with_precision(Precision::F16, true).unwrap();
         let once = run(&half, &objective, &items, how, true).unwrap().gradients.unwrap().norm();

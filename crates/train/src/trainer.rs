@@ -131,10 +131,10 @@ pub fn loss_and_gradients(
     let how = how(settings, settings.per_device_train_batch_size);
     let item = |t: &Tokens| -> Result<Item, Error> {
         if !objective.uses_reference() {
-            return Ok(Item::new(objective, t.clone(), None));
+            return Item::new(objective, t.clone(), None);
         }
         let scores = step::log_probs(reference, std::slice::from_ref(t), how)?;
-        Ok(Item::new(objective, t.clone(), Some(&scores[0])))
+        Item::new(objective, t.clone(), Some(&scores[0]))
     };
     let items = pairs.iter().map(item).collect::<Result<Vec<_>, _>>()?;
     let outcome = step::run(policy, objective, &items, how, true)?;
@@ -288,7 +288,7 @@ impl Trainer {
         progress(all)
     }
 
-    fn items(&self, data: &Part, known: &Reference, pairs: &[usize]) -> Vec<Item> {
+    fn items(&self, data: &Part, known: &Reference, pairs: &[usize]) -> Result<Vec<Item>, Error> {
         let item = |i: &usize| {
             let tokens = data.get(*i);
             let reference = known.get(&tokens).cloned();
@@ -320,7 +320,7 @@ impl Trainer {
         observer(Event::Begin { from: self.progress.step, steps })?;
         while self.progress.step < steps {
             let pairs = self.pairs_of(self.progress.step, &mut order);
-            let items = self.items(&self.train, &known, &pairs);
+            let items = self.items(&self.train, &known, &pairs)?;
             self.step(&items, initial && self.progress.step == 0, steps, observer)?;
             let at = |every: usize| every > 0 && self.progress.step.is_multiple_of(every);
             let (evaluate, save) = (at(self.settings.eval_steps), at(self.settings.save_steps));
@@ -442,7 +442,7 @@ impl Trainer {
         let policy = self.policy.clone().with_profile(Profile::default());
         // Losses that couple pairs are those of a batch as large as in training.
         for pairs in all.chunks(self.per_step()) {
-            let items = self.items(eval, known, pairs);
+            let items = self.items(eval, known, pairs)?;
             let outcome = step::run(&policy, &self.objective, &items, how, false)?;
             window.add(&items, &outcome);
         }
