@@ -13,6 +13,7 @@ use std::error::Error;
 use std::path::{Path, PathBuf};
 
 use collimate::core::Method;
+use collimate::core::averaging::{Mean, Sum};
 use collimate::core::tabular::{Preferences, World};
 use plotters::prelude::*;
 use serde_json::{Map, Value, json};
@@ -50,8 +51,7 @@ fn outcome(method: &'static str, beta: f64, world: &World, reward: &[f64]) -> Re
         }
         _ => reward.to_vec(),
     };
-    let weights = world.weights(objective.averaging.as_ref())?;
-    let exact = world.optimum(objective.optimality.as_ref(), &weights, &learnt)?;
+    let exact = world.optimum(&objective.averaging, &objective.optimality, &learnt)?;
     let found = world.fit(&objective, &preferences, 1e-10, 5_000)?;
     Ok(Outcome { method, beta, bar: exact.bar, exact: exact.log_policy, found: found.log_policy })
 }
@@ -98,7 +98,7 @@ fn draw(world: &World, reward: &[f64], outcomes: &[Outcome], path: &Path) -> Res
         let betas = (0..=80).map(|k| scale * 10f64.powf(2.0 - f64::from(k) * 0.05));
         betas.map(|beta| at(&world.closed_form(beta, weights, reward).log_policy)).collect()
     };
-    let sum = vec![1.0; reward.len()];
+    let (sum, mean) = (world.weights(&Sum {})?, world.weights(&Mean {})?);
     let root = SVGBackend::new(path, (720, 480)).into_drawing_area();
     root.fill(&WHITE)?;
     let mut chart = ChartBuilder::on(&root)
@@ -107,7 +107,7 @@ fn draw(world: &World, reward: &[f64], outcomes: &[Outcome], path: &Path) -> Res
         .y_label_area_size(48)
         .build_cartesian_2d(10.0..33.0, 0.45..1.02)?;
     chart.configure_mesh().x_desc("mean length, tokens").y_desc("mean reward").draw()?;
-    for (name, points, colour) in [("sum", curve(&sum, 1.0), BLUE), ("mean", curve(&world.mean(), 16.0), RED)] {
+    for (name, points, colour) in [("sum", curve(&sum, 1.0), BLUE), ("mean", curve(&mean, 16.0), RED)] {
         chart
             .draw_series(LineSeries::new(points, colour.stroke_width(2)))?
             .label(format!("optimum, {name}"))

@@ -7,11 +7,15 @@
 mod common;
 
 use burn::tensor::{DType, Device, Tensor, TensorData};
-use collimate::core::averaging::AnyAveraging;
-use collimate::core::loss::AnyLoss;
-use collimate::core::optimality::AnyOptimality;
+use collimate::core::averaging::{AnyAveraging, Mean, Sum};
+use collimate::core::loss::{AnyLoss, Hinge, Logistic, Squared};
+use collimate::core::optimality::{AnyOptimality, ReverseKl, by_bisection};
 use collimate::core::registry;
-use collimate::core::{Batch, Column, Completion, Method, Objective, Pair, Preference, PreferenceLoss, Scores, Totals};
+use collimate::core::tabular::{World, normalise};
+use collimate::core::{
+    AveragedDpo, AveragedIpo, AveragedSlic, AveragingOperator, Batch, Column, Completion, Dpo, Ipo, Method, Objective,
+    OptimalityOperator, Pair, Preference, PreferenceLoss, Scores, Slic, Totals,
+};
 use libtest_mimic::{Arguments, Failed, Trial};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
@@ -80,7 +84,13 @@ fn items() -> Vec<Item> {
     }
     for name in vocabulary.loss {
         let loss = instance::<Box<dyn AnyLoss>>("loss", name, |l| l.validate().is_ok());
-        let table = json!({"averaging": {"type": "mean"}, "optimality": reverse_kl, "loss": loss});
+        let mut table = json!({"averaging": {"type": "mean"}, "optimality": reverse_kl, "loss": loss});
+        let reads = registry::read::<Box<dyn AnyLoss>>("loss", &loss).unwrap().reads();
+        if !reads.rewards && !reads.scores {
+            // Whatever else it were composed with would be ignored, and is refused.
+            table["averaging"] = json!({"type": "sum"});
+            table["optimality"] = json!({"type": "none", "beta": 0.75});
+        }
         all.push(Item { name: format!("loss-{name}"), table });
     }
     for method in Method::all() {
@@ -140,7 +150,7 @@ fn see(objective: &Objective, texts: &[Text]) -> Seen {
     let side = |model: fn(&Text) -> &Pair<Vec<f64>>| {
         let each = |pick: fn(&Pair<Vec<f64>>) -> &Vec<f64>, confidence: fn(&Pair<f64>) -> f64| {
             let weights = |t: &Text| {
-                let w = objective.weights(t.lengths(), t.key);
+                let w = objective.weights(t.lengths(), t.key).unwrap();
                 pick(&w).clone()
             };
             let dot = |t: &Text| weights(t).iter().zip(pick(model(t))).map(|(w, p)| w * p).sum();
@@ -179,6 +189,7 @@ struct Place {
 }
 
 /// Each pair's loss and the gradient of the mean with respect to scores and sums.
+#[derive(Debug, PartialEq)]
 struct Computed {
     loss: Vec<f64>,
     score: Pair<Vec<f64>>,
@@ -190,7 +201,11 @@ impl Place {
         Tensor::from_data(TensorData::new(v.to_vec(), [v.len()]), (&self.device, self.dtype))
     }
 
-    fn compute(&self, objective: &Objective, seen: &Seen) -> Computed {
+    fn compute<A: AnyAveraging, O: AnyOptimality, L: AnyLoss>(
+        &self,
+        objective: &Objective<A, O, L>,
+        seen: &Seen,
+    ) -> Computed {
         let here = Place { device: self.device.clone().autodiff(), dtype: self.dtype };
         let send = |side: &Pair<Completion<Column>>| {
             side.as_ref().map(|c| Completion {
@@ -349,7 +364,7 @@ fn padding(item: &Item, place: &Place) -> Result<(), Failed> {
             let weights = table(texts.iter().map(|t| row(&weights(t), 0.0)).collect());
             host((log_probs * weights).sum_dim(1).squeeze_dim::<1>(1))
         };
-        let weights = |t: &Text| objective.weights(t.lengths(), t.key);
+        let weights = |t: &Text| objective.weights(t.lengths(), t.key).unwrap();
         let mut padded = plain.clone();
         padded.policy.chosen.score = Column(score(&|t| t.policy.chosen.clone(), &|t| weights(t).chosen));
         padded.policy.rejected.score = Column(score(&|t| t.policy.rejected.clone(), &|t| weights(t).rejected));
@@ -478,6 +493,58 @@ fn monotone(item: &Item, place: &Place) -> Result<(), Failed> {
     Ok(())
 }
 
+/// On a device too, the score from the reward undoes the reward from the score, in closed form and by search.
+fn both_directions_there(item: &Item, place: &Place) -> Result<(), Failed> {
+    let optimality = item.objective().optimality;
+    let (policy, scores) = ramp(|v| place.tensor(&v));
+    let reward = optimality.reward(&scores);
+    let tolerance = if place.dtype == DType::F64 { 1e-9 } else { 1e-3 };
+    let Scores { reference, tokens, .. } = scores;
+    close(&host(optimality.score(reward.clone(), reference.clone(), tokens.clone())), &policy, tolerance)?;
+    close(&host(by_bisection(&optimality, reward, reference, tokens)), &policy, tolerance)
+}
+
+/// An objective of types has the very bits of the one that configuration makes of the same parts.
+fn bits<A: AnyAveraging, O: AnyOptimality, L: AnyLoss>(
+    typed: &Objective<A, O, L>,
+    named: &Objective,
+    place: &Place,
+) -> Result<(), Failed> {
+    let seen = see(named, &texts(9, 13));
+    let [one, other] = [
+        typed.evaluate_column(&seen.policy, &seen.reference, seen.totals),
+        named.evaluate_column(&seen.policy, &seen.reference, seen.totals),
+    ];
+    demand(one.loss == other.loss && one.reward == other.reward, || format!("{one:?}, not {other:?}"))?;
+    for i in 0..seen.totals.pairs {
+        let pick = |side: &Pair<Completion<Column>>| {
+            side.as_ref().map(|c| Completion::new(c.score.0[i], c.sum.0[i], c.tokens.0[i]))
+        };
+        let alone = typed.evaluate(&pick(&seen.policy), &pick(&seen.reference), seen.totals);
+        demand(alone.loss == other.loss.0[i], || format!("{alone:?} of pair {i}"))?;
+    }
+    let [one, other] = [place.compute(typed, &seen), place.compute(named, &seen)];
+    demand(one == other, || format!("{one:?}, not {other:?}"))
+}
+
+/// The objectives that have a type of their own, beside the method of the same parts.
+fn typed(method: &str, place: &Place) -> Result<(), Failed> {
+    let named = Method::find(method)?.objective(&Map::new())?;
+    let optimality = ReverseKl { beta: named.optimality.beta() };
+    match method {
+        "dpo" => bits(&Dpo::new(Sum {}, optimality, Logistic {})?, &named, place),
+        "ipo" => bits(&Ipo::new(Sum {}, optimality, Squared {})?, &named, place),
+        "slic" => bits(&Slic::new(Sum {}, optimality, Hinge::default())?, &named, place),
+        "averaged-dpo" => bits(&AveragedDpo::new(Mean {}, optimality, Logistic {})?, &named, place),
+        "averaged-ipo" => bits(&AveragedIpo::new(Mean {}, optimality, Squared {})?, &named, place),
+        "averaged-slic" => bits(&AveragedSlic::new(Mean {}, optimality, Hinge::default())?, &named, place),
+        other => Err(format!("{other} has no type").into()),
+    }
+}
+
+/// The methods that [`typed`] knows.
+const TYPED: [&str; 6] = ["dpo", "ipo", "slic", "averaged-dpo", "averaged-ipo", "averaged-slic"];
+
 // ---- The laws that need no device --------------------------------------------------------------------------------
 
 /// A configuration is written as it is read, as JSON and as TOML.
@@ -499,31 +566,162 @@ fn configuration(item: &Item) -> Result<(), Failed> {
     demand(Objective::from_value(&odd).is_err(), || "a negative β is accepted".into())
 }
 
-/// Weights are one per token, finite, not negative, not all zero, and the same for the same pair.
+/// Weights are one per token, finite, not negative (all three are checked where they are handed out), not all zero, and
+/// the same for the same pair.
 fn weights(item: &Item) -> Result<(), Failed> {
     let objective = item.objective();
     for (key, (chosen, rejected)) in [(1, 1), (1, 9), (9, 1), (7, 7), (300, 2)].into_iter().enumerate() {
         let lengths = Pair::new(chosen, rejected);
-        let found = objective.weights(lengths, key as u64);
-        demand(found == objective.weights(lengths, key as u64), || "the same pair has other weights".into())?;
+        let found = objective.weights(lengths, key as u64)?;
+        demand(found == objective.weights(lengths, key as u64)?, || "the same pair has other weights".into())?;
         for (n, w) in lengths.zip(found).into_array() {
-            demand(w.len() == n, || format!("{} weights for {n} tokens", w.len()))?;
-            demand(w.iter().all(|w| w.is_finite() && *w >= 0.0), || format!("{w:?}"))?;
-            demand(w.iter().any(|w| *w > 0.0), || "no token counts".into())?;
+            demand(w.iter().any(|w| *w > 0.0), || format!("none of {n} tokens counts"))?;
         }
     }
     Ok(())
 }
 
-/// The reward rises with the policy's score, and the forward direction undoes it.
-fn forward(item: &Item) -> Result<(), Failed> {
+/// The reward rises with the policy's score; the score from the reward undoes it, in closed form and by search.
+fn both_directions(item: &Item) -> Result<(), Failed> {
     let objective = item.objective();
-    let optimality = objective.optimality.as_ref();
-    let reward = |policy: f64| -> f64 { optimality.reward(&Scores { policy, reference: -2.0, tokens: 3.0 }) };
-    let scores: Vec<f64> = (1..60).map(|i| -0.1 * f64::from(i)).collect();
-    demand(scores.windows(2).all(|w| reward(w[0]) > reward(w[1])), || "the reward doesn't rise with the score".into())?;
-    let back: Vec<f64> = scores.iter().map(|s| optimality.score(reward(*s), -2.0, 3.0)).collect();
-    close(&back, &scores, 1e-9)
+    let (policy, scores) = ramp(Column);
+    let reward = objective.optimality.reward(&scores);
+    demand(reward.0.windows(2).all(|w| w[0] > w[1]), || "the reward doesn't rise with the score".into())?;
+    let Scores { reference, tokens, .. } = scores;
+    close(&objective.optimality.score(reward.clone(), reference.clone(), tokens.clone()).0, &policy, 1e-9)?;
+    close(&by_bisection(&objective.optimality, reward.clone(), reference.clone(), tokens.clone()).0, &policy, 1e-9)?;
+    for i in 0..policy.len() {
+        let alone = objective.optimality.score(reward.0[i], reference.0[i], tokens.0[i]);
+        demand(alone == objective.optimality.score(reward.clone(), reference.clone(), tokens.clone()).0[i], || {
+            format!("one reward alone has another score: {alone}")
+        })?;
+    }
+    Ok(())
+}
+
+/// Falling scores of the policy beside one of the reference, for completions of three tokens.
+fn ramp<T>(number: impl Fn(Vec<f64>) -> T) -> (Vec<f64>, Scores<T>) {
+    let policy: Vec<f64> = (1..60).map(|i| -0.1 * f64::from(i)).collect();
+    let same = |value: f64| number(vec![value; policy.len()]);
+    let scores = Scores { policy: number(policy.clone()), reference: same(-2.0), tokens: same(3.0) };
+    (policy, scores)
+}
+
+/// Where 𝒜 is a map of policies, it and 𝒜⁻¹ undo each other, it is what the token weights say, and the optimum obeys the
+/// composition: the implicit rewards of its scores are R − λ.
+fn composition(item: &Item) -> Result<(), Failed> {
+    let objective = item.objective();
+    let averaging = &objective.averaging;
+    let world = World::new(vec![3, 9, 2, 12, 5], vec![-1.0, -2.0, -1.5, -1.25, -0.5])?;
+    let Some(weights) = world.lengths().iter().map(|n| averaging.weight(*n)).collect::<Option<Vec<f64>>>() else {
+        let none = averaging.average(world.log_reference(), world.lengths()).is_none()
+            && averaging.unaverage(world.log_reference(), world.lengths()).is_none();
+        return demand(none, || "𝒜 is said of weights that aren't the completion's own".into());
+    };
+    for (n, w) in world.lengths().iter().zip(&weights) {
+        close(&objective.weights(Pair::new(*n, 4), 7)?.chosen, &vec![*w; *n], 0.0)?;
+    }
+    let averaged = averaging.average(world.log_reference(), world.lengths()).ok_or("𝒜 is not said")?;
+    let raised: Vec<f64> = world.log_reference().iter().zip(&weights).map(|(p, w)| p * w).collect();
+    close(&averaged, &normalise(&raised), 1e-13)?;
+    let back = averaging.unaverage(&averaged, world.lengths()).ok_or("𝒜⁻¹ is not said")?;
+    close(&back, world.log_reference(), 1e-12)?;
+    let reward = [0.1, -0.05, 0.15, 0.0, -0.1];
+    let best = world.optimum(averaging, &objective.optimality, &reward)?;
+    close(&normalise(&best.log_policy), &best.log_policy, 1e-12)?;
+    let averaged_policy = averaging.average(&best.log_policy, world.lengths()).ok_or("𝒜 is not said")?;
+    let implicit: Vec<f64> = (0..reward.len())
+        .map(|i| {
+            let tokens = world.lengths()[i] as f64;
+            objective.optimality.reward(&Scores { policy: averaged_policy[i], reference: averaged[i], tokens })
+        })
+        .collect();
+    let above: Vec<f64> = reward.iter().map(|r| r - reward[0] + implicit[0]).collect();
+    close(&implicit, &above, 1e-9)
+}
+
+/// A loss reads what it says, all of it and nothing else; and one pair alone has the loss that it has in a batch, bit for
+/// bit, unless it reads the others.
+fn reads(item: &Item) -> Result<(), Failed> {
+    let objective = item.objective();
+    let (texts, other) = (texts(9, 10), texts(9, 11));
+    let (seen, strange) = (see(&objective, &texts), see(&objective, &other));
+    let pair = |seen: &Seen| Preference {
+        reward: objective.evaluate(&seen.policy, &seen.reference, seen.totals).reward,
+        beta: objective.optimality.beta(),
+        policy: seen.policy.clone(),
+        reference: seen.reference.clone(),
+        totals: totals(&texts),
+    };
+    let (plain, strange) = (pair(&seen), pair(&strange));
+    let loss = |pair: &Preference<Column>| objective.loss.loss(pair).0;
+    let reads = objective.loss.reads();
+    type Swap = fn(&mut Completion<Column>, &Completion<Column>);
+    let swaps: [(&str, bool, Swap); 3] = [
+        ("scores", reads.scores, |into, from| into.score = from.score.clone()),
+        ("sums", reads.sums, |into, from| into.sum = from.sum.clone()),
+        ("confidence", reads.confidence, |into, from| into.confidence = from.confidence.clone()),
+    ];
+    let mut moved = vec![("rewards", reads.rewards, Preference { reward: strange.reward.clone(), ..plain.clone() })];
+    for (what, declared, swap) in swaps {
+        let mut moving = plain.clone();
+        for (into, from) in [(&mut moving.policy, &strange.policy), (&mut moving.reference, &strange.reference)] {
+            swap(&mut into.chosen, &from.chosen);
+            swap(&mut into.rejected, &from.rejected);
+        }
+        moved.push((what, declared, moving));
+    }
+    for (what, declared, moved) in moved {
+        demand((loss(&moved) != loss(&plain)) == declared, || {
+            format!("it says of {what}: {declared}; but {:?} became {:?}", loss(&plain), loss(&moved))
+        })?;
+    }
+    let whole = seen.oracle(&objective);
+    let alone = texts.iter().map(|t| {
+        let Seen { policy, reference, .. } = see(&objective, std::slice::from_ref(t));
+        let one = |side: Pair<Completion<Column>>| {
+            side.map(|c| Completion {
+                score: c.score.0[0],
+                sum: c.sum.0[0],
+                tokens: c.tokens.0[0],
+                confidence: c.confidence.0[0],
+            })
+        };
+        objective.evaluate(&one(policy), &one(reference), totals(&texts)).loss
+    });
+    demand((alone.collect::<Vec<f64>>() != whole) == reads.whole_batch, || {
+        format!("it says of the whole batch: {}; but alone each pair has another loss", reads.whole_batch)
+    })
+}
+
+/// Whatever is composed is either refused by name or has an effect: other operators, and the wrappers around the loss.
+fn nothing_is_ignored(item: &Item) -> Result<(), Failed> {
+    let texts = texts(9, 12);
+    let losses = |objective: &Objective| see(objective, &texts).oracle(objective);
+    let plain = losses(&item.objective());
+    let loss = &item.table["loss"];
+    let other = |part: &str, one: Value, two: Value| match item.table[part]["type"] == one["type"] {
+        true => (part.to_owned(), two),
+        false => (part.to_owned(), one),
+    };
+    let changes = [
+        other("averaging", json!({"type": "sum"}), json!({"type": "mean"})),
+        other("optimality", json!({"type": "none", "beta": 0.5}), json!({"type": "reverse_kl", "beta": 0.5})),
+        ("loss".to_owned(), json!({"type": "target_margin", "gamma": 0.375, "loss": loss})),
+        ("loss".to_owned(), json!({"type": "per_token", "loss": loss})),
+    ];
+    for (part, table) in changes {
+        let mut changed = item.table.clone();
+        changed[&part] = table.clone();
+        match Objective::from_value(&changed) {
+            Ok(objective) => demand(losses(&objective) != plain, || format!("{part} = {table} changes nothing"))?,
+            Err(said) => {
+                let (said, name) = (said.to_string(), loss["type"].as_str().unwrap_or_default());
+                demand(said.contains(&format!("loss \"{name}\"")), || said.clone())?;
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Whether a loss looks at nothing but the rewards.
@@ -535,7 +733,7 @@ fn sees_rewards_alone(loss: &dyn AnyLoss) -> bool {
         let reward = Pair::new(0.7, -0.4);
         PreferenceLoss::<f64>::loss(loss, &Preference { reward, beta, policy: both.clone(), reference: both, totals })
     };
-    !loss.coupled() && at(0.5, -1.0, 2.0) == at(2.0, -3.0, 7.0)
+    !loss.reads().whole_batch && at(0.5, -1.0, 2.0) == at(2.0, -3.0, 7.0)
 }
 
 /// Whether a loss sees lengths by themselves.
@@ -563,6 +761,7 @@ fn laws(item: &Item) -> Vec<(&'static str, Law)> {
     let objective = item.objective();
     let mut laws: Vec<(&'static str, Law)> = vec![
         ("value", value),
+        ("both_directions", both_directions_there),
         ("gradient", gradient),
         ("finite", finite),
         ("start", start),
@@ -592,7 +791,14 @@ pub fn main() {
     let items = items();
     let mut trials = Vec::new();
     for item in &items {
-        let host: [(&str, HostLaw); 3] = [("configuration", configuration), ("weights", weights), ("forward", forward)];
+        let host: [(&str, HostLaw); 6] = [
+            ("configuration", configuration),
+            ("weights", weights),
+            ("both_directions", both_directions),
+            ("composition", composition),
+            ("reads", reads),
+            ("nothing_is_ignored", nothing_is_ignored),
+        ];
         for (law, run) in host {
             let it = item.clone();
             trials.push(Trial::test(format!("host::{}::{law}", item.name), move || run(&it)));
@@ -607,6 +813,10 @@ pub fn main() {
                 let (it, place) = (item.clone(), place.clone());
                 trials.push(Trial::test(format!("{backend}::{}::{law}", item.name), move || run(&it, &place)));
             }
+        }
+        for method in TYPED {
+            let place = place.clone();
+            trials.push(Trial::test(format!("{backend}::{method}::typed"), move || typed(method, &place)));
         }
     }
     let backends: Vec<_> = devices.iter().map(|(name, _)| *name).collect();

@@ -185,22 +185,8 @@ fn known() -> Vec<String> {
 
 /// The known key nearest to `name`, if one is near.
 fn nearest<'a>(name: &str, known: &'a [String]) -> Option<&'a str> {
-    let distance = |other: &str| {
-        let b: Vec<char> = other.chars().collect();
-        let mut row: Vec<usize> = (0..=b.len()).collect();
-        for (i, x) in name.chars().enumerate() {
-            let mut corner = row[0];
-            row[0] = i + 1;
-            for j in 0..b.len() {
-                let change = corner + usize::from(x != b[j]);
-                corner = row[j + 1];
-                row[j + 1] = change.min(corner + 1).min(row[j] + 1);
-            }
-        }
-        row[b.len()]
-    };
-    let best = known.iter().min_by_key(|k| distance(k))?;
-    (distance(best) <= 1 + name.len() / 4).then_some(best)
+    let (distance, best) = known.iter().map(|k| (strsim::levenshtein(name, k), k)).min_by_key(|(d, _)| *d)?;
+    (distance <= 1 + name.len() / 4).then_some(best)
 }
 
 pub(crate) fn section<T: DeserializeOwned>(table: Map<String, Value>, from: &str) -> Result<T> {

@@ -3,8 +3,8 @@
 //! A method is a triple: an [averaging operator](averaging::AveragingOperator) 𝒜, which weighs the token
 //! log-probabilities of a completion; an [optimality operator](optimality::OptimalityOperator) 𝓑, whose inverse turns
 //! scores into implicit rewards; and a [preference loss](loss::PreferenceLoss) ℓ on the rewards of a pair.
-//! [`Objective`] composes the three, [`methods`] names the compositions, [`trl`] reads another trainer's keys, and
-//! [`tabular`] computes the exact optimum on finite sets.
+//! [`Objective`] composes the three, as types or as what configuration names; [`methods`] names the compositions,
+//! [`trl`] reads another trainer's keys, and [`tabular`] computes the exact optimum on finite sets.
 //!
 //! Every formula is written once, generic over the [`Number`] it runs on: `f64` or a [`Column`] (the exact oracle), or
 //! a [`Batch`] on any device.
@@ -20,10 +20,12 @@ pub mod tabular;
 pub mod trl;
 
 pub use averaging::AveragingOperator;
-pub use loss::{Preference, PreferenceLoss};
+pub use loss::{Preference, PreferenceLoss, Reads};
 pub use methods::Method;
 pub use number::{Batch, Column, Number};
-pub use objective::{Completion, Evaluation, Objective, Totals};
+pub use objective::{
+    AveragedDpo, AveragedIpo, AveragedSlic, Completion, Dpo, Evaluation, Ipo, Objective, Slic, Totals,
+};
 pub use optimality::{OptimalityOperator, Scores};
 
 use serde::{Deserialize, Serialize};
@@ -89,6 +91,21 @@ pub enum Error {
         name: String,
         /// The names that exist, separated by commas.
         known: String,
+    },
+    /// An averaging operator that doesn't say one weight per token.
+    #[error(
+        "averaging \"{averaging}\" gives {said} for a {side} completion of {tokens} tokens; expected one per token, \
+         finite and not negative"
+    )]
+    Weights {
+        /// The operator, by its registered name.
+        averaging: &'static str,
+        /// What it gave: "3 weights", "a weight of NaN".
+        said: String,
+        /// "chosen" or "rejected".
+        side: &'static str,
+        /// n, the scored tokens of that completion.
+        tokens: usize,
     },
     /// A configuration that names a key wrongly or gives it a value of the wrong type.
     #[error("{0}")]

@@ -19,7 +19,8 @@ const EXP_BOUND: f64 = 80.0;
 /// The arithmetic that the formulas need, elementwise where the number is a batch.
 ///
 /// `f64` is the exact oracle of one pair, [`Column`] that of a batch. [`Batch`] runs on a device, and is
-/// differentiable where that device is.
+/// differentiable where that device is. The operators are num-traits' [`NumOps`]; its `Float` can't be asked for, as it
+/// wants `Copy` and constants without a shape or a device, which no batch has.
 /// Scalars enter on the right: `x * 2.0`, never `2.0 * x`. Where they divide, `x * (1.0 / beta)` keeps more digits than
 /// `x / beta`, whose derivative Burn 0.22 rounds to f32 on every device.
 pub trait Number: Clone + Debug + NumOps + NumOps<f64, Self> + Neg<Output = Self> {
@@ -43,6 +44,8 @@ pub trait Number: Clone + Debug + NumOps + NumOps<f64, Self> + Neg<Output = Self
     fn tanh(self) -> Self;
     /// min(x, bound), without gradient beyond the bound.
     fn at_most(self, bound: f64) -> Self;
+    /// 1 where x > 0, 0 elsewhere, without gradient.
+    fn step(self) -> Self;
     /// The pairs of the batch in ascending order; one number alone is its own order.
     fn sorted(self) -> Self;
     /// The same value, through which no gradient flows.
@@ -92,6 +95,9 @@ impl Number for f64 {
     }
     fn at_most(self, bound: f64) -> Self {
         self.min(bound)
+    }
+    fn step(self) -> Self {
+        f64::from(u8::from(self > 0.0))
     }
     fn sorted(self) -> Self {
         self
@@ -165,6 +171,9 @@ impl Number for Column {
     fn at_most(self, bound: f64) -> Self {
         self.each(|x| x.min(bound))
     }
+    fn step(self) -> Self {
+        self.each(Number::step)
+    }
     fn sorted(mut self) -> Self {
         self.0.sort_by(f64::total_cmp);
         self
@@ -206,6 +215,10 @@ impl Number for Batch {
     fn at_most(self, bound: f64) -> Self {
         self.clamp_max(bound)
     }
+    fn step(self) -> Self {
+        let above = self.clone().greater_elem(0.0);
+        self.zeros_like().mask_fill(above, 1.0)
+    }
     fn sorted(self) -> Self {
         // By index, so that the gradient of each place goes back to the pair that holds it.
         let order = self.clone().detach().argsort(0);
@@ -218,6 +231,8 @@ impl Number for Batch {
 
 #[cfg(test)]
 mod tests {
+    use approx::assert_abs_diff_eq;
+
     use super::{Column, Number};
 
     #[test]
@@ -226,14 +241,15 @@ mod tests {
         assert_eq!((c.clone() * 2.0 - c.clone()).relu().0, [3.0, 0.0, 2.0]);
         assert_eq!((-c.clone()).sorted().0, [-3.0, -2.0, 1.0]);
         assert_eq!(c.constant(0.5).0, [0.5; 3]);
+        assert_eq!((c - 2.0).step().0, [1.0, 0.0, 0.0]);
     }
 
     #[test]
     fn ln_1m_exp_keeps_its_digits_at_both_ends() {
         // ln(1 − 1/2) = −ln 2
-        assert!((Number::ln_1m_exp(-std::f64::consts::LN_2) + std::f64::consts::LN_2).abs() < 1e-15);
+        assert_abs_diff_eq!(Number::ln_1m_exp(-std::f64::consts::LN_2), -std::f64::consts::LN_2, epsilon = 1e-15);
         // 1 − e^(−x) = x − x²/2 + …: ln(1e-12 − 5e-25) = −27.631021115929 − 5e-13
-        assert!((Number::ln_1m_exp(-1e-12f64) - (1e-12f64.ln() - 5e-13)).abs() < 1e-13);
+        assert_abs_diff_eq!(Number::ln_1m_exp(-1e-12f64), (1e-12f64.ln() - 5e-13), epsilon = 1e-13);
         assert_eq!(Number::ln_1m_exp(-1e4f64), 0.0);
         assert_eq!(Number::ln_1m_exp(0.0f64), 1e-30f64.ln() + std::f64::consts::LN_2);
     }

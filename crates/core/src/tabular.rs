@@ -1,24 +1,30 @@
 //! The formalism on finite sets of completions, exactly, in f64.
 //!
 //! A [`World`] is one prompt with a finite set of completions: their lengths, and the reference's log-probabilities.
-//! Policies are vectors of log-probabilities `[completions]`, in nats. Averaging operators enter as one weight per
-//! completion, w(n) = ω_t, so those that look at both lengths of a pair (`length_desensitised`, `down_sampled`) have no
-//! place here.
+//! Policies are vectors of log-probabilities `[completions]`, in nats. Averaging operators enter by the one
+//! [weight](crate::AveragingOperator::weight) of a completion, w(n) = ω_t, so those that look at both lengths of a pair
+//! (`length_desensitised`, `down_sampled`) have no place here.
 //!
 //! ```
+//! use collimate_core::averaging::{Mean, Sum};
 //! use collimate_core::{optimality::ReverseKl, tabular::World};
 //!
 //! // Two completions of one reward, the second twice as long, and a third that is worse.
 //! let world = World::new(vec![4, 8, 6], vec![0.25f64.ln(), 0.25f64.ln(), 0.5f64.ln()]).unwrap();
 //! let reward = [1.0, 1.0, 0.0];
-//! let sum = world.optimum(&ReverseKl { beta: 1.0 }, &[1.0; 3], &reward).unwrap();
-//! let mean = world.optimum(&ReverseKl { beta: 1.0 }, &world.mean(), &reward).unwrap();
+//! let sum = world.optimum(&Sum {}, &ReverseKl { beta: 1.0 }, &reward).unwrap();
+//! let mean = world.optimum(&Mean {}, &ReverseKl { beta: 1.0 }, &reward).unwrap();
 //! // The sum keeps their ratio; the mean pays the reward above the bar once per token.
 //! assert!((sum.log_policy[0] - sum.log_policy[1]).abs() < 1e-12);
 //! assert!(mean.log_policy[1] > mean.log_policy[0] && reward[0] > mean.bar);
 //! ```
 
+use argmin::core::{CostFunction, Executor, Gradient, State};
+use argmin::solver::linesearch::MoreThuenteLineSearch;
+use argmin::solver::quasinewton::BFGS;
+
 use crate::averaging::AnyAveraging;
+use crate::loss::AnyLoss;
 use crate::optimality::AnyOptimality;
 use crate::{Completion, Error, Objective, Pair, Totals};
 
@@ -63,7 +69,7 @@ pub struct Fit {
 }
 
 /// ln Σ exp.
-fn log_sum_exp(x: &[f64]) -> f64 {
+pub(crate) fn log_sum_exp(x: &[f64]) -> f64 {
     let top = x.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     if top.is_infinite() { top } else { top + x.iter().map(|v| (v - top).exp()).sum::<f64>().ln() }
 }
@@ -74,19 +80,8 @@ pub fn normalise(scores: &[f64]) -> Vec<f64> {
     scores.iter().map(|s| s - z).collect()
 }
 
-/// 𝒜: the averaged policy, (𝒜π)(y) = π(y)^w(y) / Z.
-pub fn average(log_policy: &[f64], weights: &[f64]) -> Vec<f64> {
-    normalise(&log_policy.iter().zip(weights).map(|(p, w)| p * w).collect::<Vec<_>>())
-}
-
-/// 𝒜⁻¹: the policy whose average is `log_averaged`, (𝒜⁻¹q)(y) = (c q(y))^(1/w(y)) with c the root of Σ = 1.
-pub fn unaverage(log_averaged: &[f64], weights: &[f64]) -> Vec<f64> {
-    let at = |log_c: f64| log_averaged.iter().zip(weights).map(|(q, w)| (q + log_c) / w).collect::<Vec<_>>();
-    at(-root(|c| log_sum_exp(&at(-c)), 0.0))
-}
-
 /// The root of a function that falls strictly, found from `start`.
-fn root(f: impl Fn(f64) -> f64, start: f64) -> f64 {
+pub(crate) fn root(f: impl Fn(f64) -> f64, start: f64) -> f64 {
     let (mut low, mut high, mut step) = (start, start, 1.0);
     while f(low) < 0.0 {
         low -= step;
@@ -140,26 +135,20 @@ impl World {
         &self.log_reference
     }
 
-    /// w(n) of an averaging operator, if all tokens of a completion weigh the same whatever it is compared with.
+    /// w(n) of each completion under an averaging operator.
     ///
     /// # Errors
     /// An operator whose weights depend on the other completion or on the token.
     pub fn weights(&self, averaging: &dyn AnyAveraging) -> Result<Vec<f64>, Error> {
-        let weight = |n: usize| {
-            let seen = [n, 1, 2 * n + 1].map(|other| averaging.weights(Pair::new(n, other), 0).chosen);
-            let first = seen[0][0];
-            seen.iter().flatten().all(|w| *w == first).then_some(first)
-        };
-        let weights: Option<Vec<f64>> = self.lengths.iter().map(|n| weight(*n)).collect();
-        weights.filter(|w| w.iter().all(|w| *w > 0.0)).ok_or_else(|| {
+        self.defined(averaging, self.lengths.iter().map(|n| averaging.weight(*n)).collect())
+    }
+
+    /// 𝒜 or 𝒜⁻¹ of something, where the operator is a map of policies.
+    fn defined(&self, averaging: &dyn AnyAveraging, image: Option<Vec<f64>>) -> Result<Vec<f64>, Error> {
+        image.ok_or_else(|| {
             let name = averaging.typetag_name();
             Error::Configuration(format!("averaging \"{name}\" is not a function of a completion's own length"))
         })
-    }
-
-    /// w(n) = 1/n.
-    pub fn mean(&self) -> Vec<f64> {
-        self.lengths.iter().map(|n| 1.0 / *n as f64).collect()
     }
 
     /// 𝓑_{β,m}\[R\]: the best policy for a reward under the regulariser, for reference log-probabilities m.
@@ -185,26 +174,30 @@ impl World {
         Ok(Optimum { log_policy: normalise(&at(bar)), bar })
     }
 
-    /// The composition π* = 𝒜⁻¹ 𝓑_{β,𝒜μ}\[R\] (arXiv:2406.19188), with `weights` w(n).
+    /// The composition π* = 𝒜⁻¹ 𝓑_{β,𝒜μ}\[R\] (arXiv:2406.19188).
     ///
     /// The bar is λ(x) of π* = μ exp((R − λ)/(β w(n))), which for `reverse_kl` is the [`closed_form`](Self::closed_form).
     ///
     /// # Errors
-    /// A reward that isn't finite.
-    pub fn optimum(&self, optimality: &dyn AnyOptimality, weights: &[f64], reward: &[f64]) -> Result<Optimum, Error> {
-        let averaged = self.best(optimality, &average(&self.log_reference, weights), reward)?;
-        let log_policy = unaverage(&averaged.log_policy, weights);
+    /// A reward that isn't finite, and an averaging operator that [`weights`](Self::weights) refuses.
+    pub fn optimum(
+        &self,
+        averaging: &dyn AnyAveraging,
+        optimality: &dyn AnyOptimality,
+        reward: &[f64],
+    ) -> Result<Optimum, Error> {
+        let averaged_reference = self.defined(averaging, averaging.average(&self.log_reference, &self.lengths))?;
+        let averaged = self.best(optimality, &averaged_reference, reward)?.log_policy;
+        let log_policy = self.defined(averaging, averaging.unaverage(&averaged, &self.lengths))?;
         // The bar from any completion's own equation: R − λ is its implicit reward.
-        let reward_of = |i: usize| {
-            optimality.reward(&crate::Scores {
-                policy: weights[i] * log_policy[i],
-                reference: weights[i] * self.log_reference[i],
-                tokens: self.lengths[i] as f64,
-            })
-        };
         let likeliest = (0..reward.len()).max_by(|a, b| log_policy[*a].total_cmp(&log_policy[*b])).unwrap_or(0);
-        let bar = reward[likeliest] - reward_of(likeliest);
-        Ok(Optimum { log_policy, bar })
+        let weight = self.weights(averaging)?[likeliest];
+        let implicit = optimality.reward(&crate::Scores {
+            policy: weight * log_policy[likeliest],
+            reference: weight * self.log_reference[likeliest],
+            tokens: self.lengths[likeliest] as f64,
+        });
+        Ok(Optimum { log_policy, bar: reward[likeliest] - implicit })
     }
 
     /// π*(y|x) = μ(y|x) exp((R(x,y) − λ(x))/(β w(n))), with λ(x) the one root of Σ_y π*(y|x) = 1: what
@@ -231,51 +224,16 @@ impl World {
         preferences.probability.iter().map(|row| row.iter().zip(sampler).map(|(p, s)| p * s).sum()).collect()
     }
 
-    /// The loss of a policy on exhaustive preference data: every ordered pair, weighed by how often it is drawn and
-    /// preferred; and its derivative with respect to each score, by central differences.
-    fn loss(
-        &self,
-        objective: &Objective,
-        weights: &[f64],
-        preferences: &Preferences,
-        log_policy: &[f64],
-    ) -> (f64, Vec<f64>) {
-        const STEP: f64 = 1e-5;
-        let completion = |log: f64, i: usize| Completion::new(log * weights[i], log, self.lengths[i] as f64);
-        let count = self.lengths.len();
-        let (mut loss, mut gradient, mut total) = (0.0, vec![0.0; count], 0.0);
-        for i in 0..count {
-            for j in (0..count).filter(|j| *j != i) {
-                let share = preferences.frequency[i][j] * preferences.probability[i][j];
-                if share == 0.0 {
-                    continue;
-                }
-                let reference = Pair::new(completion(self.log_reference[i], i), completion(self.log_reference[j], j));
-                let totals = Totals { pairs: 1, chosen_tokens: self.lengths[i] };
-                let at = |a: f64, b: f64| {
-                    let policy = Pair::new(completion(log_policy[i] + a, i), completion(log_policy[j] + b, j));
-                    objective.evaluate(&policy, &reference, totals).loss
-                };
-                let slope = |f: &dyn Fn(f64) -> f64| (f(STEP) - f(-STEP)) / (2.0 * STEP);
-                loss += share * at(0.0, 0.0);
-                gradient[i] += share * slope(&|h| at(h, 0.0));
-                gradient[j] += share * slope(&|h| at(0.0, h));
-                total += share;
-            }
-        }
-        (loss / total, gradient.into_iter().map(|g| g / total).collect())
-    }
-
-    /// Minimises an objective over all policies on exhaustive preference data, from the reference, by gradient descent
-    /// on logits with a quasi-Newton step (BFGS), until the gradient is below `tolerance` or `limit` steps are taken.
+    /// Minimises an objective over all policies on exhaustive preference data, from the reference, on logits by BFGS, until
+    /// the gradient is below `tolerance`, `limit` steps are taken, or rounding hides every further decrease.
     ///
     /// Supervised terms over the batch take each pair for a batch of its own.
     ///
     /// # Errors
-    /// A coupled loss, and an averaging operator that [`weights`](Self::weights) refuses.
-    pub fn fit(
+    /// A coupled loss, an averaging operator that [`weights`](Self::weights) refuses, and a search that fails.
+    pub fn fit<A: AnyAveraging, O: AnyOptimality, L: AnyLoss>(
         &self,
-        objective: &Objective,
+        objective: &Objective<A, O, L>,
         preferences: &Preferences,
         tolerance: f64,
         limit: usize,
@@ -284,76 +242,97 @@ impl World {
             let name = objective.loss.typetag_name();
             return Err(Error::Configuration(format!("loss \"{name}\" couples pairs: exhaustive data has no batches")));
         }
-        let weights = self.weights(objective.averaging.as_ref())?;
-        let evaluate = |logits: &[f64]| {
-            let log_policy = normalise(logits);
-            let (loss, slope) = self.loss(objective, &weights, preferences, &log_policy);
-            // d ln π_i / d logit_k = [i = k] − π_k.
-            let sum: f64 = slope.iter().sum();
-            let gradient: Vec<f64> = slope.iter().zip(&log_policy).map(|(g, p)| g - sum * p.exp()).collect();
-            (loss, gradient)
-        };
-        let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
-        let largest = |g: &[f64]| g.iter().fold(0.0f64, |m, x| m.max(x.abs()));
+        let weights = self.weights(&objective.averaging)?;
         let count = self.lengths.len();
-        let identity = |scale: f64| -> Vec<Vec<f64>> {
-            (0..count).map(|i| (0..count).map(|j| if i == j { scale } else { 0.0 }).collect()).collect()
-        };
-        let mut logits = self.log_reference.clone();
-        let (mut loss, mut gradient) = evaluate(&logits);
-        let mut inverse = identity(1.0);
-        let mut steps = 0;
-        while steps < limit && largest(&gradient) > tolerance {
-            let mut direction: Vec<f64> = inverse.iter().map(|row| -dot(row, &gradient)).collect();
-            if dot(&direction, &gradient) >= 0.0 {
-                inverse = identity(1.0);
-                direction = gradient.iter().map(|g| -g).collect();
-            }
-            // Armijo's rule; near the end rounding hides the decrease, and a smaller gradient counts as well.
-            let (descent, mut length) = (dot(&direction, &gradient), 1.0);
-            let next = loop {
-                let tried: Vec<f64> = logits.iter().zip(&direction).map(|(x, d)| x + length * d).collect();
-                let (value, slope) = evaluate(&tried);
-                let settled =
-                    (value - loss).abs() <= 1e-12 * loss.abs().max(1.0) && largest(&slope) < largest(&gradient);
-                if value <= loss + 1e-4 * length * descent || settled {
-                    break Some((tried, value, slope));
-                }
-                length *= 0.5;
-                if length < 1e-12 {
-                    break None;
-                }
-            };
-            let Some((tried, value, slope)) = next else { break };
-            let step: Vec<f64> = tried.iter().zip(&logits).map(|(a, b)| a - b).collect();
-            let change: Vec<f64> = slope.iter().zip(&gradient).map(|(a, b)| a - b).collect();
-            let curvature = dot(&step, &change);
-            if curvature > 1e-14 * dot(&step, &step).sqrt() * dot(&change, &change).sqrt() {
-                if steps == 0 {
-                    inverse = identity(curvature / dot(&change, &change));
-                }
-                // BFGS: H ← (I − ρ s yᵀ) H (I − ρ y sᵀ) + ρ s sᵀ.
-                let rho = 1.0 / curvature;
-                let image: Vec<f64> = inverse.iter().map(|row| dot(row, &change)).collect();
-                let scale = rho * (1.0 + rho * dot(&change, &image));
-                for i in 0..count {
-                    for j in 0..count {
-                        inverse[i][j] += scale * step[i] * step[j] - rho * (image[i] * step[j] + step[i] * image[j]);
-                    }
-                }
-            }
-            (logits, loss, gradient) = (tried, value, slope);
-            steps += 1;
+        let exhaustive = Exhaustive { world: self, objective, weights: &weights, preferences };
+        let identity =
+            (0..count).map(|i| (0..count).map(|j| f64::from(u8::from(i == j))).collect()).collect::<Vec<_>>();
+        let fault = |e: argmin::core::Error| Error::Configuration(format!("world: the search for the optimum: {e}"));
+        // The loss stands still before the gradient is at its rounding: only where it repeats itself does the search end.
+        let solver = BFGS::new(MoreThuenteLineSearch::new())
+            .with_tolerance_grad(tolerance)
+            .and_then(|s| s.with_tolerance_cost(f64::MIN_POSITIVE))
+            .map_err(fault)?;
+        let found = Executor::new(&exhaustive, solver)
+            .configure(|state| state.param(self.log_reference.clone()).inv_hessian(identity).max_iters(limit as u64))
+            .run()
+            .map_err(fault)?;
+        let state = found.state();
+        let logits = state.get_best_param().unwrap_or(&self.log_reference);
+        let gradient = (&exhaustive).gradient(logits).map_err(fault)?.iter().fold(0.0f64, |m, g| m.max(g.abs()));
+        Ok(Fit {
+            log_policy: normalise(logits),
+            loss: state.get_best_cost(),
+            gradient,
+            steps: state.get_iter() as usize,
+        })
+    }
+}
+
+/// An objective on exhaustive preference data, as a function of a policy's logits.
+struct Exhaustive<'a, A, O, L> {
+    world: &'a World,
+    objective: &'a Objective<A, O, L>,
+    weights: &'a [f64],
+    preferences: &'a Preferences,
+}
+
+impl<A: AnyAveraging, O: AnyOptimality, L: AnyLoss> Exhaustive<'_, A, O, L> {
+    /// The sum over every ordered pair (i, j), weighed by how often it is drawn and preferred, of what `of` makes of it and
+    /// of its loss when the two log-probabilities are moved.
+    fn mean(&self, logits: &[f64], mut of: impl FnMut(usize, usize, f64, &dyn Fn(f64, f64) -> f64)) {
+        let Self { world, objective, weights, preferences } = self;
+        let log_policy = normalise(logits);
+        let completion = |log: f64, i: usize| Completion::new(log * weights[i], log, world.lengths[i] as f64);
+        let shares = |i: usize, j: usize| preferences.frequency[i][j] * preferences.probability[i][j];
+        let count = logits.len();
+        let pairs = || (0..count).flat_map(|i| (0..count).filter(move |j| *j != i).map(move |j| (i, j)));
+        let total: f64 = pairs().map(|(i, j)| shares(i, j)).sum();
+        for (i, j) in pairs().filter(|(i, j)| shares(*i, *j) != 0.0) {
+            let reference = Pair::new(completion(world.log_reference[i], i), completion(world.log_reference[j], j));
+            let totals = Totals { pairs: 1, chosen_tokens: world.lengths[i] };
+            of(i, j, shares(i, j) / total, &|a, b| {
+                let policy = Pair::new(completion(log_policy[i] + a, i), completion(log_policy[j] + b, j));
+                objective.evaluate(&policy, &reference, totals).loss
+            });
         }
-        Ok(Fit { log_policy: normalise(&logits), loss, gradient: largest(&gradient), steps })
+    }
+}
+
+impl<A: AnyAveraging, O: AnyOptimality, L: AnyLoss> CostFunction for &Exhaustive<'_, A, O, L> {
+    type Param = Vec<f64>;
+    type Output = f64;
+    fn cost(&self, logits: &Vec<f64>) -> Result<f64, argmin::core::Error> {
+        let mut loss = 0.0;
+        self.mean(logits, |_, _, share, at| loss += share * at(0.0, 0.0));
+        Ok(loss)
+    }
+}
+
+impl<A: AnyAveraging, O: AnyOptimality, L: AnyLoss> Gradient for &Exhaustive<'_, A, O, L> {
+    type Param = Vec<f64>;
+    type Gradient = Vec<f64>;
+    fn gradient(&self, logits: &Vec<f64>) -> Result<Vec<f64>, argmin::core::Error> {
+        const STEP: f64 = 1e-5;
+        let mut slope = vec![0.0; logits.len()];
+        self.mean(logits, |i, j, share, at| {
+            slope[i] += share * (at(STEP, 0.0) - at(-STEP, 0.0)) / (2.0 * STEP);
+            slope[j] += share * (at(0.0, STEP) - at(0.0, -STEP)) / (2.0 * STEP);
+        });
+        // d ln π_i / d logit_k = [i = k] − π_k.
+        let sum: f64 = slope.iter().sum();
+        Ok(slope.iter().zip(normalise(logits)).map(|(g, p)| g - sum * p.exp()).collect())
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use approx::{abs_diff_eq, assert_abs_diff_eq};
+
     use super::*;
     use crate::averaging::{LengthDesensitised, Mean, Power, Sum};
-    use crate::loss::{AnyLoss, Hinge, Logistic, Squared};
+    use crate::loss::{Hinge, Logistic, Squared};
+    use crate::objective::{AveragedDpo, AveragedIpo, AveragedSlic};
     use crate::optimality::{ForwardKl, JensenShannon, LengthPenalised, NoReference, Odds, ReverseKl};
 
     /// Six completions of many lengths; the reward grows with neither length nor reference.
@@ -370,21 +349,24 @@ mod tests {
     #[test]
     fn averaging_and_its_inverse_undo_each_other() {
         let (world, _) = world();
-        for weights in [world.mean(), vec![1.0; 6], world.weights(&Power { alpha: 0.5 }).unwrap()] {
-            let there = average(world.log_reference(), &weights);
-            assert!((log_sum_exp(&there)).abs() < 1e-14);
-            assert!(distance(&unaverage(&there, &weights), world.log_reference()) < 1e-14);
+        let operators: [&dyn AnyAveraging; 3] = [&Mean {}, &Sum {}, &Power { alpha: 0.5 }];
+        for operator in operators {
+            let there = operator.average(world.log_reference(), world.lengths()).unwrap();
+            assert_abs_diff_eq!(log_sum_exp(&there), 0.0, epsilon = 1e-14);
+            let back = operator.unaverage(&there, world.lengths()).unwrap();
+            assert!(distance(&back, world.log_reference()) < 1e-14, "{operator:?}");
         }
     }
 
     #[test]
     fn the_composition_is_the_closed_form() {
         let (world, reward) = world();
-        for weights in [world.mean(), vec![1.0; 6], world.weights(&Power { alpha: 0.3 }).unwrap()] {
-            let composed = world.optimum(&ReverseKl { beta: 0.7 }, &weights, &reward).unwrap();
-            let closed = world.closed_form(0.7, &weights, &reward);
+        let operators: [&dyn AnyAveraging; 3] = [&Mean {}, &Sum {}, &Power { alpha: 0.3 }];
+        for operator in operators {
+            let composed = world.optimum(operator, &ReverseKl { beta: 0.7 }, &reward).unwrap();
+            let closed = world.closed_form(0.7, &world.weights(operator).unwrap(), &reward);
             assert!(distance(&composed.log_policy, &closed.log_policy) < 1e-13);
-            assert!((composed.bar - closed.bar).abs() < 1e-12, "{} {}", composed.bar, closed.bar);
+            assert_abs_diff_eq!(composed.bar, closed.bar, epsilon = 1e-12);
         }
     }
 
@@ -392,7 +374,7 @@ mod tests {
     fn the_summed_bar_is_beta_ln_z() {
         let (world, reward) = world();
         let z: f64 = world.log_reference().iter().zip(&reward).map(|(m, r)| (m + r / 0.7).exp()).sum();
-        assert!((world.closed_form(0.7, &[1.0; 6], &reward).bar - 0.7 * z.ln()).abs() < 1e-14);
+        assert_abs_diff_eq!(world.closed_form(0.7, &[1.0; 6], &reward).bar, 0.7 * z.ln(), epsilon = 1e-14);
     }
 
     #[test]
@@ -453,7 +435,7 @@ mod tests {
                     tokens: world.lengths()[i] as f64,
                 };
                 let back: f64 = operator.reward(&scores);
-                assert!((back - (wanted - best.bar)).abs() < 1e-10, "{operator:?}: {back} {}", wanted - best.bar);
+                assert!(abs_diff_eq!(back, wanted - best.bar, epsilon = 1e-10), "{operator:?}: {back} {wanted}");
             }
         }
     }
@@ -461,9 +443,9 @@ mod tests {
     #[test]
     fn a_constant_reward_leaves_the_reference() {
         let (world, _) = world();
-        let found = world.closed_form(0.7, &world.mean(), &[0.8; 6]);
+        let found = world.closed_form(0.7, &world.weights(&Mean {}).unwrap(), &[0.8; 6]);
         assert!(distance(&found.log_policy, world.log_reference()) < 1e-14);
-        assert!((found.bar - 0.8).abs() < 1e-14);
+        assert_abs_diff_eq!(found.bar, 0.8, epsilon = 1e-14);
     }
 
     #[test]
@@ -471,17 +453,28 @@ mod tests {
         // Two pairs of equal reward and reference, one pair above the bar and one below.
         let world = World::new(vec![3, 9, 3, 9], vec![0.25f64.ln(); 4]).unwrap();
         let reward = [1.0, 1.0, 0.0, 0.0];
-        let mean = world.closed_form(5.0, &world.mean(), &reward);
+        let mean = world.closed_form(5.0, &world.weights(&Mean {}).unwrap(), &reward);
         assert!(mean.bar > 0.0 && mean.bar < 1.0);
         assert!(mean.log_policy[1] > mean.log_policy[0] && mean.log_policy[3] < mean.log_policy[2]);
         // d/dn ln(π*/μ) = (R − λ)/β
-        assert!((mean.log_policy[1] - mean.log_policy[0] - 6.0 * (1.0 - mean.bar) / 5.0).abs() < 1e-12);
+        assert_abs_diff_eq!(mean.log_policy[1] - mean.log_policy[0], 6.0 * (1.0 - mean.bar) / 5.0, epsilon = 1e-12);
         let sum = world.closed_form(5.0, &[1.0; 4], &reward);
-        assert!((sum.log_policy[1] - sum.log_policy[0]).abs() < 1e-14);
+        assert_abs_diff_eq!(sum.log_policy[1], sum.log_policy[0], epsilon = 1e-14);
     }
 
-    fn objective(averaging: Box<dyn AnyAveraging>, beta: f64, loss: Box<dyn AnyLoss>) -> Objective {
-        Objective::new(averaging, Box::new(ReverseKl { beta }), loss).unwrap()
+    /// What the loss leads to on those preferences, under any average, is the optimum for `reward`.
+    fn lands_on_the_closed_form<A: AnyAveraging, L: AnyLoss>(
+        averaging: A,
+        loss: L,
+        preferences: &Preferences,
+        reward: &[f64],
+    ) {
+        let (world, _) = world();
+        let exact = world.closed_form(0.7, &world.weights(&averaging).unwrap(), reward);
+        let objective = Objective::new(averaging, ReverseKl { beta: 0.7 }, loss).unwrap();
+        let fit = world.fit(&objective, preferences, 1e-10, 2_000).unwrap();
+        let off = distance(&fit.log_policy, &exact.log_policy);
+        assert!(off < 1e-8, "{objective:?}: off by {off:e} after {} steps, gradient {:e}", fit.steps, fit.gradient);
     }
 
     #[test]
@@ -495,13 +488,8 @@ mod tests {
                 preferences.frequency[i][j] = world.lengths()[i].abs_diff(world.lengths()[j]) as f64;
             }
         }
-        for averaging in [Box::new(Sum {}) as Box<dyn AnyAveraging>, Box::new(Mean {})] {
-            let weights = world.weights(averaging.as_ref()).unwrap();
-            let fit = world.fit(&objective(averaging, 0.7, Box::new(Logistic {})), &preferences, 1e-10, 2_000).unwrap();
-            let exact = world.closed_form(0.7, &weights, &reward);
-            let off = distance(&fit.log_policy, &exact.log_policy);
-            assert!(off < 1e-6, "off by {off:e} after {} steps, gradient {:e}", fit.steps, fit.gradient);
-        }
+        lands_on_the_closed_form(Sum {}, Logistic {}, &preferences, &reward);
+        lands_on_the_closed_form(Mean {}, Logistic {}, &preferences, &reward);
     }
 
     #[test]
@@ -520,13 +508,8 @@ mod tests {
             }
         }
         let win_rates = world.win_rates(&preferences, &sampler);
-        for averaging in [Box::new(Sum {}) as Box<dyn AnyAveraging>, Box::new(Mean {})] {
-            let weights = world.weights(averaging.as_ref()).unwrap();
-            let fit = world.fit(&objective(averaging, 0.7, Box::new(Squared {})), &preferences, 1e-10, 2_000).unwrap();
-            let exact = world.closed_form(0.7, &weights, &win_rates);
-            let off = distance(&fit.log_policy, &exact.log_policy);
-            assert!(off < 1e-6, "off by {off:e} after {} steps, gradient {:e}", fit.steps, fit.gradient);
-        }
+        lands_on_the_closed_form(Sum {}, Squared {}, &preferences, &win_rates);
+        lands_on_the_closed_form(Mean {}, Squared {}, &preferences, &win_rates);
     }
 
     #[test]
@@ -537,13 +520,20 @@ mod tests {
         for (i, j) in [(0, 1), (1, 2), (2, 0)] {
             (cyclic.probability[i][j], cyclic.probability[j][i]) = (0.9, 0.1);
         }
-        let exact = world.closed_form(0.7, &world.mean(), &reward).log_policy;
-        let mean = || Box::new(Mean {});
-        let land = |o: Objective, p: &Preferences| world.fit(&o, p, 1e-9, 2_000).unwrap().log_policy;
+        let exact = world.closed_form(0.7, &world.weights(&Mean {}).unwrap(), &reward).log_policy;
         let bradley_terry = world.bradley_terry(&reward);
-        assert!(distance(&land(objective(mean(), 0.7, Box::new(Logistic {})), &cyclic), &exact) > 1e-3);
-        assert!(distance(&land(objective(mean(), 0.7, Box::new(Squared {})), &bradley_terry), &exact) > 1e-3);
-        assert!(distance(&land(objective(mean(), 0.7, Box::new(Hinge::default())), &bradley_terry), &exact) > 1e-3);
+        let reverse_kl = ReverseKl { beta: 0.7 };
+        let logistic = AveragedDpo::new(Mean {}, reverse_kl, Logistic {}).unwrap();
+        let squared = AveragedIpo::new(Mean {}, reverse_kl, Squared {}).unwrap();
+        let hinge = AveragedSlic::new(Mean {}, reverse_kl, Hinge::default()).unwrap();
+        let landed = [
+            world.fit(&logistic, &cyclic, 1e-9, 2_000).unwrap(),
+            world.fit(&squared, &bradley_terry, 1e-9, 2_000).unwrap(),
+            world.fit(&hinge, &bradley_terry, 1e-9, 2_000).unwrap(),
+        ];
+        for fit in landed {
+            assert!(distance(&fit.log_policy, &exact) > 1e-3, "{fit:?}");
+        }
     }
 
     #[test]

@@ -16,6 +16,8 @@
 //!   that of `forward_kl` is held here, and overflows there.
 //! - TRL's reward metrics are sums, whatever is optimised; here they are those of the objective, which for a single
 //!   averaged loss are averaged.
+//! - TRL scores the reference under `sft` alone as well, for its metrics; here that has no reference, and another
+//!   divergence or an `ld_alpha` beside it, which TRL ignores, is refused.
 //! - With `use_weighting`, TRL multiplies the batch's one `sft` value by the batch's mean weight. That isn't a loss of
 //!   pairs, and is refused here, as weighting with `aot` is by both.
 
@@ -184,6 +186,8 @@ pub fn objective(table: &Map<String, Value>) -> Result<Objective, Error> {
         "alpha_divergence" => {
             json!({"type": divergence, "beta": beta, "alpha": keys.number("f_alpha_divergence_coef", 0.5)?})
         }
+        // Nothing would read a reference.
+        "reverse_kl" if types.iter().all(|t| *t == "sft") => json!({"type": "none", "beta": beta}),
         "reverse_kl" | "forward_kl" | "js_divergence" => json!({"type": divergence, "beta": beta}),
         _ => {
             return Err(Error::Unknown {
@@ -272,6 +276,16 @@ mod tests {
         assert_eq!(both["loss"]["terms"][1]["loss"], json!({"type": "logistic"}));
         let ld = read(r#"{"loss_type": "sigmoid_norm", "ld_alpha": 0.5}"#).unwrap();
         assert_eq!(ld["averaging"], json!({"type": "length_desensitised", "alpha": 0.5, "mean": true}));
+    }
+
+    #[test]
+    fn sft_alone_has_no_reference() {
+        assert_eq!(read(r#"{"loss_type": "sft"}"#).unwrap()["optimality"]["type"], "none");
+        let said = read(r#"{"loss_type": "sft", "f_divergence_type": "forward_kl"}"#).unwrap_err();
+        assert!(said.starts_with("optimality \"forward_kl\" would be ignored"), "{said}");
+        let said = read(r#"{"loss_type": "sft", "ld_alpha": 0.5}"#).unwrap_err();
+        assert!(said.starts_with("averaging \"length_desensitised\" would be ignored"), "{said}");
+        assert_eq!(read(r#"{"loss_type": ["sigmoid", "sft"]}"#).unwrap()["optimality"]["type"], "reverse_kl");
     }
 
     #[test]

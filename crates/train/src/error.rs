@@ -28,6 +28,14 @@ pub enum Error {
         /// What the model says.
         source: collimate_model::Error,
     },
+    /// The objective has no proper weights for a pair.
+    #[error("row {row}: {source}")]
+    Weights {
+        /// The row of the pair.
+        row: usize,
+        /// What the objective says.
+        source: collimate_core::Error,
+    },
     /// At step 0 policy and reference are the same model, but the loss is not what it must then be.
     #[error(
         "step 0: policy and reference are the same model, so the loss must be {expected}, but it is {got}; the largest \

@@ -20,7 +20,7 @@ fn weights_by_hand() {
     let given: Map<String, Value> = serde_json::from_str(r#"{"half_life": 1}"#).unwrap();
     let objective = Method::find("discounted-dpo").unwrap().objective(&given).unwrap();
     // 1, 1/2, 1/4 over 7/4
-    let w = objective.weights(Pair::new(3, 1), 0);
+    let w = objective.weights(Pair::new(3, 1), 0).unwrap();
     assert!(w.chosen.iter().zip([4.0, 2.0, 1.0]).all(|(w, k)| (w - k / 7.0).abs() < 1e-15));
     assert_eq!(w.rejected, [1.0]);
 }

@@ -2,13 +2,14 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{AnyLoss, Cdpo, Preference, PreferenceLoss};
+use super::{AnyLoss, Cdpo, Preference, PreferenceLoss, Reads};
 use crate::optimality::AnyOptimality;
 use crate::{Error, Number, Pair};
 
-/// cDPO on δ_(i) = β (d_(i) − e_(i)), where d = s(π; y⁺) − s(π; y⁻) and e = s(μ; y⁺) − s(μ; y⁻) over the batch, each
-/// sorted by itself: the i-th smallest meets the i-th smallest (AOT for pairs, arXiv:2406.05882, eq. 8). One pair alone
-/// is cDPO. **Couples the pairs of the batch.**
+/// cDPO on δ_(i) = (z + βe)_(i) − (βe)_(i), with z the margin r⁺ − r⁻ and e = s(μ; y⁺) − s(μ; y⁻) over the batch, each of
+/// the two sorted by itself: the i-th smallest meets the i-th smallest. z + βe is βd, d = s(π; y⁺) − s(π; y⁻) (AOT for
+/// pairs, arXiv:2406.05882, eq. 8), or short of it by what a wrapper takes from the margin. One pair alone is cDPO.
+/// **Couples the pairs of the batch.**
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Aot {
@@ -19,11 +20,10 @@ pub struct Aot {
 
 impl<T: Number> PreferenceLoss<T> for Aot {
     fn loss(&self, pair: &Preference<T>) -> T {
-        let [d, e] = [&pair.policy, &pair.reference].map(|model| {
-            let scores = model.as_ref().map(|c| c.score.clone());
-            (scores.chosen - scores.rejected).sorted() * pair.beta
-        });
-        Cdpo { label_smoothing: self.label_smoothing }.loss(&Preference { reward: Pair::new(d, e), ..pair.clone() })
+        let scores = pair.reference.as_ref().map(|c| c.score.clone());
+        let e = (scores.chosen - scores.rejected) * pair.beta;
+        let reward = Pair::new((pair.margin() + e.clone()).sorted(), e.sorted());
+        Cdpo { label_smoothing: self.label_smoothing }.loss(&Preference { reward, ..pair.clone() })
     }
 }
 
@@ -32,8 +32,8 @@ impl AnyLoss for Aot {
     fn validate(&self) -> Result<(), Error> {
         Cdpo { label_smoothing: self.label_smoothing }.validate()
     }
-    fn coupled(&self) -> bool {
-        true
+    fn reads(&self) -> Reads {
+        Reads { scores: true, whole_batch: true, ..Reads::REWARDS }
     }
     fn suits(&self, optimality: &dyn AnyOptimality) -> Result<(), Error> {
         if optimality.typetag_name() == "reverse_kl" {
@@ -49,6 +49,8 @@ impl AnyLoss for Aot {
 
 #[cfg(test)]
 mod tests {
+    use approx::assert_abs_diff_eq;
+
     use super::super::batch;
     use super::*;
     use crate::optimality::{Odds, ReverseKl};
@@ -59,7 +61,7 @@ mod tests {
         let pair = batch(&[(-1.0, -4.0), (-2.0, -3.0)], &[(-2.0, -2.0), (-1.0, -6.0)], 1.0);
         let loss = Aot { label_smoothing: 0.0 }.loss(&pair).0;
         for (loss, delta) in loss.iter().zip([1.0f64, -2.0]) {
-            assert!((loss - (-delta).exp().ln_1p()).abs() < 1e-15);
+            assert_abs_diff_eq!(*loss, (-delta).exp().ln_1p(), epsilon = 1e-15);
         }
     }
 

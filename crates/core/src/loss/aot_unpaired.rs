@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{AnyLoss, Cdpo, Preference, PreferenceLoss};
+use super::{AnyLoss, Cdpo, Preference, PreferenceLoss, Reads};
 use crate::{Error, Number};
 
 /// cDPO on z_(i) = r⁺_(i) − r⁻_(i), where the chosen rewards of the batch and the rejected ones are each sorted by
@@ -28,13 +28,15 @@ impl AnyLoss for AotUnpaired {
     fn validate(&self) -> Result<(), Error> {
         Cdpo { label_smoothing: self.label_smoothing }.validate()
     }
-    fn coupled(&self) -> bool {
-        true
+    fn reads(&self) -> Reads {
+        Reads { whole_batch: true, ..Reads::REWARDS }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use approx::assert_abs_diff_eq;
+
     use super::super::batch;
     use super::*;
 
@@ -44,7 +46,7 @@ mod tests {
         let pair = batch(&[(-1.0, -2.0), (-3.0, -7.0)], &[(0.0, 0.0), (0.0, 0.0)], 1.0);
         let loss = AotUnpaired { label_smoothing: 0.0 }.loss(&pair).0;
         for (loss, z) in loss.iter().zip([4.0f64, 1.0]) {
-            assert!((loss - (-z).exp().ln_1p()).abs() < 1e-15);
+            assert_abs_diff_eq!(*loss, (-z).exp().ln_1p(), epsilon = 1e-15);
         }
     }
 }

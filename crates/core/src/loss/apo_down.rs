@@ -22,6 +22,8 @@ impl AnyLoss for ApoDown {}
 
 #[cfg(test)]
 mod tests {
+    use approx::assert_abs_diff_eq;
+
     use super::super::at;
     use super::*;
 
@@ -29,6 +31,6 @@ mod tests {
     fn values() {
         assert_eq!(ApoDown {}.loss(&at(0.0, 0.0, 1.0)), 1.0);
         // r⁺ = ln 3, z = ln 2: 3/4 + 1 − 2/3
-        assert!((ApoDown {}.loss(&at(3f64.ln(), 1.5f64.ln(), 1.0)) - 13.0 / 12.0).abs() < 1e-15);
+        assert_abs_diff_eq!(ApoDown {}.loss(&at(3f64.ln(), 1.5f64.ln(), 1.0)), 13.0 / 12.0, epsilon = 1e-15);
     }
 }

@@ -26,6 +26,8 @@ impl AnyLoss for ApoZero {
 
 #[cfg(test)]
 mod tests {
+    use approx::assert_abs_diff_eq;
+
     use super::super::at;
     use super::*;
 
@@ -33,6 +35,6 @@ mod tests {
     fn values() {
         assert_eq!(ApoZero {}.loss(&at(0.0, 0.0, 1.0)), 1.0);
         // 1 − 3/4 + 1/3
-        assert!((ApoZero {}.loss(&at(3f64.ln(), -2f64.ln(), 1.0)) - 7.0 / 12.0).abs() < 1e-15);
+        assert_abs_diff_eq!(ApoZero {}.loss(&at(3f64.ln(), -2f64.ln(), 1.0)), 7.0 / 12.0, epsilon = 1e-15);
     }
 }

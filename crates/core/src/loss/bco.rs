@@ -26,6 +26,8 @@ impl AnyLoss for Bco {
 
 #[cfg(test)]
 mod tests {
+    use approx::assert_abs_diff_eq;
+
     use super::super::at;
     use super::*;
 
@@ -33,6 +35,6 @@ mod tests {
     fn values() {
         assert_eq!(Bco {}.loss(&at(0.0, 0.0, 1.0)), 2.0 * std::f64::consts::LN_2);
         // σ(r⁺) = 3/4, σ(−r⁻) = 2/3
-        assert!((Bco {}.loss(&at(3f64.ln(), -2f64.ln(), 1.0)) + (0.75f64 * 2.0 / 3.0).ln()).abs() < 1e-15);
+        assert_abs_diff_eq!(Bco {}.loss(&at(3f64.ln(), -2f64.ln(), 1.0)), -(0.75f64 * 2.0 / 3.0).ln(), epsilon = 1e-15);
     }
 }

@@ -31,17 +31,27 @@ impl AnyLoss for Cdpo {
 
 #[cfg(test)]
 mod tests {
+    use approx::assert_abs_diff_eq;
+
     use super::super::at;
     use super::*;
 
     #[test]
     fn values() {
-        assert!((Cdpo { label_smoothing: 0.2 }.loss(&at(0.0, 0.0, 1.0)) - std::f64::consts::LN_2).abs() < 1e-15);
+        assert_abs_diff_eq!(
+            Cdpo { label_smoothing: 0.2 }.loss(&at(0.0, 0.0, 1.0)),
+            std::f64::consts::LN_2,
+            epsilon = 1e-15
+        );
         // Without smoothing: −ln σ(1) = ln(1 + 1/e).
-        assert!((Cdpo { label_smoothing: 0.0 }.loss(&at(1.5, 0.5, 1.0)) - (-1f64).exp().ln_1p()).abs() < 1e-15);
+        assert_abs_diff_eq!(
+            Cdpo { label_smoothing: 0.0 }.loss(&at(1.5, 0.5, 1.0)),
+            (-1f64).exp().ln_1p(),
+            epsilon = 1e-15
+        );
         // The least value is at z = ln 4 for ε = 0.2, the entropy of (0.8, 0.2).
         let entropy = -0.8 * 0.8f64.ln() - 0.2 * 0.2f64.ln();
-        assert!((Cdpo { label_smoothing: 0.2 }.loss(&at(4f64.ln(), 0.0, 1.0)) - entropy).abs() < 1e-15);
+        assert_abs_diff_eq!(Cdpo { label_smoothing: 0.2 }.loss(&at(4f64.ln(), 0.0, 1.0)), entropy, epsilon = 1e-15);
     }
 
     #[test]

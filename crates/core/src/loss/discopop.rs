@@ -39,16 +39,18 @@ impl AnyLoss for Discopop {
 
 #[cfg(test)]
 mod tests {
+    use approx::assert_abs_diff_eq;
+
     use super::super::at;
     use super::*;
 
     #[test]
     fn values() {
         let loss = |z| Discopop { tau: 0.05 }.loss(&at(z, 0.0, 1.0));
-        assert!((loss(0.0) - (1.0 + std::f64::consts::LN_2) / 2.0).abs() < 1e-15);
+        assert_abs_diff_eq!(loss(0.0), (1.0 + std::f64::consts::LN_2) / 2.0, epsilon = 1e-15);
         // Far above 0 it is e^(−z), far below −ln σ(z).
-        assert!((loss(3.0) - (-3f64).exp()).abs() < 1e-15);
-        assert!((loss(-3.0) - 3f64.exp().ln_1p()).abs() < 1e-15);
+        assert_abs_diff_eq!(loss(3.0), (-3f64).exp(), epsilon = 1e-15);
+        assert_abs_diff_eq!(loss(-3.0), 3f64.exp().ln_1p(), epsilon = 1e-15);
         assert_eq!(loss(-1e4), 1e4);
     }
 

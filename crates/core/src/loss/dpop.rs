@@ -34,6 +34,8 @@ impl AnyLoss for Dpop {
 
 #[cfg(test)]
 mod tests {
+    use approx::assert_abs_diff_eq;
+
     use super::super::at;
     use super::*;
 
@@ -42,9 +44,9 @@ mod tests {
         let dpop = Dpop { penalty: 3.0 };
         assert_eq!(dpop.loss(&at(0.0, 0.0, 1.0)), std::f64::consts::LN_2);
         // r⁺ above 0 is not charged: −ln σ(1).
-        assert!((dpop.loss(&at(0.5, -0.5, 1.0)) - (-1f64).exp().ln_1p()).abs() < 1e-15);
+        assert_abs_diff_eq!(dpop.loss(&at(0.5, -0.5, 1.0)), (-1f64).exp().ln_1p(), epsilon = 1e-15);
         // r⁺ = −0.5: −ln σ(1 − 1.5)
-        assert!((dpop.loss(&at(-0.5, -1.5, 1.0)) - 0.5f64.exp().ln_1p()).abs() < 1e-15);
+        assert_abs_diff_eq!(dpop.loss(&at(-0.5, -1.5, 1.0)), 0.5f64.exp().ln_1p(), epsilon = 1e-15);
     }
 
     #[test]

@@ -33,6 +33,8 @@ impl AnyLoss for Exo {
 
 #[cfg(test)]
 mod tests {
+    use approx::assert_abs_diff_eq;
+
     use super::super::at;
     use super::*;
 
@@ -40,9 +42,9 @@ mod tests {
     fn values() {
         let exo = Exo { label_smoothing: 0.1 };
         // σ(ln 9) = 0.9 = 1 − ε
-        assert!(exo.loss(&at(9f64.ln(), 0.0, 1.0)).abs() < 1e-15);
+        assert_abs_diff_eq!(exo.loss(&at(9f64.ln(), 0.0, 1.0)), 0.0, epsilon = 1e-15);
         // q = ½: ½ ln(0.25/(0.9 · 0.1))
-        assert!((exo.loss(&at(0.0, 0.0, 1.0)) - 0.5 * (0.25f64 / 0.09).ln()).abs() < 1e-15);
+        assert_abs_diff_eq!(exo.loss(&at(0.0, 0.0, 1.0)), 0.5 * (0.25f64 / 0.09).ln(), epsilon = 1e-15);
     }
 
     #[test]

@@ -25,6 +25,8 @@ impl AnyLoss for Logistic {
 
 #[cfg(test)]
 mod tests {
+    use approx::assert_abs_diff_eq;
+
     use super::super::at;
     use super::*;
 
@@ -32,6 +34,6 @@ mod tests {
     fn values() {
         assert_eq!(Logistic {}.loss(&at(0.0, 0.0, 0.1)), std::f64::consts::LN_2);
         // −ln σ(1) = ln(1 + 1/e)
-        assert!((Logistic {}.loss(&at(1.5, 0.5, 0.1)) - (1.0 + (-1f64).exp()).ln()).abs() < 1e-15);
+        assert_abs_diff_eq!(Logistic {}.loss(&at(1.5, 0.5, 0.1)), (1.0 + (-1f64).exp()).ln(), epsilon = 1e-15);
     }
 }

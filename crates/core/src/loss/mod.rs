@@ -99,29 +99,106 @@ pub trait PreferenceLoss<T: Number> {
     fn loss(&self, pair: &Preference<T>) -> T;
 }
 
+/// What is in the box.
+impl<T: Number, L: PreferenceLoss<T> + ?Sized> PreferenceLoss<T> for Box<L> {
+    fn loss(&self, pair: &Preference<T>) -> T {
+        (**self).loss(pair)
+    }
+}
+
+/// What a loss reads of a [`Preference`], beside β and the counts of tokens and pairs, which are there for all.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Reads {
+    /// The implicit rewards.
+    pub rewards: bool,
+    /// [`Completion::score`], of the policy or of the reference.
+    pub scores: bool,
+    /// [`Completion::sum`].
+    pub sums: bool,
+    /// [`Completion::confidence`]; where nothing reads it, it is not computed.
+    pub confidence: bool,
+    /// The other pairs of the batch; then the optimiser's whole batch must be given at once.
+    pub whole_batch: bool,
+}
+
+impl Reads {
+    /// The rewards, and nothing else.
+    pub const REWARDS: Self = Self { rewards: true, scores: false, sums: false, confidence: false, whole_batch: false };
+}
+
+/// What either reads.
+impl std::ops::BitOr for Reads {
+    type Output = Self;
+    fn bitor(self, other: Self) -> Self {
+        Self {
+            rewards: self.rewards | other.rewards,
+            scores: self.scores | other.scores,
+            sums: self.sums | other.sums,
+            confidence: self.confidence | other.confidence,
+            whole_batch: self.whole_batch | other.whole_batch,
+        }
+    }
+}
+
 /// A [`PreferenceLoss`] that configuration knows by name.
 #[typetag::serde(tag = "type")]
 pub trait AnyLoss: PreferenceLoss<f64> + PreferenceLoss<Column> + PreferenceLoss<Batch> + Debug + Send + Sync {
-    /// Checks the parameters; the default accepts all.
+    /// The losses that this one is made of, if it is made of others: what they read and refuse, it does.
+    fn inside(&self) -> Vec<&dyn AnyLoss> {
+        Vec::new()
+    }
+    /// What the loss reads, held to it by a law. The default is what the losses inside read, or else
+    /// [the rewards alone](Reads::REWARDS).
+    fn reads(&self) -> Reads {
+        self.inside().iter().map(|l| l.reads()).reduce(std::ops::BitOr::bitor).unwrap_or(Reads::REWARDS)
+    }
+    /// Checks the parameters, those of the losses inside included; the default has none of its own.
     fn validate(&self) -> Result<(), Error> {
-        Ok(())
+        self.inside().iter().try_for_each(|l| l.validate())
     }
-    /// Whether the loss of a pair depends on the other pairs of the batch; then the optimiser's whole batch must be
-    /// given at once.
-    fn coupled(&self) -> bool {
-        false
-    }
-    /// Whether the loss never rises with r⁺ and never falls with r⁻; whoever says so is held to it by a law.
+    /// Whether the loss never rises with r⁺ and never falls with r⁻; whoever says so is held to it by a law. The
+    /// default is whether all losses inside say so, if there are any.
     fn monotone(&self) -> bool {
-        false
+        let inside = self.inside();
+        !inside.is_empty() && inside.iter().all(|l| l.monotone())
     }
-    /// Whether [`Completion::confidence`] is used; where it isn't, it need not be computed.
-    fn needs_confidence(&self) -> bool {
-        false
+    /// Checks that the loss, and those inside, make sense on the rewards of that operator; the default accepts all.
+    fn suits(&self, optimality: &dyn AnyOptimality) -> Result<(), Error> {
+        self.inside().iter().try_for_each(|l| l.suits(optimality))
     }
-    /// Checks that the loss makes sense on the rewards of that operator; the default accepts all.
-    fn suits(&self, _optimality: &dyn AnyOptimality) -> Result<(), Error> {
-        Ok(())
+}
+
+// By hand, since the macro would register it under a name.
+impl AnyLoss for Box<dyn AnyLoss> {
+    fn inside(&self) -> Vec<&dyn AnyLoss> {
+        (**self).inside()
+    }
+    fn reads(&self) -> Reads {
+        (**self).reads()
+    }
+    fn validate(&self) -> Result<(), Error> {
+        (**self).validate()
+    }
+    fn monotone(&self) -> bool {
+        (**self).monotone()
+    }
+    fn suits(&self, optimality: &dyn AnyOptimality) -> Result<(), Error> {
+        (**self).suits(optimality)
+    }
+    fn typetag_name(&self) -> &'static str {
+        (**self).typetag_name()
+    }
+    fn typetag_deserialize(&self) {}
+}
+
+/// Refuses a loss whose value wouldn't change with the rewards that a wrapper changes.
+fn wants_rewards(wrapper: &str, loss: &dyn AnyLoss) -> Result<(), Error> {
+    match loss.reads().rewards {
+        true => Ok(()),
+        false => Err(Error::Configuration(format!(
+            "loss \"{wrapper}\" would be ignored: it changes rewards, and loss \"{}\" inside it reads none",
+            loss.typetag_name()
+        ))),
     }
 }
 

@@ -24,14 +24,16 @@ impl AnyLoss for Nca {}
 
 #[cfg(test)]
 mod tests {
+    use approx::assert_abs_diff_eq;
+
     use super::super::at;
     use super::*;
 
     #[test]
     fn values() {
-        assert!((Nca {}.loss(&at(0.0, 0.0, 1.0)) - 2.0 * std::f64::consts::LN_2).abs() < 1e-15);
+        assert_abs_diff_eq!(Nca {}.loss(&at(0.0, 0.0, 1.0)), 2.0 * std::f64::consts::LN_2, epsilon = 1e-15);
         // σ(r⁺) = 3/4, σ(r⁻) = 1/3: −ln(3/4) − ½ ln(1/4) − ½ ln(2/3)
         let expected = -0.75f64.ln() - 0.5 * 0.25f64.ln() - 0.5 * (2f64 / 3.0).ln();
-        assert!((Nca {}.loss(&at(3f64.ln(), -2f64.ln(), 1.0)) - expected).abs() < 1e-15);
+        assert_abs_diff_eq!(Nca {}.loss(&at(3f64.ln(), -2f64.ln(), 1.0)), expected, epsilon = 1e-15);
     }
 }

@@ -2,8 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{AnyLoss, Preference, PreferenceLoss, read_loss};
-use crate::optimality::AnyOptimality;
+use super::{AnyLoss, Preference, PreferenceLoss, read_loss, wants_rewards};
 use crate::{Error, Number};
 
 /// ℓ(r⁺/n⁺, r⁻/n⁻), with n the scored tokens of a completion and ℓ `self.loss`.
@@ -14,7 +13,7 @@ use crate::{Error, Number};
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PerToken {
-    /// ℓ, any loss on rewards.
+    /// ℓ, any loss that reads rewards, and no scores.
     #[serde(deserialize_with = "read_loss")]
     pub loss: Box<dyn AnyLoss>,
 }
@@ -32,27 +31,35 @@ where
 
 #[typetag::serde(name = "per_token")]
 impl AnyLoss for PerToken {
+    fn inside(&self) -> Vec<&dyn AnyLoss> {
+        vec![self.loss.as_ref()]
+    }
     fn validate(&self) -> Result<(), Error> {
+        wants_rewards("per_token", self.loss.as_ref())?;
+        if self.loss.reads().scores {
+            return Err(Error::Configuration(format!(
+                "loss \"per_token\" divides rewards, and loss \"{}\" inside it reads scores beside them, which would be \
+                 whole: use averaging \"mean\"",
+                self.loss.typetag_name()
+            )));
+        }
         self.loss.validate()
-    }
-    fn coupled(&self) -> bool {
-        self.loss.coupled()
-    }
-    fn monotone(&self) -> bool {
-        self.loss.monotone()
-    }
-    fn needs_confidence(&self) -> bool {
-        self.loss.needs_confidence()
-    }
-    fn suits(&self, optimality: &dyn AnyOptimality) -> Result<(), Error> {
-        self.loss.suits(optimality)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Hinge, at};
+    use approx::assert_abs_diff_eq;
+
+    use super::super::{Aot, Hinge, Supervised, at};
     use super::*;
+
+    #[test]
+    fn what_would_not_be_divided_is_refused() {
+        let said = |loss: Box<dyn AnyLoss>| PerToken { loss }.validate().unwrap_err().to_string();
+        assert!(said(Box::<Supervised>::default()).ends_with("loss \"supervised\" inside it reads none"));
+        assert!(said(Box::<Aot>::default()).contains("loss \"aot\" inside it reads scores beside them"));
+    }
 
     #[test]
     fn rewards_are_divided_by_their_own_length() {
@@ -60,6 +67,6 @@ mod tests {
         (pair.policy.chosen.tokens, pair.policy.rejected.tokens) = (4.0, 10.0);
         // 1 − (2/4 − 1/10)
         let loss = PerToken { loss: Box::new(Hinge::default()) };
-        assert!((PreferenceLoss::<f64>::loss(&loss, &pair) - 0.6).abs() < 1e-15);
+        assert_abs_diff_eq!(PreferenceLoss::<f64>::loss(&loss, &pair), 0.6, epsilon = 1e-15);
     }
 }

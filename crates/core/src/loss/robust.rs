@@ -35,6 +35,8 @@ impl AnyLoss for Robust {
 
 #[cfg(test)]
 mod tests {
+    use approx::assert_abs_diff_eq;
+
     use super::super::{Logistic, at};
     use super::*;
 
@@ -44,7 +46,7 @@ mod tests {
         for z in [-2.0, 0.0, 0.7] {
             // A label is right with probability 0.7, and turned round otherwise.
             let expected = 0.7 * robust.loss(&at(z, 0.0, 1.0)) + 0.3 * robust.loss(&at(0.0, z, 1.0));
-            assert!((expected - Logistic {}.loss(&at(z, 0.0, 1.0))).abs() < 1e-14);
+            assert_abs_diff_eq!(expected, Logistic {}.loss(&at(z, 0.0, 1.0)), epsilon = 1e-14);
         }
     }
 

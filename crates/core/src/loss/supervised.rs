@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{AnyLoss, Preference, PreferenceLoss};
+use super::{AnyLoss, Preference, PreferenceLoss, Reads};
 use crate::Number;
 
 /// What the negative log-likelihood is a mean over.
@@ -44,6 +44,9 @@ impl<T: Number> PreferenceLoss<T> for Supervised {
 
 #[typetag::serde(name = "supervised")]
 impl AnyLoss for Supervised {
+    fn reads(&self) -> Reads {
+        Reads { sums: true, ..Reads::default() }
+    }
     // It doesn't see the rewards.
     fn monotone(&self) -> bool {
         true
@@ -52,6 +55,8 @@ impl AnyLoss for Supervised {
 
 #[cfg(test)]
 mod tests {
+    use approx::assert_abs_diff_eq;
+
     use super::super::batch;
     use super::*;
     use crate::Totals;
@@ -64,7 +69,7 @@ mod tests {
         pair.totals = Totals { pairs: 2, chosen_tokens: 5 };
         let mean = |over| Supervised { over }.loss(&pair).0.iter().sum::<f64>() / 2.0;
         // (6 + 3)/5, (6/2 + 3/3)/2, (6 + 3)/2
-        assert!((mean(Over::Batch) - 1.8).abs() < 1e-15);
+        assert_abs_diff_eq!(mean(Over::Batch), 1.8, epsilon = 1e-15);
         assert_eq!(mean(Over::Completion), 2.0);
         assert_eq!(mean(Over::Sum), 4.5);
     }

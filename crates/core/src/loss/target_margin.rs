@@ -2,8 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{AnyLoss, Preference, PreferenceLoss, read_loss};
-use crate::optimality::AnyOptimality;
+use super::{AnyLoss, Preference, PreferenceLoss, read_loss, wants_rewards};
 use crate::{Error, Number, Pair, check};
 
 /// ℓ(r⁺ − γ, r⁻), with γ `self.gamma` and ℓ `self.loss`; φ(z − γ) for a loss on the margin (SimPO, arXiv:2405.14734,
@@ -13,7 +12,7 @@ use crate::{Error, Number, Pair, check};
 pub struct TargetMargin {
     /// γ, in units of the reward.
     pub gamma: f64,
-    /// ℓ, any loss on rewards.
+    /// ℓ, any loss that reads rewards.
     #[serde(deserialize_with = "read_loss")]
     pub loss: Box<dyn AnyLoss>,
 }
@@ -30,27 +29,21 @@ where
 
 #[typetag::serde(name = "target_margin")]
 impl AnyLoss for TargetMargin {
+    fn inside(&self) -> Vec<&dyn AnyLoss> {
+        vec![self.loss.as_ref()]
+    }
     fn validate(&self) -> Result<(), Error> {
         check(self.gamma.is_finite(), "target_margin", "gamma", "a finite number", self.gamma)?;
+        wants_rewards("target_margin", self.loss.as_ref())?;
         self.loss.validate()
-    }
-    fn coupled(&self) -> bool {
-        self.loss.coupled()
-    }
-    fn monotone(&self) -> bool {
-        self.loss.monotone()
-    }
-    fn needs_confidence(&self) -> bool {
-        self.loss.needs_confidence()
-    }
-    fn suits(&self, optimality: &dyn AnyOptimality) -> Result<(), Error> {
-        self.loss.suits(optimality)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Logistic, at};
+    use approx::assert_abs_diff_eq;
+
+    use super::super::{Aot, AotUnpaired, Logistic, Supervised, at, batch};
     use super::*;
 
     #[test]
@@ -58,6 +51,28 @@ mod tests {
         let loss = TargetMargin { gamma: 0.5, loss: Box::new(Logistic {}) };
         let expected: f64 = Logistic {}.loss(&at(0.75, 0.0, 1.0));
         assert_eq!(PreferenceLoss::<f64>::loss(&loss, &at(1.0, -0.25, 1.0)), expected);
+    }
+
+    #[test]
+    fn sorting_across_the_batch_keeps_the_target() {
+        // At π = μ every δ is −γ: ln(1 + e^5) = 5.00672.
+        let scores = [(-1.0, -4.0), (-2.5, -0.5), (-3.0, -3.0)];
+        for loss in [Box::new(Aot::default()) as Box<dyn AnyLoss>, Box::new(AotUnpaired::default())] {
+            let loss = TargetMargin { gamma: 5.0, loss };
+            loss.validate().unwrap();
+            let found = loss.loss(&batch(&scores, &scores, 0.1)).0;
+            assert_abs_diff_eq!(found[..], [5f64.exp().ln_1p(); 3][..], epsilon = 1e-12);
+        }
+    }
+
+    #[test]
+    fn a_loss_that_reads_no_rewards_is_refused() {
+        let said =
+            TargetMargin { gamma: 0.5, loss: Box::new(Supervised::default()) }.validate().unwrap_err().to_string();
+        assert_eq!(
+            said,
+            "loss \"target_margin\" would be ignored: it changes rewards, and loss \"supervised\" inside it reads none"
+        );
     }
 
     #[test]

@@ -2,8 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{AnyLoss, Preference, PreferenceLoss, read_loss};
-use crate::optimality::AnyOptimality;
+use super::{AnyLoss, Preference, PreferenceLoss, Reads, read_loss};
 use crate::{Error, Number, check};
 
 /// ℓ = Σ_k w_k ℓ_k, with w_k the `weight` and ℓ_k the `loss` of term k: MPO (arXiv:2411.10442, eq. 1), RPO, CPO, ORPO,
@@ -38,25 +37,23 @@ where
 
 #[typetag::serde(name = "weighted_sum")]
 impl AnyLoss for WeightedSum {
+    fn inside(&self) -> Vec<&dyn AnyLoss> {
+        self.terms.iter().map(|t| t.loss.as_ref()).collect()
+    }
+    fn reads(&self) -> Reads {
+        // A term of weight 0 is there for its place in the table alone.
+        let counting = self.terms.iter().filter(|t| t.weight != 0.0);
+        counting.map(|t| t.loss.reads()).fold(Reads::default(), std::ops::BitOr::bitor)
+    }
     fn validate(&self) -> Result<(), Error> {
         check(!self.terms.is_empty(), "weighted_sum", "terms", "a list of at least 1", 0.0)?;
         for term in &self.terms {
             check(term.weight.is_finite(), "weighted_sum", "weight", "a finite number", term.weight)?;
-            term.loss.validate()?;
         }
-        Ok(())
-    }
-    fn coupled(&self) -> bool {
-        self.terms.iter().any(|t| t.loss.coupled())
+        self.inside().iter().try_for_each(|l| l.validate())
     }
     fn monotone(&self) -> bool {
         self.terms.iter().all(|t| t.weight >= 0.0 && t.loss.monotone())
-    }
-    fn needs_confidence(&self) -> bool {
-        self.terms.iter().any(|t| t.loss.needs_confidence())
-    }
-    fn suits(&self, optimality: &dyn AnyOptimality) -> Result<(), Error> {
-        self.terms.iter().try_for_each(|t| t.loss.suits(optimality))
     }
 }
 

@@ -2,8 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{AnyLoss, Preference, PreferenceLoss, read_loss};
-use crate::optimality::AnyOptimality;
+use super::{AnyLoss, Preference, PreferenceLoss, Reads, read_loss};
 use crate::{Error, Number};
 
 /// w⁺ w⁻ ℓ, with w = exp((1/n) Σ_t [ln π_t − ln Σ_v π_v²]) of each completion, through which no gradient flows, and ℓ
@@ -28,8 +27,14 @@ where
 
 #[typetag::serde(name = "wpo")]
 impl AnyLoss for Wpo {
+    fn inside(&self) -> Vec<&dyn AnyLoss> {
+        vec![self.loss.as_ref()]
+    }
+    fn reads(&self) -> Reads {
+        Reads { confidence: true, ..self.loss.reads() }
+    }
     fn validate(&self) -> Result<(), Error> {
-        if self.loss.coupled() {
+        if self.loss.reads().whole_batch {
             return Err(Error::Configuration(format!(
                 "loss \"wpo\" weighs each pair, and loss \"{}\" sorts them across the batch: they don't go together",
                 self.loss.typetag_name()
@@ -37,19 +42,12 @@ impl AnyLoss for Wpo {
         }
         self.loss.validate()
     }
-    fn monotone(&self) -> bool {
-        self.loss.monotone()
-    }
-    fn needs_confidence(&self) -> bool {
-        true
-    }
-    fn suits(&self, optimality: &dyn AnyOptimality) -> Result<(), Error> {
-        self.loss.suits(optimality)
-    }
 }
 
 #[cfg(test)]
 mod tests {
+    use approx::assert_abs_diff_eq;
+
     use super::super::{Aot, Logistic, at};
     use super::*;
 
@@ -58,7 +56,7 @@ mod tests {
         let mut pair = at(0.0, 0.0, 1.0);
         (pair.policy.chosen.confidence, pair.policy.rejected.confidence) = (-1.0, 0.25);
         let loss = PreferenceLoss::<f64>::loss(&Wpo { loss: Box::new(Logistic {}) }, &pair);
-        assert!((loss - std::f64::consts::LN_2 * (-0.75f64).exp()).abs() < 1e-15);
+        assert_abs_diff_eq!(loss, std::f64::consts::LN_2 * (-0.75f64).exp(), epsilon = 1e-15);
     }
 
     #[test]

@@ -234,6 +234,8 @@ pub fn vocabulary() -> Vocabulary {
 
 #[cfg(test)]
 mod tests {
+    use approx::{abs_diff_eq, assert_abs_diff_eq};
+
     use super::*;
 
     fn given(text: &str) -> Map<String, Value> {
@@ -246,16 +248,16 @@ mod tests {
             Method::find(name).unwrap().objective(&given(params)).unwrap().loss_at_reference().unwrap()
         };
         for name in ["dpo", "averaged-dpo", "cdpo", "robust-dpo", "ld-dpo", "sampo", "dpop", "f-dpo", "averaged-aot"] {
-            assert!((at(name, "{}") - std::f64::consts::LN_2).abs() < 1e-15, "{name}");
+            assert!(abs_diff_eq!(at(name, "{}"), std::f64::consts::LN_2, epsilon = 1e-15), "{name}");
         }
         for name in ["ipo", "averaged-ipo"] {
-            assert!((at(name, r#"{"beta": 0.1}"#) - 25.0).abs() < 1e-12);
+            assert_abs_diff_eq!(at(name, r#"{"beta": 0.1}"#), 25.0, epsilon = 1e-12);
         }
         for name in ["slic", "averaged-slic", "apo-zero", "apo-down"] {
             assert_eq!(at(name, "{}"), 1.0);
         }
         for name in ["nca", "bco"] {
-            assert!((at(name, "{}") - 2.0 * std::f64::consts::LN_2).abs() < 1e-15, "{name}");
+            assert!(abs_diff_eq!(at(name, "{}"), 2.0 * std::f64::consts::LN_2, epsilon = 1e-15), "{name}");
         }
     }
 

@@ -23,6 +23,10 @@ impl<T: Number> OptimalityOperator<T> for AlphaShaped {
         let power = (scores.policy.clone() * -self.alpha).bounded_exp();
         (-power + 1.0) * (self.beta / self.alpha)
     }
+    fn score(&self, reward: T, _reference: T, _tokens: T) -> T {
+        // p^(−α); at 0 and below every p is worth more, or none as much, and ln 0 says so.
+        (-reward * (self.alpha / self.beta) + 1.0).relu().ln() * (-1.0 / self.alpha)
+    }
 }
 
 #[typetag::serde(name = "alpha_shaped")]
@@ -38,20 +42,12 @@ impl AnyOptimality for AlphaShaped {
         let holds = self.alpha.is_finite() && self.alpha != 0.0;
         check(holds, "alpha_shaped", "alpha", "a finite number other than 0 (that is `none`)", self.alpha)
     }
-    fn score(&self, reward: f64, _reference: f64, _tokens: f64) -> f64 {
-        let power = 1.0 - self.alpha * reward / self.beta;
-        if power > 0.0 {
-            -power.ln() / self.alpha
-        } else if self.alpha > 0.0 {
-            f64::INFINITY
-        } else {
-            f64::NEG_INFINITY
-        }
-    }
 }
 
 #[cfg(test)]
 mod tests {
+    use approx::assert_abs_diff_eq;
+
     use super::super::NoReference;
     use super::*;
 
@@ -59,14 +55,14 @@ mod tests {
     fn reward_by_hand() {
         // p = 1/4, α = 1/2: (1 − 2)/(1/2) = −2
         let s = Scores { policy: 0.25f64.ln(), reference: 0.0, tokens: 1.0 };
-        assert!((AlphaShaped { beta: 3.0, alpha: 0.5 }.reward(&s) + 6.0).abs() < 1e-14);
+        assert_abs_diff_eq!(AlphaShaped { beta: 3.0, alpha: 0.5 }.reward(&s), -6.0, epsilon = 1e-14);
     }
 
     #[test]
     fn a_small_alpha_is_the_plain_score() {
         let s = Scores { policy: -1.5, reference: 0.0, tokens: 1.0 };
         let limit: f64 = NoReference { beta: 2.0 }.reward(&s);
-        assert!((AlphaShaped { beta: 2.0, alpha: 1e-7 }.reward(&s) - limit).abs() < 1e-6);
+        assert_abs_diff_eq!(AlphaShaped { beta: 2.0, alpha: 1e-7 }.reward(&s), limit, epsilon = 1e-6);
     }
 
     #[test]

@@ -20,6 +20,11 @@ impl<T: Number> OptimalityOperator<T> for ForwardKl {
     fn reward(&self, scores: &Scores<T>) -> T {
         (-(-scores.log_ratio()).bounded_exp() + 1.0) * self.beta
     }
+    fn score(&self, reward: T, reference: T, _tokens: T) -> T {
+        // 1/u; at 0 and below no u is worth as much, and −ln 0 says so.
+        let inverse_ratio = -reward * (1.0 / self.beta) + 1.0;
+        reference - inverse_ratio.relu().ln()
+    }
 }
 
 #[typetag::serde(name = "forward_kl")]
@@ -30,14 +35,12 @@ impl AnyOptimality for ForwardKl {
     fn uses_reference(&self) -> bool {
         true
     }
-    fn score(&self, reward: f64, reference: f64, _tokens: f64) -> f64 {
-        let inverse_ratio = 1.0 - reward / self.beta;
-        if inverse_ratio > 0.0 { reference - inverse_ratio.ln() } else { f64::INFINITY }
-    }
 }
 
 #[cfg(test)]
 mod tests {
+    use approx::assert_abs_diff_eq;
+
     use super::*;
 
     #[test]
@@ -45,7 +48,7 @@ mod tests {
         let at = |policy, reference| ForwardKl { beta: 0.5 }.reward(&Scores { policy, reference, tokens: 1.0 });
         assert_eq!(at(-2.0, -2.0), 0.0);
         // u = 2: 0.5 · (1 − 1/2) = 0.25
-        assert!((at(-1.0 + std::f64::consts::LN_2, -1.0) - 0.25).abs() < 1e-15);
+        assert_abs_diff_eq!(at(-1.0 + std::f64::consts::LN_2, -1.0), 0.25, epsilon = 1e-15);
         assert!((at(-1e4, -1.0) as f32).is_finite());
     }
 

@@ -21,6 +21,9 @@ impl<T: Number> OptimalityOperator<T> for LengthPenalised {
     fn reward(&self, scores: &Scores<T>) -> T {
         scores.log_ratio() * self.beta + scores.tokens.clone() * self.alpha
     }
+    fn score(&self, reward: T, reference: T, tokens: T) -> T {
+        reference + (reward - tokens * self.alpha) * (1.0 / self.beta)
+    }
 }
 
 #[typetag::serde(name = "length_penalised")]
@@ -35,13 +38,12 @@ impl AnyOptimality for LengthPenalised {
         check_beta("length_penalised", self.beta)?;
         check(self.alpha.is_finite(), "length_penalised", "alpha", "a finite number", self.alpha)
     }
-    fn score(&self, reward: f64, reference: f64, tokens: f64) -> f64 {
-        reference + (reward - self.alpha * tokens) / self.beta
-    }
 }
 
 #[cfg(test)]
 mod tests {
+    use approx::assert_abs_diff_eq;
+
     use super::*;
 
     #[test]
@@ -49,7 +51,7 @@ mod tests {
         let o = LengthPenalised { beta: 0.1, alpha: 0.5 };
         // 0.1 · 2 + 0.5 · 3 = 1.7
         let r = o.reward(&Scores { policy: -3.0, reference: -5.0, tokens: 3.0 });
-        assert!((r - 1.7).abs() < 1e-15);
+        assert_abs_diff_eq!(r, 1.7, epsilon = 1e-15);
         // Of two completions of one reward, the best policy gives the longer one less.
         assert!(o.score(1.0, -5.0, 8.0) < o.score(1.0, -5.0, 3.0));
     }

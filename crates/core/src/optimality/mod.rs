@@ -41,10 +41,11 @@ impl<T: Number> Scores<T> {
     }
 }
 
-/// The inverse of 𝓑: the implicit reward of a completion from its scores, up to a term in the prompt alone.
+/// 𝓑 completion by completion, in both directions and up to a term in the prompt alone: the implicit reward from the
+/// scores, and the policy's score from the reward.
 ///
 /// [`reward`](OptimalityOperator::reward) is mandatory; it is written once, for every [`Number`], and rises with the
-/// policy's score:
+/// policy's score. [`score`](OptimalityOperator::score) is found from it, unless a closed form is given:
 ///
 /// ```
 /// use collimate_core::{Error, Number, OptimalityOperator, Scores, optimality::AnyOptimality};
@@ -75,8 +76,27 @@ impl<T: Number> Scores<T> {
 /// # fn main() {}
 /// ```
 pub trait OptimalityOperator<T: Number> {
-    /// The implicit reward r(x, y).
+    /// 𝓑⁻¹: the implicit reward r(x, y) of a policy whose scores these are.
     fn reward(&self, scores: &Scores<T>) -> T;
+
+    /// 𝓑: the policy's score at which the implicit reward is `reward`, given the reference's score and n. It is −∞ where
+    /// every score is worth more and +∞ where none is worth as much. Without gradient, if it is left to the default.
+    ///
+    /// [`World::best`](crate::tabular::World::best) makes the policy 𝓑\[R\] of it. The default solves
+    /// [`reward`](Self::reward) by [bisection](by_bisection).
+    fn score(&self, reward: T, reference: T, tokens: T) -> T {
+        by_bisection(self, reward, reference, tokens)
+    }
+}
+
+/// What is in the box.
+impl<T: Number, O: OptimalityOperator<T> + ?Sized> OptimalityOperator<T> for Box<O> {
+    fn reward(&self, scores: &Scores<T>) -> T {
+        (**self).reward(scores)
+    }
+    fn score(&self, reward: T, reference: T, tokens: T) -> T {
+        (**self).score(reward, reference, tokens)
+    }
 }
 
 /// An [`OptimalityOperator`] that configuration knows by name.
@@ -92,34 +112,53 @@ pub trait AnyOptimality:
     fn validate(&self) -> Result<(), Error> {
         check_beta(self.typetag_name(), self.beta())
     }
-    /// The forward direction, for one completion: the policy's score s at which the implicit reward is `reward`, given
-    /// the reference's score m and n. It is −∞ where every score is worth more and +∞ where none is worth as much.
-    ///
-    /// [`World::best`](crate::tabular::World::best) makes 𝓑\[R\] of it. The default solves for s by bisection.
-    fn score(&self, reward: f64, reference: f64, tokens: f64) -> f64 {
-        by_bisection(self, reward, reference, tokens)
-    }
 }
 
-/// Solves r(s) = `reward` for the policy's score s, for any operator whose reward rises with s.
-pub fn by_bisection<O>(operator: &O, reward: f64, reference: f64, tokens: f64) -> f64
+// By hand, since the macro would register it under a name.
+impl AnyOptimality for Box<dyn AnyOptimality> {
+    fn beta(&self) -> f64 {
+        (**self).beta()
+    }
+    fn uses_reference(&self) -> bool {
+        (**self).uses_reference()
+    }
+    fn validate(&self) -> Result<(), Error> {
+        (**self).validate()
+    }
+    fn typetag_name(&self) -> &'static str {
+        (**self).typetag_name()
+    }
+    fn typetag_deserialize(&self) {}
+}
+
+/// Solves r(s) = `reward` for the policy's score s within 2^24 nats of the reference's, for any operator whose reward
+/// rises with s.
+pub fn by_bisection<T, O>(operator: &O, reward: T, reference: T, tokens: T) -> T
 where
-    O: OptimalityOperator<f64> + ?Sized,
+    T: Number,
+    O: OptimalityOperator<T> + ?Sized,
 {
-    let excess = |policy: f64| operator.reward(&Scores { policy, reference, tokens }) - reward;
-    let reach = (0..24).map(|k| f64::from(1u32 << k));
-    let Some(mut low) = reach.clone().map(|d| reference - d).find(|s| excess(*s) <= 0.0) else {
-        return f64::NEG_INFINITY;
+    // r(s) − reward, and where that is above 0.
+    let excess = |policy: &T| {
+        let scores = Scores { policy: policy.clone(), reference: reference.clone(), tokens: tokens.clone() };
+        (operator.reward(&scores) - reward.clone()).detach()
     };
-    let Some(mut high) = reach.map(|d| reference + d).find(|s| excess(*s) >= 0.0) else {
-        return f64::INFINITY;
-    };
+    let (mut low, mut high) = (reference.clone().detach(), reference.clone().detach());
+    for reach in (0..24).map(|k| f64::from(1u32 << k)) {
+        low = low.clone() - excess(&low).step() * reach;
+        high = high.clone() + (-excess(&high)).step() * reach;
+    }
+    // ln 1 = 0 where the end lies beyond, ln 0 = −∞ where no score does.
+    let unreached = |beyond: T| (-beyond.step() + 1.0).ln();
+    let (below, above) = (unreached(excess(&low)), unreached(-excess(&high)));
     // 100 halvings of an interval of at most 2^25 end below one unit in the last place.
     for _ in 0..100 {
-        let middle = 0.5 * (low + high);
-        if excess(middle) < 0.0 { low = middle } else { high = middle }
+        let middle = (low.clone() + high.clone()) * 0.5;
+        let short = (-excess(&middle)).step();
+        low = low.clone() + (middle.clone() - low) * short.clone();
+        high = high.clone() + (middle - high) * (-short + 1.0);
     }
-    0.5 * (low + high)
+    (low + high) * 0.5 + below - above
 }
 
 /// The one rule that every β obeys.
@@ -129,6 +168,8 @@ pub(crate) fn check_beta(owner: &'static str, beta: f64) -> Result<(), Error> {
 
 #[cfg(test)]
 mod tests {
+    use approx::{abs_diff_eq, assert_abs_diff_eq};
+
     use super::*;
 
     /// Asserts that the forward direction undoes the reward at a few scores, and agrees with bisection.
@@ -137,11 +178,28 @@ mod tests {
             for reference in [-5.0, -1.0] {
                 let reward = operator.reward(&Scores { policy, reference, tokens: 4.0 });
                 let exact = operator.score(reward, reference, 4.0);
-                assert!((exact - policy).abs() < 1e-9, "{operator:?}: {policy} came back as {exact}");
+                assert!(abs_diff_eq!(exact, policy, epsilon = 1e-9), "{operator:?}: {policy} came back as {exact}");
                 let searched = by_bisection(operator, reward, reference, 4.0);
-                assert!((searched - policy).abs() < 1e-9, "{operator:?}: bisection found {searched}, not {policy}");
+                assert!(
+                    abs_diff_eq!(searched, policy, epsilon = 1e-9),
+                    "{operator:?}: bisection found {searched}, not {policy}"
+                );
             }
         }
+    }
+
+    #[test]
+    fn bisection_finds_each_place_of_a_column_and_says_where_there_is_none() {
+        // r = 0.5 (1 − 1/u), below 0.5 always: ln u = −ln(1 − 2r).
+        let reward = Column(vec![0.25, -3.0, 0.625]);
+        let reference = Column(vec![-4.0, -1.0, -1.0]);
+        let found = by_bisection(&ForwardKl { beta: 0.5 }, reward, reference, Column(vec![1.0; 3])).0;
+        assert_abs_diff_eq!(found[0], -4.0 + std::f64::consts::LN_2, epsilon = 1e-14);
+        assert_abs_diff_eq!(found[1], -1.0 - 7f64.ln(), epsilon = 1e-14);
+        assert_eq!(found[2], f64::INFINITY);
+        // α = 2: r = u − 1, above −1 always.
+        let found = by_bisection(&AlphaDivergence { beta: 1.0, alpha: 2.0 }, -1.5, -3.0, 1.0);
+        assert_eq!(found, f64::NEG_INFINITY);
     }
 
     #[test]

@@ -17,6 +17,9 @@ impl<T: Number> OptimalityOperator<T> for NoReference {
     fn reward(&self, scores: &Scores<T>) -> T {
         scores.policy.clone() * self.beta
     }
+    fn score(&self, reward: T, _reference: T, _tokens: T) -> T {
+        reward * (1.0 / self.beta)
+    }
 }
 
 #[typetag::serde(name = "none")]
@@ -26,9 +29,6 @@ impl AnyOptimality for NoReference {
     }
     fn uses_reference(&self) -> bool {
         false
-    }
-    fn score(&self, reward: f64, _reference: f64, _tokens: f64) -> f64 {
-        reward / self.beta
     }
 }
 

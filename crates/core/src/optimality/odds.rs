@@ -20,6 +20,9 @@ impl<T: Number> OptimalityOperator<T> for Odds {
     fn reward(&self, scores: &Scores<T>) -> T {
         (scores.policy.clone() - scores.policy.clone().ln_1m_exp()) * self.beta
     }
+    fn score(&self, reward: T, _reference: T, _tokens: T) -> T {
+        (reward * (1.0 / self.beta)).log_sigmoid()
+    }
 }
 
 #[typetag::serde(name = "odds")]
@@ -30,20 +33,19 @@ impl AnyOptimality for Odds {
     fn uses_reference(&self) -> bool {
         false
     }
-    fn score(&self, reward: f64, _reference: f64, _tokens: f64) -> f64 {
-        (reward / self.beta).log_sigmoid()
-    }
 }
 
 #[cfg(test)]
 mod tests {
+    use approx::assert_abs_diff_eq;
+
     use super::*;
 
     #[test]
     fn reward_by_hand() {
         let at = |policy: f64| Odds { beta: 2.0 }.reward(&Scores { policy, reference: 0.0, tokens: 1.0 });
         // p = 3/4: odds of 3
-        assert!((at(0.75f64.ln()) - 2.0 * 3f64.ln()).abs() < 1e-14);
+        assert_abs_diff_eq!(at(0.75f64.ln()), 2.0 * 3f64.ln(), epsilon = 1e-14);
         // p = e^(−1e4): the odds are the probability.
         assert_eq!(at(-1e4), -2e4);
         assert!((at(0.0) as f32).is_finite());

@@ -17,6 +17,9 @@ impl<T: Number> OptimalityOperator<T> for ReverseKl {
     fn reward(&self, scores: &Scores<T>) -> T {
         scores.log_ratio() * self.beta
     }
+    fn score(&self, reward: T, reference: T, _tokens: T) -> T {
+        reference + reward * (1.0 / self.beta)
+    }
 }
 
 #[typetag::serde(name = "reverse_kl")]
@@ -27,20 +30,19 @@ impl AnyOptimality for ReverseKl {
     fn uses_reference(&self) -> bool {
         true
     }
-    fn score(&self, reward: f64, reference: f64, _tokens: f64) -> f64 {
-        reference + reward / self.beta
-    }
 }
 
 #[cfg(test)]
 mod tests {
+    use approx::assert_abs_diff_eq;
+
     use super::*;
 
     #[test]
     fn reward_is_the_scaled_log_ratio() {
         // 0.1 · (−3 − (−5)) = 0.2
         let r = ReverseKl { beta: 0.1 }.reward(&Scores { policy: -3.0, reference: -5.0, tokens: 2.0 });
-        assert!((r - 0.2).abs() < 1e-15);
+        assert_abs_diff_eq!(r, 0.2, epsilon = 1e-15);
     }
 
     #[test]

@@ -137,9 +137,12 @@ impl Preference {
         self.needs_reference() || !metric.starts_with("logratios")
     }
 
-    fn items(&self, units: &[Seen<'_, Tokens>]) -> Vec<Item> {
+    /// # Errors
+    /// An averaging operator that doesn't give one proper weight per token.
+    fn items(&self, units: &[Seen<'_, Tokens>]) -> Result<Vec<Item>, Error> {
         let item = |seen: &Seen<'_, Tokens>| {
-            let weights = self.0.weights(scored(seen.unit), seen.unit.key);
+            let at = |source| Error::Weights { row: seen.unit.row, source };
+            let weights = self.0.weights(scored(seen.unit), seen.unit.key).map_err(at)?;
             let sides = Pair::new(0, 1).zip(weights.as_ref());
             let policy = sides.map(|(side, w)| {
                 let Said { log_probs, log_collisions } = &seen.policy[side];
@@ -149,7 +152,7 @@ impl Preference {
                 Some(r) => Sums::new(&r[side], None, w),
                 None => Sums { tokens: w.len() as f64, ..Sums::default() },
             });
-            Item { weights, policy, reference }
+            Ok(Item { weights, policy, reference })
         };
         units.iter().map(item).collect()
     }
@@ -190,7 +193,7 @@ impl Task for Preference {
 
     /// The one call of the loss: numbers of pairs to a small batch on the device, and back.
     fn judge(&self, units: &[Seen<'_, Tokens>], totals: Totals, device: &Device) -> Result<Judgement, Error> {
-        let items = self.items(units);
+        let items = self.items(units)?;
         let device = device.clone().autodiff();
         // The loss is a handful of numbers: where the device has f64, its rounding need not be seen.
         let dtype = if device.supports_dtype(DType::F64) { DType::F64 } else { DType::F32 };
@@ -247,7 +250,7 @@ impl Task for Preference {
         if !self.needs_reference() {
             return Ok(());
         }
-        let items = self.items(units);
+        let items = self.items(units)?;
         let expected = self.0.loss_at_reference().unwrap_or_else(|| self.loss_of_reference(&items));
         let both = || items.iter().flat_map(|i| i.policy.zip(i.reference).into_array());
         let difference = both().map(|(p, r)| (p.score - r.score).abs()).fold(0.0, f64::max);
