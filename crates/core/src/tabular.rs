@@ -248,10 +248,11 @@ impl World {
         let identity =
             (0..count).map(|i| (0..count).map(|j| f64::from(u8::from(i == j))).collect()).collect::<Vec<_>>();
         let fault = |e: argmin::core::Error| Error::Configuration(format!("world: the search for the optimum: {e}"));
-        // The loss stands still before the gradient is at its rounding: only where it repeats itself does the search end.
+        // Below this, what the loss still changes by is its rounding.
+        let rounding = f64::EPSILON * (&exhaustive).cost(&self.log_reference).map_err(fault)?.abs().max(1.0);
         let solver = BFGS::new(MoreThuenteLineSearch::new())
             .with_tolerance_grad(tolerance)
-            .and_then(|s| s.with_tolerance_cost(f64::MIN_POSITIVE))
+            .and_then(|s| s.with_tolerance_cost(rounding))
             .map_err(fault)?;
         let found = Executor::new(&exhaustive, solver)
             .configure(|state| state.param(self.log_reference.clone()).inv_hessian(identity).max_iters(limit as u64))
