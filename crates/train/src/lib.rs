@@ -1,5 +1,6 @@
 //! Training: reference scores, optimiser, schedules, metrics and the loop that joins them.
 
+pub mod content;
 mod error;
 mod metrics;
 mod part;

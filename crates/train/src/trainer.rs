@@ -1,6 +1,8 @@
 //! The training run: reference scores, steps, evaluation, events.
 
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use collimate_core::{Column, Objective, Totals};
@@ -98,6 +100,7 @@ pub struct Trainer {
     moments: Moments,
     progress: Progress,
     scores: Option<PathBuf>,
+    stop: Option<Arc<AtomicUsize>>,
 }
 
 fn how(s: &Settings, pairs: usize) -> How {
@@ -166,7 +169,18 @@ impl Trainer {
         let policy = policy.with_precision(precision, masters)?;
         let moments = Moments::new(&policy);
         let progress = Progress::default();
-        Ok(Self { policy, reference: None, objective, settings, train, eval, moments, progress, scores: None })
+        Ok(Self {
+            policy,
+            reference: None,
+            objective,
+            settings,
+            train,
+            eval,
+            moments,
+            progress,
+            scores: None,
+            stop: None,
+        })
     }
 
     /// Another model as the reference; it computes in what the policy computes in.
@@ -183,6 +197,12 @@ impl Trainer {
     /// The caller answers for the file being of this reference: see [`reference_file_name`](crate::reference_file_name).
     pub fn with_reference_file(mut self, file: PathBuf) -> Self {
         self.scores = Some(file);
+        self
+    }
+
+    /// Stops after the step during which `stop` became other than 0, with a state saved: see [`Error::Stopped`].
+    pub fn with_stop(mut self, stop: Arc<AtomicUsize>) -> Self {
+        self.stop = Some(stop);
         self
     }
 
@@ -280,7 +300,7 @@ impl Trainer {
         for range in step::cut(&sizes, how.pairs, how.tokens) {
             let tokens: Vec<_> = wanted[range.clone()].iter().map(|i| data.get(*i)).collect();
             for (t, scores) in tokens.iter().zip(step::log_probs(reference, &tokens, how)?) {
-                known.insert(t, scores);
+                known.insert(t, scores)?;
             }
             progress(all - wanted.len() + range.end)?;
         }
@@ -328,9 +348,13 @@ impl Trainer {
             if self.eval.is_some() && (evaluate || last) {
                 self.evaluate(&known, observer)?;
             }
-            if save && !last {
+            let stopped = self.stop.as_ref().is_some_and(|stop| stop.load(Ordering::Relaxed) != 0);
+            if (save || stopped) && !last {
                 let progress = self.progress.clone();
                 observer(Event::Save(&State { policy: &self.policy, moments: &self.moments, progress }))?;
+                if stopped {
+                    return Err(Error::Stopped(self.progress.step));
+                }
             }
         }
         Ok(())
