@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Result, bail};
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Arg, ArgAction, ArgMatches, Command, builder::ValueParser};
 use collimate_core::objective::Method;
 use collimate_core::trl;
@@ -11,16 +12,47 @@ use serde_json::{Map, Value};
 
 use crate::commands;
 use crate::config::{self, KEYS, Key};
+use crate::from_trl;
+use crate::signals::Interrupted;
 
 /// Runs the command line of this process; a fault is one paragraph on standard error and a failing exit code.
 pub fn main() -> ExitCode {
-    match dispatch(&command().get_matches()) {
+    let matches = match command().try_get_matches() {
+        Ok(matches) => matches,
+        Err(e) => {
+            if let Some((flag, instead)) = of_trl(&e) {
+                say!("error: {flag} is TRL's, and not a flag here: {instead}");
+                return ExitCode::from(2);
+            }
+            e.exit()
+        }
+    };
+    match dispatch(&matches) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
+            if let Some(stopped) = e.downcast_ref::<Interrupted>() {
+                say!("{stopped}");
+                return ExitCode::from(128 + stopped.signal);
+            }
+            // Whoever reads the output has heard enough.
+            let closed = |e: &std::io::Error| e.kind() == std::io::ErrorKind::BrokenPipe;
+            if e.root_cause().downcast_ref().is_some_and(closed) {
+                return ExitCode::SUCCESS;
+            }
             let chain: Vec<String> = e.chain().map(ToString::to_string).collect();
-            eprintln!("error: {}", chain.join(": "));
+            say!("error: {}", chain.join(": "));
             ExitCode::FAILURE
         }
+    }
+}
+
+/// The flag of TRL's that the command line has and this program has not, with what to write instead.
+fn of_trl(e: &clap::Error) -> Option<(String, &'static str)> {
+    match e.get(ContextKind::InvalidArg) {
+        Some(ContextValue::String(flag)) if e.kind() == ErrorKind::UnknownArgument => {
+            Some((flag.clone(), from_trl::instead(flag.trim_start_matches('-'))?))
+        }
+        _ => None,
     }
 }
 
@@ -83,6 +115,9 @@ fn parameters() -> Vec<(&'static str, String)> {
     all
 }
 
+/// Flags that may be given several times.
+const LISTS: [&str; 2] = ["data", "eval_data"];
+
 fn align() -> Command {
     let about = "Align a checkpoint on preference pairs";
     let long = "Align a checkpoint on preference pairs.\n\n\
@@ -92,7 +127,10 @@ fn align() -> Command {
         --learning_rate 1e-6 --output_dir aligned";
     let config =
         Arg::new("config").value_name("CONFIG").help("A TOML file of keys").value_parser(clap::value_parser!(PathBuf));
-    let keys = KEYS.iter().map(|k| flag(k.name, k.help.to_owned(), k.heading));
+    let keys = KEYS.iter().map(|k| {
+        let flag = flag(k.name, k.help.to_owned(), k.heading);
+        if LISTS.contains(&k.name) { flag.action(ArgAction::Append) } else { flag }
+    });
     let parameters = parameters().into_iter().map(|(k, about)| flag(k, about, "Parameters of the method"));
     Command::new("align").about(about).long_about(long).arg(config).args(keys).args(parameters).args([
         switch("quiet", "Print the summary only").short('q'),
@@ -148,7 +186,8 @@ fn table(m: &ArgMatches) -> Result<Map<String, Value>> {
     let parameters = parameters();
     let parameters = parameters.iter().map(|(name, _)| Key { name, heading: "", help: "", text: false });
     for key in KEYS.iter().copied().chain(parameters) {
-        if let Some(given) = m.get_one::<String>(key.name) {
+        if let Some(given) = m.get_many::<String>(key.name) {
+            let mut given: Vec<Value> = given.map(|v| config::flag_value(&key, v)).collect();
             // A method by name and a triple in the file exclude each other: what the flag says goes.
             match key.name {
                 "method" => ["objective", "loss_type"].map(|k| table.remove(k)),
@@ -156,7 +195,8 @@ fn table(m: &ArgMatches) -> Result<Map<String, Value>> {
                 "loss_type" => ["objective", "method"].map(|k| table.remove(k)),
                 _ => [None, None],
             };
-            table.insert(key.name.to_owned(), config::flag_value(&key, given));
+            let value = if given.len() == 1 { given.remove(0) } else { Value::Array(given) };
+            table.insert(key.name.to_owned(), value);
         }
     }
     Ok(table)
