@@ -291,21 +291,23 @@ impl Trainer {
             return Ok(());
         }
         wanted.sort_unstable();
-        wanted.dedup();
-        let all = wanted.len();
-        wanted.retain(|i| known.get(&data.get(*i)).is_none());
         let reference = self.reference.as_ref().unwrap_or(&self.policy);
         let how = how(&self.settings, self.settings.per_device_eval_batch_size);
         let sizes: Vec<usize> = wanted.iter().map(|i| how.tokens_of(data.lengths(*i))).collect();
+        // Cut before what is known is left out: the bits of a score may depend on its batch, and are to be the same
+        // wherever a run that was stopped goes on.
         for range in step::cut(&sizes, how.pairs, how.tokens) {
             let tokens: Vec<_> = wanted[range.clone()].iter().map(|i| data.get(*i)).collect();
-            for (t, scores) in tokens.iter().zip(step::log_probs(reference, &tokens, how)?) {
-                known.insert(t, scores)?;
+            if tokens.iter().any(|t| known.get(t).is_none()) {
+                for (t, scores) in tokens.iter().zip(step::log_probs(reference, &tokens, how)?) {
+                    if known.get(t).is_none() {
+                        known.insert(t, scores)?;
+                    }
+                }
             }
-            progress(all - wanted.len() + range.end)?;
+            progress(range.end)?;
         }
-        known.save()?;
-        progress(all)
+        known.save()
     }
 
     fn items(&self, data: &Part, known: &Reference, pairs: &[usize]) -> Vec<Item> {
@@ -325,9 +327,12 @@ impl Trainer {
     pub fn run(&mut self, observer: &mut Observer<'_>) -> Result<(), Error> {
         let steps = self.steps();
         let mut order = (0, Vec::new());
-        let wanted: Vec<usize> = (self.progress.step..steps).flat_map(|s| self.pairs_of(s, &mut order)).collect();
+        // Every epoch has all pairs: more steps than one has want no more. From the first step on, also where the run goes
+        // on from a later one.
+        let wanted: Vec<usize> =
+            (0..steps.min(self.steps_per_epoch())).flat_map(|s| self.pairs_of(s, &mut order)).collect();
         let eval_pairs: Vec<usize> = (0..self.eval.as_ref().map_or(0, Part::len)).collect();
-        let distinct = wanted.iter().collect::<std::collections::HashSet<_>>().len();
+        let distinct = wanted.len();
         let total = distinct + eval_pairs.len();
         let mut known = Reference::open(self.scores.as_deref())?;
         let mut tell = |done| observer(Event::Reference { done, total });

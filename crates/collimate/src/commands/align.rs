@@ -122,6 +122,9 @@ pub(crate) fn align(mut run: Run, quiet: bool, profile: Profile) -> Result<()> {
         eval_tokens: eval.as_ref().map(content::tokens),
     };
 
+    let longer = saved
+        .as_ref()
+        .is_some_and(|s| ["max_steps", "num_train_epochs"].iter().any(|k| s.said(k) != run.effective.get(*k)));
     let resumed = match (saved, &run.resume) {
         (Some(saved), Some(folder)) => {
             saved.check(folder, &run.effective, &content)?;
@@ -160,6 +163,9 @@ pub(crate) fn align(mut run: Run, quiet: bool, profile: Profile) -> Result<()> {
         }
         trainer = trainer.resume(moments, progress);
     }
+    if longer && !quiet {
+        say!("the run ends at another step than it would have; the learning rate follows the new length");
+    }
     if !quiet {
         let parameters = checkpoint.inventory.elements();
         say!(
@@ -188,15 +194,14 @@ pub(crate) fn align(mut run: Run, quiet: bool, profile: Profile) -> Result<()> {
     let mut progress = Progress::new(quiet);
     let mut steps = Vec::new();
     let io = |e: anyhow::Error| TrainError::Observer(format!("{e:#}"));
-    let mut waiting = false;
+    let mut told = false;
     // A line that can't be written now is no reason to lose the run: it is tried again, at last at the end.
-    let mut later = |written: Result<()>| match written {
-        Ok(()) => waiting = false,
-        Err(e) if !waiting => {
-            waiting = true;
+    let mut later = |written: Result<()>| {
+        if let Err(e) = written
+            && !std::mem::replace(&mut told, true)
+        {
             say!("{e:#}; the run goes on, and the lines are written as soon as that is possible");
         }
-        Err(_) => {}
     };
     let held = signals.hold();
     let trained = trainer.run(&mut |event| {
