@@ -88,8 +88,13 @@ fn json() -> Arg {
     switch("json", "Print JSON")
 }
 
+/// Keys whose flag may be given several times.
+const LISTS: [&str; 2] = ["data", "eval_data"];
+
 pub(crate) fn flag(key: &'static str, help: String, heading: &'static str) -> Arg {
-    let arg = Arg::new(key).long(key).value_name("VALUE").help(help).help_heading(heading).action(ArgAction::Set);
+    // Several data sets, or one.
+    let action = if LISTS.contains(&key) { ArgAction::Append } else { ArgAction::Set };
+    let arg = Arg::new(key).long(key).value_name("VALUE").help(help).help_heading(heading).action(action);
     // A value may begin with a dash: a number below 0 is refused by its key, not by the parser.
     let arg = arg.allow_hyphen_values(true);
     if key.contains('_') { arg.alias(key.replace('_', "-")) } else { arg }
@@ -115,9 +120,6 @@ fn parameters() -> Vec<(&'static str, String)> {
     all
 }
 
-/// Flags that may be given several times.
-const LISTS: [&str; 2] = ["data", "eval_data"];
-
 fn align() -> Command {
     let about = "Align a checkpoint on preference pairs";
     let long = "Align a checkpoint on preference pairs.\n\n\
@@ -127,10 +129,7 @@ fn align() -> Command {
         --learning_rate 1e-6 --output_dir aligned";
     let config =
         Arg::new("config").value_name("CONFIG").help("A TOML file of keys").value_parser(clap::value_parser!(PathBuf));
-    let keys = KEYS.iter().map(|k| {
-        let flag = flag(k.name, k.help.to_owned(), k.heading);
-        if LISTS.contains(&k.name) { flag.action(ArgAction::Append) } else { flag }
-    });
+    let keys = KEYS.iter().map(|k| flag(k.name, k.help.to_owned(), k.heading));
     let parameters = parameters().into_iter().map(|(k, about)| flag(k, about, "Parameters of the method"));
     Command::new("align").about(about).long_about(long).arg(config).args(keys).args(parameters).args([
         switch("quiet", "Print the summary only").short('q'),
@@ -186,8 +185,10 @@ fn table(m: &ArgMatches) -> Result<Map<String, Value>> {
     let parameters = parameters();
     let parameters = parameters.iter().map(|(name, _)| Key { name, heading: "", help: "", text: false });
     for key in KEYS.iter().copied().chain(parameters) {
-        if let Some(given) = m.get_many::<String>(key.name) {
-            let mut given: Vec<Value> = given.map(|v| config::flag_value(&key, v)).collect();
+        let given = m.get_many::<String>(key.name).into_iter().flatten().collect::<Vec<_>>();
+        if let [_, _, ..] = given[..] {
+            table.insert(key.name.to_owned(), given.into_iter().map(|v| config::flag_value(&key, v)).collect());
+        } else if let [given] = given[..] {
             // A method by name and a triple in the file exclude each other: what the flag says goes.
             match key.name {
                 "method" => ["objective", "loss_type"].map(|k| table.remove(k)),
@@ -195,8 +196,7 @@ fn table(m: &ArgMatches) -> Result<Map<String, Value>> {
                 "loss_type" => ["objective", "method"].map(|k| table.remove(k)),
                 _ => [None, None],
             };
-            let value = if given.len() == 1 { given.remove(0) } else { Value::Array(given) };
-            table.insert(key.name.to_owned(), value);
+            table.insert(key.name.to_owned(), config::flag_value(&key, given));
         }
     }
     Ok(table)

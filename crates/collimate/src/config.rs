@@ -260,11 +260,13 @@ fn string(key: &str, value: Value) -> Result<String> {
 const PATHS: [&str; 5] = ["model", "ref_model", "output_dir", "resume_from_checkpoint", "cache_dir"];
 const PATH_LISTS: [&str; 2] = ["data", "eval_data"];
 
-/// Applies `to` to every path of a table; names on the Hub are none where there is no such folder.
+/// Applies `to` to every path of a table; URLs are none, nor are names on the Hub where there is no
+/// such folder.
 fn each_path(table: &mut Map<String, Value>, to: &dyn Fn(&Path) -> PathBuf) {
     let set = |value: &mut Value| {
         if let Value::String(path) = value
             && !path.is_empty()
+            && !path.contains("://")
         {
             let new = to(Path::new(path));
             if !hub::is_name(path) || new.exists() {

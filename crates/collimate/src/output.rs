@@ -92,6 +92,29 @@ fn same_file(file: &File, path: &Path) -> bool {
     }
 }
 
+/// Holds a cache folder in use; clears what killed runs left under way there, if no other run uses it.
+pub(crate) fn use_cache(folder: &Path) -> Result<File> {
+    let failed = || format!("cache_dir {} can't be written", folder.display());
+    fs::create_dir_all(folder).with_context(failed)?;
+    let path = folder.join(LOCK);
+    let file = File::options().read(true).write(true).create(true).truncate(false).open(path).with_context(failed)?;
+    if file.try_lock().is_ok() {
+        sweep(folder)?;
+        for entry in fs::read_dir(folder).with_context(failed)? {
+            let path = entry.with_context(failed)?.path();
+            // Tokens under way: HASH.PROCESS.partial
+            if path.extension().is_some_and(|e| e == "partial") {
+                fs::remove_file(path).with_context(failed)?;
+            }
+        }
+        file.unlock().with_context(failed)?;
+    }
+    match file.lock_shared() {
+        Err(e) if e.kind() != ErrorKind::Unsupported => Err(e).with_context(failed),
+        _ => Ok(file),
+    }
+}
+
 /// A file of lines that are added one by one. What can't be written now is tried again with the next line.
 struct Lines {
     path: PathBuf,

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::fmt::{Display, Formatter};
-use std::fs;
 use std::io::IsTerminal;
 use std::path::Path;
 
@@ -17,7 +16,7 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use crate::config::Run;
-use crate::output::{Content, Output, Saved};
+use crate::output::{Content, Output, Saved, use_cache};
 use crate::progress::Progress;
 use crate::say::print;
 use crate::signals::{Interrupted, Signals};
@@ -32,9 +31,7 @@ pub(crate) fn align(mut run: Run, quiet: bool, profile: Profile) -> Result<()> {
     let mut inputs: Vec<&Path> = vec![&run.model];
     inputs.extend(run.ref_model.as_deref());
     let mut output = Output::check(&run.output_dir, &inputs, run.resume.as_deref(), run.overwrite)?;
-    if let Some(cache) = &run.data_options.cache_dir {
-        fs::create_dir_all(cache).with_context(|| format!("cache_dir {}", cache.display()))?;
-    }
+    let _cache = run.data_options.cache_dir.as_deref().map(use_cache).transpose()?;
     let (backend, device) = super::device(run.backend.as_deref())?;
     let (precision, _) = run.settings.precision();
     precision.check(&device).with_context(|| format!("backend {backend}"))?;
