@@ -154,7 +154,7 @@ fn a_resumed_run_continues_as_if_it_had_never_stopped() {
     for way in [&["--bf16", "true"][..], &["--dtype", "bfloat16"], &[]] {
         let way = [&usual[..], &["--backend", "flex"], way].concat();
         for (out, more) in [("whole", ["--save_steps", "5"]), ("rest", ["--resume_from_checkpoint", &saved])] {
-            let run = desk.align(out, &[&way[..], &more].concat());
+            let run = desk.align(out, &[&way[..], &more, &["--overwrite_output_dir", "true"]].concat());
             assert!(run.status.success(), "{way:?}: {}", text(&run.stderr));
         }
         assert!(read("whole") == read("rest"), "{way:?}: the weights differ");
@@ -167,7 +167,7 @@ fn a_resumed_run_continues_as_if_it_had_never_stopped() {
     let run = desk.align("whole", &[&usual[..], &["--resume_from_checkpoint", &saved]].concat());
     assert!(run.status.success(), "{}", text(&run.stderr));
     assert_eq!(metrics(&desk.path("whole")), whole);
-    let run = desk.align("rest", &[&usual[..], &["--resume_from_checkpoint", &saved, "--seed", "1"]].concat());
+    let run = desk.align("other", &[&usual[..], &["--resume_from_checkpoint", &saved, "--seed", "1"]].concat());
     assert!(!run.status.success());
     assert!(text(&run.stderr).contains("`seed` is 1"), "{}", text(&run.stderr));
 }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Result, bail};
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Arg, ArgAction, ArgMatches, Command, builder::ValueParser};
 use collimate_core::objective::Method;
 use collimate_core::trl;
@@ -11,16 +12,47 @@ use serde_json::{Map, Value};
 
 use crate::commands;
 use crate::config::{self, KEYS, Key};
+use crate::from_trl;
+use crate::signals::Interrupted;
 
 /// Runs the command line of this process; a fault is one paragraph on standard error and a failing exit code.
 pub fn main() -> ExitCode {
-    match dispatch(&command().get_matches()) {
+    let matches = match command().try_get_matches() {
+        Ok(matches) => matches,
+        Err(e) => {
+            if let Some((flag, instead)) = of_trl(&e) {
+                say!("error: {flag} is TRL's, and not a flag here: {instead}");
+                return ExitCode::from(2);
+            }
+            e.exit()
+        }
+    };
+    match dispatch(&matches) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
+            if let Some(stopped) = e.downcast_ref::<Interrupted>() {
+                say!("{stopped}");
+                return ExitCode::from(128 + stopped.signal);
+            }
+            // Whoever reads the output has heard enough.
+            let closed = |e: &std::io::Error| e.kind() == std::io::ErrorKind::BrokenPipe;
+            if e.root_cause().downcast_ref().is_some_and(closed) {
+                return ExitCode::SUCCESS;
+            }
             let chain: Vec<String> = e.chain().map(ToString::to_string).collect();
-            eprintln!("error: {}", chain.join(": "));
+            say!("error: {}", chain.join(": "));
             ExitCode::FAILURE
         }
+    }
+}
+
+/// The flag of TRL's that the command line has and this program has not, with what to write instead.
+fn of_trl(e: &clap::Error) -> Option<(String, &'static str)> {
+    match e.get(ContextKind::InvalidArg) {
+        Some(ContextValue::String(flag)) if e.kind() == ErrorKind::UnknownArgument => {
+            Some((flag.clone(), from_trl::instead(flag.trim_start_matches('-'))?))
+        }
+        _ => None,
     }
 }
 
@@ -56,8 +88,13 @@ fn json() -> Arg {
     switch("json", "Print JSON")
 }
 
+/// Keys whose flag may be given several times.
+const LISTS: [&str; 2] = ["data", "eval_data"];
+
 pub(crate) fn flag(key: &'static str, help: String, heading: &'static str) -> Arg {
-    let arg = Arg::new(key).long(key).value_name("VALUE").help(help).help_heading(heading).action(ArgAction::Set);
+    // Several data sets, or one.
+    let action = if LISTS.contains(&key) { ArgAction::Append } else { ArgAction::Set };
+    let arg = Arg::new(key).long(key).value_name("VALUE").help(help).help_heading(heading).action(action);
     // A value may begin with a dash: a number below 0 is refused by its key, not by the parser.
     let arg = arg.allow_hyphen_values(true);
     if key.contains('_') { arg.alias(key.replace('_', "-")) } else { arg }
@@ -148,7 +185,10 @@ fn table(m: &ArgMatches) -> Result<Map<String, Value>> {
     let parameters = parameters();
     let parameters = parameters.iter().map(|(name, _)| Key { name, heading: "", help: "", text: false });
     for key in KEYS.iter().copied().chain(parameters) {
-        if let Some(given) = m.get_one::<String>(key.name) {
+        let given = m.get_many::<String>(key.name).into_iter().flatten().collect::<Vec<_>>();
+        if let [_, _, ..] = given[..] {
+            table.insert(key.name.to_owned(), given.into_iter().map(|v| config::flag_value(&key, v)).collect());
+        } else if let [given] = given[..] {
             // A method by name and a triple in the file exclude each other: what the flag says goes.
             match key.name {
                 "method" => ["objective", "loss_type"].map(|k| table.remove(k)),

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use collimate_core::Objective;
 use collimate_core::objective::Method;
 use collimate_core::trl;
-use collimate_data::{Options as DataOptions, Source};
+use collimate_data::{Options as DataOptions, Source, hub};
 use collimate_train::Settings;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
@@ -51,13 +51,14 @@ pub const KEYS: &[Key] = &[
         "Preference pairs: a file or folder, or in TOML a list of them or of {path, weight, columns, format, split, name}",
     ),
     text(RUN, "output_dir", "Where the aligned checkpoint, metrics.jsonl and collimate.toml go"),
+    key(RUN, "overwrite_output_dir", "Replace an earlier run in output_dir [default: false]"),
     text(RUN, "ref_model", "The reference; default: the model as it is before training"),
     text(RUN, "eval_data", "Preference pairs to evaluate on"),
     key(RUN, "eval_split", "Share of data kept for evaluation instead, 0 to 1 [default: 0]"),
     text(
         RUN,
         "resume_from_checkpoint",
-        "Go on from a checkpoint folder that an earlier run of the same configuration saved",
+        "Go on from a checkpoint folder that an earlier run of the same configuration saved; max_steps may say more",
     ),
     text(RUN, "backend", "Tensors: see `collimate backends` [default: the first that is usable]"),
     text(METHOD, "method", "The method by name: see `collimate methods` [default: averaged-dpo]"),
@@ -68,7 +69,11 @@ pub const KEYS: &[Key] = &[
     ),
     key(TRAIN, "learning_rate", "Peak learning rate of AdamW [default: 1e-6]"),
     text(TRAIN, "lr_scheduler_type", "constant, constant_with_warmup, linear or cosine [default: linear]"),
-    key(TRAIN, "warmup_steps", "Optimiser steps over which the learning rate rises from 0 [default: 0]"),
+    key(
+        TRAIN,
+        "warmup_steps",
+        "Optimiser steps over which the learning rate rises from 0; below 1, a share of all steps [default: 0]",
+    ),
     key(TRAIN, "warmup_ratio", "The same as a share of all steps [default: 0]"),
     key(TRAIN, "per_device_train_batch_size", "Pairs per micro-batch [default: 8]"),
     key(TRAIN, "gradient_accumulation_steps", "Micro-batches per optimiser step [default: 1]"),
@@ -153,6 +158,8 @@ pub struct Run {
     pub backend: Option<String>,
     /// Where the output goes.
     pub output_dir: PathBuf,
+    /// Whether an earlier run there may be replaced.
+    pub overwrite: bool,
     /// A checkpoint of an earlier run, to go on from.
     pub resume: Option<PathBuf>,
     /// The method.
@@ -209,6 +216,25 @@ fn sources(key: &str, value: Value) -> Result<Vec<Source>> {
     }
 }
 
+/// `warmup_steps` below 1 is a share of all steps, as TRL has it.
+fn share_of_steps(train: &mut Map<String, Value>) -> Result<()> {
+    let Some(given) = train.get("warmup_steps").and_then(Value::as_f64) else { return Ok(()) };
+    if given > 0.0 && given < 1.0 {
+        if train.contains_key("warmup_ratio") {
+            bail!("warmup_steps below 1 and warmup_ratio both say a share of all steps: give one");
+        }
+        train.remove("warmup_steps");
+        train.insert("warmup_ratio".into(), given.into());
+    } else if given >= 1.0 && given.fract() == 0.0 && given < 1e15 {
+        train.insert("warmup_steps".into(), (given as u64).into());
+    } else if given != 0.0 {
+        bail!("warmup_steps: expected a whole number, or a share below 1, got {given}");
+    } else {
+        train.insert("warmup_steps".into(), 0.into());
+    }
+    Ok(())
+}
+
 fn string(key: &str, value: Value) -> Result<String> {
     match value {
         Value::String(s) if !s.is_empty() => Ok(s),
@@ -216,7 +242,51 @@ fn string(key: &str, value: Value) -> Result<String> {
     }
 }
 
-/// Reads a TOML file as a flat table of keys.
+/// Keys that are paths, and those that are paths or lists of paths or of tables with one.
+const PATHS: [&str; 5] = ["model", "ref_model", "output_dir", "resume_from_checkpoint", "cache_dir"];
+const PATH_LISTS: [&str; 2] = ["data", "eval_data"];
+
+/// Applies `to` to every path of a table; URLs are none, nor are names on the Hub where there is no
+/// such folder.
+fn each_path(table: &mut Map<String, Value>, to: &dyn Fn(&Path) -> PathBuf) {
+    let set = |value: &mut Value| {
+        if let Value::String(path) = value
+            && !path.is_empty()
+            && !path.contains("://")
+        {
+            let new = to(Path::new(path));
+            if !hub::is_name(path) || new.exists() {
+                *path = new.display().to_string();
+            }
+        }
+    };
+    PATHS.iter().filter_map(|k| table.get_mut(*k).map(set)).for_each(drop);
+    for key in PATH_LISTS {
+        let Some(value) = table.get_mut(key) else { continue };
+        let all = match value {
+            Value::Array(list) => list.iter_mut().collect(),
+            one => vec![one],
+        };
+        for one in all {
+            match one {
+                Value::Object(source) => source.get_mut("path").map(set).unwrap_or_default(),
+                path => set(path),
+            }
+        }
+    }
+    if let Some(Value::String(template)) = table.get_mut("chat_template")
+        && is_path(template)
+    {
+        *template = to(Path::new(template)).display().to_string();
+    }
+}
+
+/// Whether `chat_template` is the path of one rather than its text.
+fn is_path(template: &str) -> bool {
+    !template.contains(['\n', '{']) && [".jinja", ".j2", ".txt"].iter().any(|e| template.ends_with(e))
+}
+
+/// Reads a TOML file as a flat table of keys; relative paths in it are relative to the file.
 ///
 /// # Errors
 /// A file that can't be read or is not TOML; the message names the line.
@@ -225,7 +295,11 @@ pub fn read_file(path: &Path) -> Result<Map<String, Value>> {
     let table: toml::Table =
         toml::from_str(&text).map_err(|e| anyhow!("{}: {}", path.display(), e.to_string().trim_end()))?;
     match serde_json::to_value(table)? {
-        Value::Object(map) => Ok(map),
+        Value::Object(mut map) => {
+            let folder = path.parent().unwrap_or(Path::new(""));
+            each_path(&mut map, &|p| folder.join(p));
+            Ok(map)
+        }
         _ => unreachable!("a TOML document is a table"),
     }
 }
@@ -247,6 +321,9 @@ impl Run {
     pub fn new(mut table: Map<String, Value>) -> Result<Self> {
         let known = known();
         if let Some(odd) = table.keys().find(|k| !known.contains(k)) {
+            if let Some(instead) = crate::from_trl::instead(odd) {
+                bail!("`{odd}` is TRL's, and not a key here: {instead}");
+            }
             let hint = nearest(odd, &known).map_or_else(String::new, |k| format!("; did you mean `{k}`?"));
             bail!("unknown key `{odd}`{hint} (`collimate align --help` lists all keys)");
         }
@@ -272,6 +349,10 @@ impl Run {
         }
         let backend = take("backend").map(|v| string("backend", v)).transpose()?;
         let output_dir = PathBuf::from(string("output_dir", required("output_dir", take("output_dir"))?)?);
+        let overwrite = match take("overwrite_output_dir") {
+            None => false,
+            Some(v) => v.as_bool().ok_or_else(|| anyhow!("overwrite_output_dir: expected true or false, got {v}"))?,
+        };
         let resume = take("resume_from_checkpoint").map(|v| string("resume_from_checkpoint", v)).transpose()?;
         let resume = resume.map(PathBuf::from);
         let method = take("method").map(|v| string("method", v)).transpose()?;
@@ -296,11 +377,29 @@ impl Run {
             (Some(_), None) if parameters.contains_key("loss_type") => {
                 bail!("method and loss_type both say what to optimise: give one (loss_type has TRL's meaning)")
             }
-            (None, None) if parameters.contains_key("loss_type") => trl::objective(&parameters)?,
+            (None, None) if parameters.contains_key("loss_type") => {
+                crate::from_trl::refuse_unused(&parameters)?;
+                trl::objective(&parameters)?
+            }
             (name, None) => Method::find(name.as_deref().unwrap_or("averaged-dpo"))?.objective(&parameters)?,
         };
-        let settings: Settings = section(given.remove("train").expect("it was put there"), "")?;
+        let mut train = given.remove("train").expect("it was put there");
+        share_of_steps(&mut train)?;
+        let settings: Settings = section(train, "")?;
         settings.validate()?;
+        let (evaluated, referred) = (eval_split > 0.0 || !eval_data.is_empty(), objective.uses_reference());
+        if settings.eval_steps > 0 && !evaluated {
+            bail!("eval_steps: there is nothing to evaluate on; eval_data or eval_split says on what");
+        }
+        if settings.per_device_eval_batch_size != Settings::default().per_device_eval_batch_size
+            && !evaluated
+            && !referred
+        {
+            bail!("per_device_eval_batch_size: this run has neither an evaluation nor a reference to score");
+        }
+        if ref_model.is_some() && !referred {
+            bail!("ref_model: this method has no reference, and would not look at it");
+        }
         let mut data_table = given.remove("data").expect("it was put there");
         data_table.entry("max_length").or_insert(1024.into());
         let data_options = DataOptions { seed: settings.seed, ..section(data_table, "")? };
@@ -314,6 +413,7 @@ impl Run {
             eval_split,
             backend,
             output_dir,
+            overwrite,
             resume,
             objective,
             settings,
@@ -347,7 +447,27 @@ impl Run {
             all.extend(said.filter(|(_, v)| v.as_object().is_none_or(|o| !o.is_empty())));
         }
         all.insert("objective".into(), self.objective.to_value());
+        // The file that this becomes lies elsewhere.
+        each_path(&mut all, &|p| std::path::absolute(p).unwrap_or_else(|_| p.to_owned()));
         Ok(all)
+    }
+
+    /// The text of the chat template that stands in place of the checkpoint's, if one does.
+    ///
+    /// # Errors
+    /// A file that can't be read.
+    pub fn chat_template(&self) -> Result<Option<String>> {
+        let read = |path: &String| std::fs::read_to_string(path).with_context(|| format!("chat_template: {path}"));
+        match &self.data_options.chat_template {
+            Some(path) if is_path(path) => read(path).map(Some),
+            text => Ok(text.clone()),
+        }
+    }
+
+    /// Settles what chat templates see as today.
+    pub fn set_template_date(&mut self, date: String) {
+        self.effective.insert("template_date".into(), date.clone().into());
+        self.data_options.template_date = Some(date);
     }
 
     /// The effective configuration as a TOML file that reruns this run.
@@ -389,7 +509,8 @@ mod tests {
         let mut settings: Vec<String> = names::<Settings>();
         settings.extend(names::<DataOptions>());
         settings.extend(
-            ["model", "ref_model", "data", "eval_data", "eval_split", "backend", "output_dir"].map(String::from),
+            ["model", "ref_model", "data", "eval_data", "eval_split", "backend", "output_dir", "overwrite_output_dir"]
+                .map(String::from),
         );
         settings.extend(["method", "objective", "resume_from_checkpoint"].map(String::from));
         settings.sort();
@@ -422,7 +543,9 @@ mod tests {
         assert_eq!((b.weight, b.split.as_deref(), b.name.as_deref()), (0.5, Some("dev"), Some("english")));
         assert_eq!(b.columns.as_ref().unwrap()["question"], "prompt");
         let again = Run::new(table(&run.to_toml().unwrap())).unwrap();
-        assert_eq!(again.data, run.data);
+        let path = |p: &str| std::path::absolute(p).unwrap();
+        assert_eq!(again.data[0].path, path("a.jsonl"));
+        assert_eq!(again.data[1], Source { path: path("b"), ..run.data[1].clone() });
         assert_eq!(again.data_options, run.data_options);
         assert_eq!(again.effective, run.effective);
     }
@@ -453,6 +576,62 @@ mod tests {
         assert!(said.contains("give one"), "{said}");
         let said = Run::new(table("model = 'm'")).unwrap_err().to_string();
         assert!(said.starts_with("`data` is missing"), "{said}");
+    }
+
+    #[test]
+    fn what_would_have_no_effect_is_refused() {
+        for (more, part) in [
+            ("eval_steps = 5", "eval_steps: there is nothing to evaluate on"),
+            ("method = 'simpo'\nper_device_eval_batch_size = 4", "neither an evaluation nor a reference"),
+            ("method = 'simpo'\nref_model = 'r'", "ref_model: this method has no reference"),
+            ("lr_scheduler_type = 'constant'\nwarmup_steps = 5", "\"constant_with_warmup\" has one"),
+            ("lr_scheduler_type = 'constant'\nwarmup_steps = 0.1", "\"constant_with_warmup\" has one"),
+            ("loss_type = 'sigmoid'\nlabel_smoothing = 0.1", "label_smoothing: loss_type \"sigmoid\" does not use it"),
+            ("loss_type = ['ipo', 'sft']\ndiscopop_tau = 0.1", "discopop_tau: loss_type \"ipo\", \"sft\" does not"),
+            ("loss_type = 'sigmoid'\nf_alpha_divergence_coef = 0.3", "f_divergence_type = \"alpha_divergence\" does"),
+        ] {
+            let said = refused(more);
+            assert!(said.contains(part), "{said}");
+        }
+        // TRL's own defaults change nothing, and pass.
+        Run::new(table(&format!("{LEAST}loss_type = 'sigmoid'\nlabel_smoothing = 0.0\ndiscopop_tau = 0.05"))).unwrap();
+        Run::new(table(&format!("{LEAST}loss_type = 'robust'\nlabel_smoothing = 0.1"))).unwrap();
+        Run::new(table(&format!("{LEAST}eval_split = 0.1\neval_steps = 5"))).unwrap();
+    }
+
+    #[test]
+    fn warmup_steps_below_one_are_a_share() {
+        let warmup = |said: &str| {
+            let s = Run::new(table(&format!("{LEAST}warmup_steps = {said}"))).unwrap().settings;
+            (s.warmup_steps, s.warmup_ratio)
+        };
+        assert_eq!(warmup("0.1"), (0, 0.1));
+        assert_eq!(warmup("0.0"), (0, 0.0));
+        assert_eq!(warmup("1"), (1, 0.0));
+        assert_eq!(warmup("10.0"), (10, 0.0));
+        assert!(refused("warmup_steps = 1.5").contains("a whole number, or a share below 1, got 1.5"));
+        assert!(refused("warmup_steps = -1").contains("got -1"));
+        assert!(refused("warmup_steps = 0.1\nwarmup_ratio = 0.1").contains("give one"));
+    }
+
+    #[test]
+    fn paths_in_a_file_are_relative_to_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("run.toml");
+        let text = "model = 'm'\ndata = ['a.jsonl', {path = 'b.jsonl'}, '/c.jsonl', 'owner/name']\noutput_dir = '../o'\n\
+                    chat_template = 't.jinja'\n";
+        std::fs::write(&file, text).unwrap();
+        let table = read_file(&file).unwrap();
+        let path = |p: &str| Value::from(folder.path().join(p).display().to_string());
+        assert_eq!(table["model"], path("m"));
+        assert_eq!(table["output_dir"], path("../o"));
+        assert_eq!(table["chat_template"], path("t.jinja"));
+        assert_eq!((&table["data"][0], &table["data"][1]["path"]), (&path("a.jsonl"), &path("b.jsonl")));
+        assert_eq!((&table["data"][2], &table["data"][3]), (&"/c.jsonl".into(), &"owner/name".into()));
+        std::fs::create_dir_all(folder.path().join("owner/name")).unwrap();
+        assert_eq!(read_file(&file).unwrap()["data"][3], path("owner/name"));
+        std::fs::write(&file, "chat_template = '{{ messages }}.jinja'").unwrap();
+        assert_eq!(read_file(&file).unwrap()["chat_template"], "{{ messages }}.jinja");
     }
 
     /// A value that a key might be given, sensible or not.

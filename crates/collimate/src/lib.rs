@@ -5,11 +5,16 @@
 //! `collimate` command. A program that links further losses, operators or backends and calls [`cli::main`] has them all
 //! by name.
 
+#[macro_use]
+mod say;
+
 pub mod cli;
 mod commands;
 pub mod config;
+pub mod from_trl;
 mod output;
 mod progress;
+mod signals;
 
 pub use collimate_backend as backend;
 pub use collimate_core as core;

@@ -36,7 +36,7 @@ pub fn locate(path: &Path, kind: Kind) -> Result<PathBuf, Error> {
 }
 
 /// `owner/name`, of the characters that the Hub allows, and not a file by its ending.
-fn is_name(name: &str) -> bool {
+pub fn is_name(name: &str) -> bool {
     let part = |p: &str| {
         !p.is_empty() && !p.starts_with('.') && p.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
     };

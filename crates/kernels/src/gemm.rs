@@ -34,6 +34,12 @@ pub struct Mat<'a> {
     col_stride: usize,
 }
 
+/// Stops unless `count` rows or columns from `first` on are among `all`, whatever the numbers.
+#[track_caller]
+fn assert_inside(first: usize, count: usize, all: usize) {
+    assert!(count <= all && first <= all - count, "a block inside: {count} from {first} on, of {all}");
+}
+
 /// The number of elements from the first to the last of a view, both included.
 fn extent(rows: usize, cols: usize, row_stride: usize, col_stride: usize) -> usize {
     if rows == 0 || cols == 0 { 0 } else { (rows - 1) * row_stride + (cols - 1) * col_stride + 1 }
@@ -45,7 +51,7 @@ impl<'a> Mat<'a> {
     /// # Panics
     /// When `data` has not `rows`·`cols` elements.
     pub fn new(data: &'a [f32], rows: usize, cols: usize) -> Self {
-        assert_eq!(data.len(), rows * cols, "a matrix [{rows}, {cols}]");
+        assert_eq!(Some(data.len()), rows.checked_mul(cols), "a matrix [{rows}, {cols}]");
         Self { data, rows, cols, row_stride: cols, col_stride: 1 }
     }
 
@@ -70,7 +76,8 @@ impl<'a> Mat<'a> {
     /// # Panics
     /// When the block is not inside the matrix.
     pub fn block(self, row: usize, rows: usize, col: usize, cols: usize) -> Self {
-        assert!(row + rows <= self.rows && col + cols <= self.cols, "a block inside [{}, {}]", self.rows, self.cols);
+        assert_inside(row, rows, self.rows);
+        assert_inside(col, cols, self.cols);
         let len = extent(rows, cols, self.row_stride, self.col_stride);
         let start = if len == 0 { 0 } else { row * self.row_stride + col * self.col_stride };
         Self { data: &self.data[start..start + len], rows, cols, ..self }
@@ -106,7 +113,7 @@ impl<'a> MatMut<'a> {
     /// # Panics
     /// When `data` has not `rows`·`cols` elements.
     pub fn new(data: &'a mut [f32], rows: usize, cols: usize) -> Self {
-        assert_eq!(data.len(), rows * cols, "a matrix [{rows}, {cols}]");
+        assert_eq!(Some(data.len()), rows.checked_mul(cols), "a matrix [{rows}, {cols}]");
         Self { data: data.as_mut_ptr(), rows, cols, row_stride: cols, lifetime: PhantomData }
     }
 
@@ -120,9 +127,11 @@ impl<'a> MatMut<'a> {
     /// # Panics
     /// When the block is not inside the matrix.
     pub fn block(&mut self, row: usize, rows: usize, col: usize, cols: usize) -> MatMut<'_> {
-        assert!(row + rows <= self.rows && col + cols <= self.cols, "a block inside [{}, {}]", self.rows, self.cols);
-        // `wrapping_add`: an empty block may sit at the very end.
-        let data = self.data.wrapping_add(row * self.row_stride + col);
+        assert_inside(row, rows, self.rows);
+        assert_inside(col, cols, self.cols);
+        // `wrapping_add` and `wrapping_mul`: an empty block may sit at the very end, and one of a view without elements
+        // anywhere; nothing is read there.
+        let data = self.data.wrapping_add(row.wrapping_mul(self.row_stride).wrapping_add(col));
         MatMut { data, rows, cols, row_stride: self.row_stride, lifetime: PhantomData }
     }
 
@@ -142,7 +151,8 @@ impl<'a> MatMut<'a> {
     /// When there are fewer rows than `at`.
     pub fn split_rows(self, at: usize) -> (MatMut<'a>, MatMut<'a>) {
         assert!(at <= self.rows);
-        let below = MatMut { data: self.data.wrapping_add(at * self.row_stride), rows: self.rows - at, ..self };
+        let below =
+            MatMut { data: self.data.wrapping_add(at.wrapping_mul(self.row_stride)), rows: self.rows - at, ..self };
         (MatMut { rows: at, ..self }, below)
     }
 
@@ -153,8 +163,12 @@ impl<'a> MatMut<'a> {
     #[allow(unsafe_code)]
     pub fn row(&mut self, i: usize) -> &mut [f32] {
         assert!(i < self.rows);
+        if self.cols == 0 {
+            return &mut [];
+        }
         // SAFETY: the view borrows elements i·row_stride … + cols of its buffer exclusively: it was made from a whole
-        // buffer, and every cut keeps inside (asserted) and gives each element to one view.
+        // buffer of rows·cols elements, and every cut keeps inside (asserted, without overflow) and gives each element to
+        // one view. With an element in the row, i·row_stride is below the buffer's length.
         unsafe { std::slice::from_raw_parts_mut(self.data.add(i * self.row_stride), self.cols) }
     }
 }
@@ -381,6 +395,31 @@ mod tests {
             };
             assert_eq!(*v, expected, "at ({row}, {col})");
         }
+    }
+
+    /// Whether `f` stops by itself instead of reaching outside.
+    fn stops(f: impl FnOnce() + std::panic::UnwindSafe) -> bool {
+        std::panic::catch_unwind(f).is_err()
+    }
+
+    #[test]
+    fn shapes_that_overflow_are_refused() {
+        let big = 1usize << (usize::BITS / 2);
+        assert!(stops(|| _ = Mat::new(&[], big, big)), "{big}² wraps to 0");
+        assert!(stops(|| drop(MatMut::new(&mut [], big, big))));
+        for (row, rows, col, cols) in
+            [(usize::MAX, 2, 0, 1), (2, usize::MAX, 0, 1), (0, 1, usize::MAX, 2), (0, 1, 3, 2)]
+        {
+            assert!(stops(|| _ = Mat::new(&[0.0; 12], 3, 4).block(row, rows, col, cols)), "{row} {rows} {col} {cols}");
+            assert!(stops(|| drop(MatMut::new(&mut [0.0; 12], 3, 4).block(row, rows, col, cols))));
+        }
+        assert!(stops(|| drop(MatMut::new(&mut [0.0; 12], 3, 4).split_cols(5))));
+        assert!(stops(|| drop(MatMut::new(&mut [0.0; 12], 3, 4).split_rows(4))));
+        // Views without elements reach nothing, however many rows they say they have.
+        let mut empty = MatMut::new(&mut [], usize::MAX, 0);
+        assert!(empty.row(usize::MAX - 1).is_empty());
+        assert!(empty.block(usize::MAX - 1, 1, 0, 0).row(0).is_empty());
+        assert_eq!(Mat::new(&[0.0; 12], 3, 4).block(3, 0, 4, 0).shape(), (0, 0));
     }
 
     #[test]

@@ -1,19 +1,19 @@
 //! Checkpoint folders: read, checked against the configuration, and written so that transformers loads them.
 
-use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use burn::tensor::{DType, Device, Tensor};
+use safetensors::Dtype;
 use safetensors::tensor::{Metadata, TensorInfo};
-use safetensors::{Dtype, View};
 use serde_json::{Value, json};
 
 use crate::adamw::Moments;
 use crate::config::ModelConfig;
 use crate::error::Error;
+use crate::files::{Aside, write_whole};
 use crate::params::{Inventory, Spec, Tensors};
 use crate::precision::Precision;
 
@@ -21,6 +21,8 @@ const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
 /// As transformers cuts them.
 const SHARD_BYTES: usize = 5_000_000_000;
+/// As the format's own library bounds a header.
+const HEADER_BYTES: u64 = 100_000_000;
 
 /// A safetensors file whose header has been read and whose length agrees with it.
 struct Shard {
@@ -33,18 +35,25 @@ struct Shard {
 impl Shard {
     fn open(path: &Path) -> Result<Self, Error> {
         let broken = |why: String| Error::Safetensors { path: path.to_owned(), why };
+        // Asked first: opening a pipe would wait for whoever fills it.
+        if !std::fs::metadata(path).map_err(Error::io(path))?.is_file() {
+            return Err(broken("it is not a regular file".into()));
+        }
         let mut file = File::open(path).map_err(Error::io(path))?;
         let length = file.metadata().map_err(Error::io(path))?.len();
         let mut head = [0u8; 8];
         file.read_exact(&mut head).map_err(|_| broken(format!("{length} bytes are too few for a header")))?;
         let header = u64::from_le_bytes(head);
+        if header > HEADER_BYTES {
+            return Err(broken(format!("the header claims {header} bytes; at most {HEADER_BYTES} are read")));
+        }
         if header > length.saturating_sub(8) {
             return Err(broken(format!("the header claims {header} bytes, the file has {length}")));
         }
         let mut bytes = vec![0; header as usize];
         file.read_exact(&mut bytes).map_err(Error::io(path))?;
         let metadata: Metadata = serde_json::from_slice(&bytes).map_err(|e| broken(e.to_string()))?;
-        let expected = 8 + header + metadata.data_len() as u64;
+        let expected = (8 + header).saturating_add(metadata.data_len() as u64);
         if expected != length {
             return Err(broken(format!("it should have {expected} bytes and has {length}")));
         }
@@ -81,6 +90,8 @@ pub struct Checkpoint {
     pub raw_config: Value,
     /// What it must hold.
     pub inventory: Inventory,
+    chat_template: Option<String>,
+    stop_ids: Vec<u32>,
 }
 
 impl Checkpoint {
@@ -91,7 +102,8 @@ impl Checkpoint {
     pub fn open(folder: &Path) -> Result<Self, Error> {
         let (config, raw_config) = ModelConfig::from_folder(folder)?;
         let inventory = config.inventory.clone();
-        Ok(Self { folder: folder.to_owned(), config, raw_config, inventory })
+        let folder = folder.to_owned();
+        Ok(Self { folder, config, raw_config, inventory, chat_template: None, stop_ids: Vec::new() })
     }
 
     /// Reads the weights, as f32 on `device`.
@@ -167,16 +179,15 @@ impl Checkpoint {
     }
 
     fn shards(&self) -> Result<Vec<Shard>, Error> {
-        let single = self.folder.join(SINGLE);
-        if single.is_file() {
-            return Ok(vec![Shard::open(&single)?]);
-        }
-        let index = self.folder.join(INDEX);
+        let (single, index) = (self.folder.join(SINGLE), self.folder.join(INDEX));
         if !index.is_file() {
-            return Err(Error::NotACheckpoint {
-                path: self.folder.clone(),
-                why: format!("it has neither {SINGLE} nor {INDEX}"),
-            });
+            if !single.exists() {
+                return Err(Error::NotACheckpoint {
+                    path: self.folder.clone(),
+                    why: format!("it has neither {SINGLE} nor {INDEX}"),
+                });
+            }
+            return Ok(vec![Shard::open(&single)?]);
         }
         let fault = |why: &str| Error::Json { path: index.clone(), why: why.to_owned() };
         let text = std::fs::read_to_string(&index).map_err(Error::io(&index))?;
@@ -188,7 +199,19 @@ impl Checkpoint {
             .collect::<Result<_, _>>()?;
         files.sort_unstable();
         files.dedup();
-        let shards = files.iter().map(|f| Shard::open(&self.folder.join(f))).collect::<Result<Vec<_>, _>>()?;
+        if single.exists() && files != [SINGLE] {
+            return Err(Error::NotACheckpoint {
+                path: self.folder.clone(),
+                why: format!("it has both {SINGLE} and the shards of {INDEX}, which may be of two models: remove one"),
+            });
+        }
+        let shards = files
+            .iter()
+            .map(|file| {
+                self.plain(file).map_err(|why| fault(&format!("weight_map: {file:?} {why}")))?;
+                Shard::open(&self.folder.join(file))
+            })
+            .collect::<Result<Vec<_>, _>>()?;
         for (name, file) in map {
             let held = shards.iter().any(|s| {
                 s.path.file_name().and_then(|f| f.to_str()) == file.as_str() && s.metadata.info(name).is_some()
@@ -204,22 +227,62 @@ impl Checkpoint {
         Ok(shards)
     }
 
+    /// Whether an index may name this file: one of the folder itself, or, as the Hub's cache lays folders out, a link to
+    /// its blobs.
+    fn plain(&self, file: &str) -> Result<(), String> {
+        let path = self.folder.join(file);
+        let mut parts = Path::new(file).components();
+        if !matches!((parts.next(), parts.next()), (Some(Component::Normal(name)), None) if name == file) {
+            return Err("is not a plain file name; expected one of this folder".into());
+        }
+        let real = |p: &Path| p.canonicalize().map_err(|e| format!("can't be found ({e})"));
+        let (target, folder) = (real(&path)?, real(&self.folder)?);
+        let blobs = folder.parent().and_then(Path::parent).map(|p| p.join("blobs"));
+        if target.parent() != Some(&folder) && (blobs.is_none() || target.parent() != blobs.as_deref()) {
+            return Err(format!("is a link out of the folder, to {}", target.display()));
+        }
+        Ok(())
+    }
+
+    /// The text of the chat template that the model was trained with, to be saved in place of the checkpoint's own.
+    pub fn with_chat_template(mut self, text: String) -> Self {
+        self.chat_template = Some(text);
+        self
+    }
+
+    /// The tokens that ended what the model was trained on: where `generation_config.json` does not stop at them, the one
+    /// that is saved does.
+    pub fn with_stop_ids(mut self, ids: Vec<u32>) -> Self {
+        self.stop_ids = ids;
+        self
+    }
+
     /// Writes weights, configuration, tokenizer and templates to `folder`, in the layout that was read.
     ///
-    /// Weights are written in the type that they have: f32, unless they were trained in fewer bits without masters.
-    ///
-    /// Each file is written beside its place and renamed, the weights last.
+    /// Weights are written in the type that they have: f32, unless they were trained in fewer bits without masters. All
+    /// files are written beside their places and renamed when each is whole, the weights last; weights and companions of
+    /// another model that was saved there are then removed.
     ///
     /// # Errors
-    /// Whatever the file system says.
+    /// A value that is not finite, by its tensor, before anything changes in the folder; whatever the file system says.
     pub fn save(&self, tensors: &Tensors, folder: &Path) -> Result<(), Error> {
+        self.save_as(tensors, folder, SHARD_BYTES)
+    }
+
+    fn save_as(&self, tensors: &Tensors, folder: &Path, shard_bytes: usize) -> Result<(), Error> {
         std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
+        let (shards, index) = self.write_shards(tensors, folder, shard_bytes)?;
         let same_place = match (folder.canonicalize(), self.folder.canonicalize()) {
             (Ok(a), Ok(b)) => a == b,
             _ => false,
         };
-        if !same_place {
-            self.copy_companions(folder)?;
+        for (name, bytes) in self.companions()? {
+            let path = folder.join(name);
+            match bytes {
+                Some(bytes) => write_whole(&path, &bytes)?,
+                None if !same_place && path.exists() => std::fs::remove_file(&path).map_err(Error::io(&path))?,
+                None => {}
+            }
         }
         let mut config = self.raw_config.clone();
         // Small updates vanish in bf16, so what was trained in f32 is kept in f32, and says so.
@@ -230,20 +293,44 @@ impl Checkpoint {
             }
         }
         write_whole(&folder.join("config.json"), pretty(&config).as_bytes())?;
-        self.save_weights(tensors, folder, SHARD_BYTES)
+        let mut new: Vec<String> = Vec::new();
+        for (name, shard) in shards {
+            shard.place()?;
+            new.push(name);
+        }
+        if let Some(index) = index {
+            write_whole(&folder.join(INDEX), pretty(&index).as_bytes())?;
+            new.push(INDEX.into());
+        }
+        for entry in std::fs::read_dir(folder).map_err(Error::io(folder))? {
+            let entry = entry.map_err(Error::io(folder))?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if is_weights(&name) && !new.contains(&name) {
+                std::fs::remove_file(entry.path()).map_err(Error::io(entry.path()))?;
+            }
+        }
+        Ok(())
     }
 
-    fn save_weights(&self, tensors: &Tensors, folder: &Path, shard_bytes: usize) -> Result<(), Error> {
+    /// The weights, each shard whole beside its place, with its name; and their index, if there are several.
+    fn write_shards(
+        &self,
+        tensors: &Tensors,
+        folder: &Path,
+        shard_bytes: usize,
+    ) -> Result<(Vec<(String, Aside)>, Option<Value>), Error> {
         let mut shards: Vec<Vec<Lazy<'_>>> = vec![Vec::new()];
-        let mut room = shard_bytes;
+        let (mut room, mut all) = (shard_bytes, 0);
         for (spec, tensor) in self.inventory.specs.iter().zip(&tensors.0) {
-            let bytes = Lazy { spec, tensor }.data_len();
+            let lazy = Lazy { name: spec.name.clone(), spec, tensor };
+            let bytes = lazy.bytes();
             if bytes > room && !shards[shards.len() - 1].is_empty() {
                 shards.push(Vec::new());
                 room = shard_bytes;
             }
             room = room.saturating_sub(bytes);
-            shards.last_mut().expect("there is one").push(Lazy { spec, tensor });
+            all += bytes;
+            shards.last_mut().expect("there is one").push(lazy);
         }
         let count = shards.len();
         let name = |i: usize| match count {
@@ -251,42 +338,30 @@ impl Checkpoint {
             _ => format!("model-{:05}-of-{count:05}.safetensors", i + 1),
         };
         let mut map = BTreeMap::new();
+        let mut written = Vec::new();
         for (i, shard) in shards.into_iter().enumerate() {
-            let path = folder.join(name(i));
-            map.extend(shard.iter().map(|t| (t.spec.name.clone(), name(i))));
-            let views = shard.into_iter().map(|t| (t.spec.name.clone(), t));
+            map.extend(shard.iter().map(|t| (t.name.clone(), name(i))));
             let about = HashMap::from([("format".to_owned(), "pt".to_owned())]);
-            let beside = beside(&path);
-            safetensors::serialize_to_file(views, Some(about), &beside)
-                .map_err(|e| Error::Safetensors { path: beside.clone(), why: e.to_string() })?;
-            std::fs::rename(&beside, &path).map_err(Error::io(&path))?;
+            written.push((name(i), write_tensors(&folder.join(name(i)), shard, about)?));
         }
-        if count > 1 {
-            let tensors = self.inventory.specs.iter().zip(&tensors.0);
-            let bytes: usize = tensors.map(|(spec, tensor)| Lazy { spec, tensor }.data_len()).sum();
-            let index = json!({"metadata": {"total_size": bytes}, "weight_map": map});
-            write_whole(&folder.join(INDEX), pretty(&index).as_bytes())?;
-        }
-        Ok(())
+        let index = json!({"metadata": {"total_size": all}, "weight_map": map});
+        Ok((written, (count > 1).then_some(index)))
     }
 
     /// Writes the optimiser's moments to one file, under torch's names, beside its place and renamed.
     ///
     /// # Errors
-    /// Whatever the file system says.
+    /// A value that is not finite; whatever the file system says.
     pub fn save_moments(&self, moments: &Moments, path: &Path) -> Result<(), Error> {
         let both = [("exp_avg", &moments.first), ("exp_avg_sq", &moments.second)];
-        let views = both.into_iter().flat_map(|(prefix, tensors)| {
+        let all = both.into_iter().flat_map(|(prefix, tensors)| {
             let all = self.inventory.specs.iter().zip(tensors);
             all.filter_map(move |(spec, t)| {
-                Some((format!("{prefix}.{}", spec.name), Lazy { spec, tensor: t.as_ref()? }))
+                Some(Lazy { name: format!("{prefix}.{}", spec.name), spec, tensor: t.as_ref()? })
             })
         });
         let about = HashMap::from([("step".to_owned(), moments.steps.to_string())]);
-        let beside = beside(path);
-        safetensors::serialize_to_file(views, Some(about), &beside)
-            .map_err(|e| Error::Safetensors { path: beside.clone(), why: e.to_string() })?;
-        std::fs::rename(&beside, path).map_err(Error::io(path))
+        write_tensors(path, all.collect(), about)?.place()
     }
 
     /// Reads what [`save_moments`](Self::save_moments) wrote.
@@ -313,38 +388,111 @@ impl Checkpoint {
         Ok(Moments { first: read("exp_avg")?, second: read("exp_avg_sq")?, steps })
     }
 
-    /// Everything in the folder that is not weights: tokenizer, templates, generation defaults.
-    fn copy_companions(&self, folder: &Path) -> Result<(), Error> {
-        const COMPANIONS: [&str; 11] = [
-            "tokenizer.json",
-            "tokenizer_config.json",
-            "tokenizer.model",
-            "special_tokens_map.json",
-            "added_tokens.json",
-            "vocab.json",
-            "merges.txt",
-            "generation_config.json",
-            "chat_template.jinja",
-            "chat_template.json",
-            "LICENSE",
-        ];
-        for name in COMPANIONS {
+    /// What goes with the weights: tokenizer, templates, generation defaults, each with its bytes; none where there is no
+    /// such file.
+    fn companions(&self) -> Result<Vec<(&'static str, Option<Vec<u8>>)>, Error> {
+        let read = |name: &'static str| {
             let from = self.folder.join(name);
-            if from.is_file() {
-                write_whole(&folder.join(name), &std::fs::read(&from).map_err(Error::io(&from))?)?;
+            let bytes = from.is_file().then(|| std::fs::read(&from).map_err(Error::io(&from))).transpose()?;
+            Ok((name, bytes))
+        };
+        let mut all = COMPANIONS.into_iter().map(read).collect::<Result<Vec<_>, Error>>()?;
+        let mut set = |name: &str, bytes: Option<Vec<u8>>| {
+            all.iter_mut().find(|(n, _)| *n == name).expect("one of the list").1 = bytes;
+        };
+        if let Some(text) = &self.chat_template {
+            // One place for it: whoever looks into another would find another template.
+            set("chat_template.jinja", Some(text.clone().into_bytes()));
+            set("chat_template.json", None);
+            if let Some(mut config) = self.json("tokenizer_config.json")
+                && config.get("chat_template").is_some()
+            {
+                config.as_object_mut().expect("it has a key").shift_remove("chat_template");
+                set("tokenizer_config.json", Some(pretty(&config).into_bytes()));
             }
         }
-        Ok(())
+        if let Some(generation) = self.generation_config() {
+            set("generation_config.json", Some(pretty(&generation).into_bytes()));
+        }
+        Ok(all)
+    }
+
+    /// A file of the folder, if it is there and JSON.
+    fn json(&self, name: &str) -> Option<Value> {
+        serde_json::from_slice(&std::fs::read(self.folder.join(name)).ok()?).ok()
+    }
+
+    /// generation_config.json, if it has to change to stop where training did; transformers reads config.json without it.
+    fn generation_config(&self) -> Option<Value> {
+        let mut generation = self.json("generation_config.json").filter(Value::is_object).unwrap_or_else(|| json!({}));
+        let stops = match &generation["eos_token_id"] {
+            Value::Null => self.config.eos_token_ids.iter().map(|id| json!(id)).collect(),
+            Value::Array(all) => all.clone(),
+            one => vec![one.clone()],
+        };
+        let mut new: Vec<Value> = self.stop_ids.iter().map(|id| json!(id)).filter(|id| !stops.contains(id)).collect();
+        if new.is_empty() {
+            return None;
+        }
+        new.extend(stops);
+        for key in ["bos_token_id", "pad_token_id"] {
+            if generation.get(key).is_none() && self.raw_config.get(key).is_some() {
+                generation[key] = self.raw_config[key].clone();
+            }
+        }
+        generation["eos_token_id"] = new.into();
+        Some(generation)
     }
 }
 
-/// A tensor that is brought to the host only while it is written.
+const COMPANIONS: [&str; 11] = [
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "generation_config.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "LICENSE",
+];
+
+/// Whether [`Checkpoint::save`] may write weights, or their index, under this name.
+fn is_weights(name: &str) -> bool {
+    let shard = || name.strip_prefix("model-")?.strip_suffix(".safetensors")?.split_once("-of-");
+    let number = |n: &str| !n.is_empty() && n.chars().all(|c| c.is_ascii_digit());
+    name == SINGLE || name == INDEX || shard().is_some_and(|(i, n)| number(i) && number(n))
+}
+
+/// Whether [`Checkpoint::save`] may write a file of this name.
+pub(crate) fn is_saved(name: &str) -> bool {
+    is_weights(name) || name == "config.json" || COMPANIONS.contains(&name)
+}
+
+/// Removes from `folder` whatever [`Checkpoint::save`] may have written there.
+///
+/// # Errors
+/// Whatever the file system says.
+pub fn remove_saved(folder: &Path) -> Result<(), Error> {
+    for entry in std::fs::read_dir(folder).map_err(Error::io(folder))? {
+        let entry = entry.map_err(Error::io(folder))?;
+        if is_saved(&entry.file_name().to_string_lossy()) {
+            std::fs::remove_file(entry.path()).map_err(Error::io(entry.path()))?;
+        }
+    }
+    Ok(())
+}
+
+/// A tensor that is brought to the host only while it is written, under a name.
 struct Lazy<'a> {
+    name: String,
     spec: &'a Spec,
     tensor: &'a Tensor<2>,
 }
 
-impl View for Lazy<'_> {
+impl Lazy<'_> {
     fn dtype(&self) -> Dtype {
         match self.tensor.dtype() {
             DType::BF16 => Dtype::BF16,
@@ -352,33 +500,185 @@ impl View for Lazy<'_> {
             _ => Dtype::F32,
         }
     }
-    fn shape(&self) -> &[usize] {
-        &self.spec.shape
-    }
-    fn data(&self) -> Cow<'_, [u8]> {
-        Cow::Owned(self.tensor.to_data().as_bytes().to_vec())
-    }
-    fn data_len(&self) -> usize {
+    fn bytes(&self) -> usize {
         self.spec.len() * self.dtype().bitsize() / 8
     }
+}
+
+/// Whether every number in the bytes of a tensor is finite: whether no exponent is all ones.
+fn finite(bytes: &[u8], dtype: Dtype) -> bool {
+    let all = |ones: u16| bytes.chunks_exact(2).all(|b| u16::from_le_bytes([b[0], b[1]]) & ones != ones);
+    match dtype {
+        Dtype::BF16 => all(0x7f80),
+        Dtype::F16 => all(0x7c00),
+        _ => bytes.chunks_exact(4).all(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]).is_finite()),
+    }
+}
+
+/// A safetensors file beside its place, whole, in the order in which the format's own library writes it.
+fn write_tensors(path: &Path, mut tensors: Vec<Lazy<'_>>, about: HashMap<String, String>) -> Result<Aside, Error> {
+    tensors.sort_by(|a, b| b.dtype().cmp(&a.dtype()).then_with(|| a.name.cmp(&b.name)));
+    let mut end = 0;
+    let infos = tensors.iter().map(|t| {
+        let start = end;
+        end += t.bytes();
+        (t.name.clone(), TensorInfo { dtype: t.dtype(), shape: t.spec.shape.clone(), data_offsets: (start, end) })
+    });
+    let broken = |why: String| Error::Safetensors { path: path.to_owned(), why };
+    let metadata = Metadata::new(Some(about), infos.collect()).map_err(|e| broken(e.to_string()))?;
+    let mut header = serde_json::to_vec(&metadata).map_err(|e| broken(e.to_string()))?;
+    header.resize(header.len().next_multiple_of(8), b' ');
+    let mut file = Aside::new(path, (8 + header.len() + end) as u64)?;
+    file.write(&(header.len() as u64).to_le_bytes())?;
+    file.write(&header)?;
+    for t in tensors {
+        let data = t.tensor.to_data();
+        let bytes = data.as_bytes();
+        if !finite(bytes, t.dtype()) {
+            let why = "holds a value that is not finite, and is not saved".to_owned();
+            return Err(Error::Tensor { path: path.to_owned(), name: t.name, why });
+        }
+        file.write(bytes)?;
+    }
+    file.sync()?;
+    Ok(file)
 }
 
 fn pretty(value: &Value) -> String {
     serde_json::to_string_pretty(value).expect("JSON values serialise") + "\n"
 }
 
-fn beside(path: &Path) -> PathBuf {
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(".part");
-    path.with_file_name(name)
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::decoder::Decoder;
 
-/// Writes a file beside its place, then renames it: a reader sees the old one or the whole new one.
-///
-/// # Errors
-/// Whatever the file system says, with the path.
-pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), Error> {
-    let part = beside(path);
-    std::fs::write(&part, bytes).map_err(Error::io(&part))?;
-    std::fs::rename(&part, path).map_err(Error::io(path))
+    fn checkpoint(folder: &Path) -> (Checkpoint, Tensors) {
+        let table = json!({
+            "model_type": "llama", "hidden_size": 8, "intermediate_size": 16, "num_attention_heads": 2,
+            "num_hidden_layers": 1, "vocab_size": 12, "max_position_embeddings": 16, "eos_token_id": 2
+        });
+        std::fs::write(folder.join("config.json"), table.to_string()).unwrap();
+        let checkpoint = Checkpoint::open(folder).unwrap();
+        let decoder = Decoder::random(checkpoint.config.clone(), 1, &Device::flex());
+        let tensors = decoder.parameters().clone();
+        (checkpoint, tensors)
+    }
+
+    fn names(folder: &Path) -> Vec<String> {
+        let mut names: Vec<_> =
+            std::fs::read_dir(folder).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn a_folder_holds_what_was_saved_last_and_nothing_else_of_its_kind() {
+        let folder = tempfile::tempdir().unwrap();
+        let (c, tensors) = checkpoint(folder.path());
+        c.save(&tensors, folder.path()).unwrap();
+        assert_eq!(names(folder.path()), ["config.json", "model.safetensors"]);
+        for bytes in [1000, 3000, 1 << 20] {
+            c.save_as(&tensors, folder.path(), bytes).unwrap();
+            let read = c.load(&Device::flex()).unwrap();
+            for (a, b) in read.0.iter().zip(&tensors.0) {
+                assert_eq!(a.to_data(), b.to_data());
+            }
+            let shards = names(folder.path()).iter().filter(|n| n.ends_with(".safetensors")).count();
+            let indexed = folder.path().join(INDEX).exists();
+            assert_eq!(indexed, shards > 1);
+            assert_eq!(names(folder.path()).len(), 1 + shards + usize::from(indexed), "{:?}", names(folder.path()));
+        }
+    }
+
+    #[test]
+    fn old_weights_of_the_other_layout_are_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let (c, tensors) = checkpoint(folder.path());
+        c.save(&tensors, folder.path()).unwrap();
+        let single = std::fs::read(folder.path().join(SINGLE)).unwrap();
+        c.save_as(&tensors, folder.path(), 1000).unwrap();
+        std::fs::write(folder.path().join(SINGLE), single).unwrap();
+        let said = c.load(&Device::flex()).unwrap_err().to_string();
+        assert!(said.contains("both model.safetensors and the shards"), "{said}");
+    }
+
+    #[test]
+    fn an_index_names_regular_files_of_its_folder() {
+        let root = tempfile::tempdir().unwrap();
+        let folder = root.path().join("snapshots").join("1");
+        std::fs::create_dir_all(&folder).unwrap();
+        let (c, tensors) = checkpoint(&folder);
+        c.save(&tensors, &folder).unwrap();
+        let outside = root.path().join("outside.safetensors");
+        std::fs::rename(folder.join(SINGLE), &outside).unwrap();
+        let load = |file: &str| {
+            let map: BTreeMap<_, _> = c.inventory.specs.iter().map(|s| (s.name.clone(), file)).collect();
+            std::fs::write(folder.join(INDEX), json!({"weight_map": map}).to_string()).unwrap();
+            c.load(&Device::flex()).map(|_| ()).map_err(|e| e.to_string())
+        };
+        for file in ["../../outside.safetensors", outside.to_str().unwrap(), "..", "./x", "a/b", ""] {
+            assert!(load(file).unwrap_err().contains("is not a plain file name"), "{file}");
+        }
+        assert!(load("gone.safetensors").unwrap_err().contains("can't be found"));
+        std::fs::create_dir(folder.join("folder")).unwrap();
+        assert!(load("folder").unwrap_err().contains("not a regular file"));
+        #[cfg(unix)]
+        {
+            let link = folder.join("link");
+            std::os::unix::fs::symlink(&outside, &link).unwrap();
+            assert!(load("link").unwrap_err().contains("a link out of the folder"));
+            // As the Hub's cache has it.
+            let blobs = root.path().join("blobs");
+            std::fs::create_dir(&blobs).unwrap();
+            std::fs::rename(&outside, blobs.join("abc")).unwrap();
+            std::fs::remove_file(&link).unwrap();
+            std::os::unix::fs::symlink("../../blobs/abc", &link).unwrap();
+            load("link").unwrap();
+        }
+    }
+
+    #[test]
+    fn headers_are_bounded() {
+        let folder = tempfile::tempdir().unwrap();
+        let (c, _) = checkpoint(folder.path());
+        std::fs::write(folder.path().join(SINGLE), (HEADER_BYTES + 1).to_le_bytes()).unwrap();
+        let said = c.load(&Device::flex()).unwrap_err().to_string();
+        assert!(said.contains("claims 100000001 bytes; at most 100000000 are read"), "{said}");
+    }
+
+    #[test]
+    fn what_is_not_finite_is_not_saved() {
+        let folder = tempfile::tempdir().unwrap();
+        let (c, tensors) = checkpoint(folder.path());
+        c.save(&tensors, folder.path()).unwrap();
+        let before = std::fs::read(folder.path().join(SINGLE)).unwrap();
+        for precision in Precision::ALL {
+            let mut bad = tensors.cast(precision);
+            let last = bad.0.last_mut().unwrap();
+            *last = last.clone() * f32::INFINITY;
+            let said = c.save(&bad, folder.path()).unwrap_err().to_string();
+            assert!(said.contains("tensor lm_head.weight: holds a value that is not finite"), "{said}");
+        }
+        assert_eq!(std::fs::read(folder.path().join(SINGLE)).unwrap(), before);
+        assert_eq!(names(folder.path()), ["config.json", "model.safetensors"]);
+    }
+
+    #[test]
+    fn what_was_trained_goes_with_the_weights() {
+        let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let (c, tensors) = checkpoint(from.path());
+        std::fs::write(from.path().join("tokenizer_config.json"), r#"{"a": 1, "chat_template": "old", "b": 2}"#)
+            .unwrap();
+        std::fs::write(to.path().join("merges.txt"), "of another model").unwrap();
+        let text = |name: &str| std::fs::read_to_string(to.path().join(name)).unwrap();
+        let json = |name: &str| serde_json::from_str::<Value>(&text(name)).unwrap();
+        c.clone().with_stop_ids(vec![2]).save(&tensors, to.path()).unwrap();
+        assert_eq!(names(to.path()), ["config.json", "model.safetensors", "tokenizer_config.json"]);
+        assert_eq!(json("tokenizer_config.json")["chat_template"], "old");
+        c.with_chat_template("new".into()).with_stop_ids(vec![7]).save(&tensors, to.path()).unwrap();
+        assert_eq!(text("chat_template.jinja"), "new");
+        assert_eq!(json("tokenizer_config.json"), json!({"a": 1, "b": 2}));
+        assert_eq!(json("generation_config.json"), json!({"eos_token_id": [7, 2]}));
+    }
 }

@@ -9,42 +9,73 @@ use crate::arch::{self, Network, Reader};
 use crate::error::Error;
 use crate::params::Inventory;
 
-/// Keys that change nothing in what is computed here.
+/// Keys that change nothing in what is computed here: about other heads, about generation, or left by the tools that
+/// wrote the file.
 const HARMLESS: &[&str] = &[
+    "_attn_implementation",
     "_attn_implementation_autoset",
+    "_commit_hash",
     "_flash_attn_2_enabled",
     "_from_model_config",
     "_name_or_path",
     "architectures",
+    "attn_implementation",
+    "bad_words_ids",
+    "begin_suppress_tokens",
     "bos_token_id",
     "chunk_size_feed_forward",
+    "cross_attention_hidden_size",
     "decoder_start_token_id",
+    "diversity_penalty",
+    "do_sample",
     "dtype",
+    "early_stopping",
     "eos_token_id",
     "finetuning_task",
+    "forced_bos_token_id",
+    "forced_eos_token_id",
     "id2label",
     "initializer_range",
     "is_decoder",
     "is_llama_config",
     "label2id",
+    "length_penalty",
+    "max_length",
     "max_window_layers",
+    "min_length",
+    "model_name",
     "model_type",
     "name_or_path",
+    "no_repeat_ngram_size",
     "no_rope_layer_interval",
+    "num_beam_groups",
+    "num_beams",
+    "num_return_sequences",
     "output_attentions",
     "output_hidden_states",
+    "output_scores",
     "pad_token_id",
     "prefix",
     "pretraining_tp",
     "problem_type",
+    "repetition_penalty",
     "return_dict",
+    "return_dict_in_generate",
     "sep_token_id",
+    "suppress_tokens",
     "task_specific_params",
+    "temperature",
+    "tf_legacy_loss",
     "tokenizer_class",
+    "top_k",
+    "top_p",
     "torch_dtype",
+    "torchscript",
     "transformers.js_config",
     "transformers_version",
+    "typical_p",
     "unk_token_id",
+    "use_bfloat16",
     "use_cache",
 ];
 
@@ -109,7 +140,8 @@ impl ModelConfig {
                 || v.as_f64() == Some(0.0)
                 || v.as_array().is_some_and(|a| a.is_empty())
                 || v.as_object().is_some_and(|o| o.is_empty());
-            if !r.has_read(key) && !HARMLESS.contains(&key.as_str()) && !off {
+            let harmless = HARMLESS.contains(&key.as_str()) || key.starts_with("unsloth_");
+            if !r.has_read(key) && !harmless && !off {
                 return Err(r.refuse(
                     key,
                     format!("this decoder does not know the key (value {v}); if it changes nothing, remove it"),
@@ -162,5 +194,8 @@ mod tests {
         with("residual_multiplier", Value::Null).unwrap();
         with("use_cache", json!(true)).unwrap();
         with("quantization_config", json!({})).unwrap();
+        with("unsloth_version", json!("2025.6.2")).unwrap();
+        with("unsloth_fixed", json!(true)).unwrap();
+        with("temperature", json!(0.6)).unwrap();
     }
 }

@@ -20,6 +20,19 @@ pub enum Error {
     /// The data set has no pairs.
     #[error("there are no pairs to train on")]
     NoPairs,
+    /// A share of the prompts that leaves nothing to evaluate on, or nothing to train on.
+    #[error(
+        "eval_split {share} of {prompts} distinct prompts leaves no pair to {what} on; expected a share of at least one \
+             prompt, and not of all"
+    )]
+    Split {
+        /// The share asked for.
+        share: f64,
+        /// The distinct prompts of the data.
+        prompts: usize,
+        /// "evaluate" or "train".
+        what: &'static str,
+    },
     /// The model refuses a batch.
     #[error("{place}: {source}")]
     Model {
@@ -91,6 +104,9 @@ pub enum Error {
     /// Whoever watches the run could not go on.
     #[error("{0}")]
     Observer(String),
+    /// The run was told to stop, and has saved its state.
+    #[error("stopped after step {0}")]
+    Stopped(usize),
     /// A checkpoint that does not belong to this run.
     #[error("{0}")]
     Resume(String),

@@ -2,6 +2,7 @@
 //!
 //! A [`Task`] says what a step optimises of [`Unit`]s; [`Trainer`] is the one loop for all tasks.
 
+pub mod content;
 mod error;
 mod metrics;
 mod part;

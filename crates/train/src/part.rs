@@ -1,12 +1,15 @@
 //! A data set, or a part of one that was kept for evaluation.
 
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use collimate_data::{Dataset, Lengths, Tokens};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
+use xxhash_rust::xxh3::xxh3_128;
 
+use crate::error::Error;
 use crate::task::{Size, Source};
 use crate::tasks::pair_size;
 
@@ -24,16 +27,48 @@ impl Part {
         Self { data: Arc::new(data), pairs }
     }
 
-    /// Two parts without a pair in common: the second is a random `share` of all pairs, drawn from `seed`.
-    pub fn split(data: Dataset, share: f64, seed: u64) -> (Self, Self) {
-        let mut order: Vec<usize> = (0..data.len()).collect();
+    /// Two parts without a prompt in common: the second has the pairs of a random `share` of all distinct prompts, drawn
+    /// from `seed`. Rows that a weight repeats are repeated in the first and stand once in the second.
+    ///
+    /// # Errors
+    /// A share that leaves one of the parts empty.
+    pub fn split(data: Dataset, share: f64, seed: u64) -> Result<(Self, Self), Error> {
+        // Prompts in the order in which they first come, and that of each pair.
+        let mut number = HashMap::new();
+        let prompt_and_row = |t: Tokens| {
+            let bytes: Vec<u8> = t.prompt.iter().flat_map(|id| id.to_le_bytes()).collect();
+            let next = number.len();
+            (*number.entry(xxh3_128(&bytes)).or_insert(next), (t.file, t.row))
+        };
+        let pairs: Vec<_> = data.iter().map(prompt_and_row).collect();
+        let prompts = number.len();
+        let mut order: Vec<usize> = (0..prompts).collect();
         order.shuffle(&mut StdRng::seed_from_u64(seed));
-        let kept = (share * data.len() as f64).round() as usize;
-        let (mut eval, mut train) = (order[..kept].to_vec(), order[kept..].to_vec());
-        eval.sort_unstable();
-        train.sort_unstable();
+        let kept: HashSet<usize> = order[..(share * prompts as f64).round() as usize].iter().copied().collect();
+        let mut rows = HashSet::new();
+        let (mut train, mut eval) = (Vec::new(), Vec::new());
+        for (i, (prompt, row)) in pairs.into_iter().enumerate() {
+            if !kept.contains(&prompt) {
+                train.push(i);
+            } else if rows.insert(row) {
+                eval.push(i);
+            }
+        }
+        for (part, what) in [(&eval, "evaluate"), (&train, "train")] {
+            if part.is_empty() {
+                return Err(Error::Split { share, prompts, what });
+            }
+        }
         let data = Arc::new(data);
-        (Self { data: data.clone(), pairs: train }, Self { data, pairs: eval })
+        Ok((Self { data: data.clone(), pairs: train }, Self { data, pairs: eval }))
+    }
+
+    /// The key of pair `i`: see [`Tokens::key`].
+    ///
+    /// # Panics
+    /// If there is no such pair.
+    pub fn key(&self, i: usize) -> u64 {
+        self.data.key(self.pairs[i])
     }
 }
 
@@ -49,5 +84,54 @@ impl Source<Tokens> for Part {
     fn size(&self, i: usize, share: bool) -> Size {
         let Lengths { prompt, chosen, rejected } = self.data.lengths(self.pairs[i]);
         pair_size(prompt, chosen, rejected, share)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Row `row`, whose prompt is `prompt`.
+    fn pair(prompt: u32, row: usize) -> Tokens {
+        Tokens {
+            prompt: vec![1, prompt],
+            chosen: vec![row as u32, 2],
+            rejected: vec![9, 2],
+            chosen_mask: None,
+            rejected_mask: None,
+            key: row as u64,
+            file: 0,
+            row,
+        }
+    }
+
+    fn rows(part: &Part) -> Vec<usize> {
+        (0..part.len()).map(|i| part.get(i).row).collect()
+    }
+
+    #[test]
+    fn parts_have_no_prompt_in_common_and_evaluate_each_row_once() {
+        // Eight prompts of two rows, each row three times, as a weight of 3 has it.
+        let data = || Dataset::from_tokens((0..48).map(|i| pair(i as u32 % 16 / 2, i % 16))).unwrap();
+        for seed in 0..20 {
+            let (train, eval) = Part::split(data(), 0.25, seed).unwrap();
+            let (train, eval) = (rows(&train), rows(&eval));
+            assert_eq!((train.len(), eval.len()), (36, 4), "{train:?} {eval:?}");
+            let prompts = |rows: &[usize]| rows.iter().map(|r| r / 2).collect::<HashSet<_>>();
+            assert!(prompts(&train).is_disjoint(&prompts(&eval)), "{train:?} {eval:?}");
+            assert_eq!(eval.iter().collect::<HashSet<_>>().len(), 4);
+        }
+        let draw = |seed| rows(&Part::split(data(), 0.25, seed).unwrap().1);
+        assert!((1..20).any(|seed| draw(seed) != draw(0)), "the seed decides");
+    }
+
+    #[test]
+    fn a_share_that_leaves_nothing_is_refused() {
+        let said = |share| {
+            let data = Dataset::from_tokens((0..5).map(|i| pair(i as u32, i))).unwrap();
+            Part::split(data, share, 0).unwrap_err().to_string()
+        };
+        assert!(said(0.05).starts_with("eval_split 0.05 of 5 distinct prompts leaves no pair to evaluate on"));
+        assert!(said(0.95).contains("leaves no pair to train on"));
     }
 }

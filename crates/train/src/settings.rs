@@ -108,6 +108,11 @@ impl Default for Settings {
     }
 }
 
+/// Beyond these a number is a slip, and sums of pairs and steps would leave their types.
+const MOST_PAIRS: usize = 1 << 31;
+const MOST_STEPS: u64 = 1_000_000_000_000;
+const MOST_EPOCHS: f64 = 1e6;
+
 impl Settings {
     /// Checks every value against its rule.
     ///
@@ -128,12 +133,34 @@ impl Settings {
         )?;
         rule((0.0..=1.0).contains(&self.warmup_ratio), "warmup_ratio", "between 0 and 1", self.warmup_ratio)?;
         at_least_one("per_device_train_batch_size", self.per_device_train_batch_size)?;
+        if self.lr_scheduler_type == Schedule::Constant && (self.warmup_steps > 0 || self.warmup_ratio > 0.0) {
+            return Err(Error::Conflict(
+                "lr_scheduler_type = \"constant\" has no warm-up: warmup_steps and warmup_ratio would do nothing; \
+                 \"constant_with_warmup\" has one",
+            ));
+        }
+        if self.warmup_steps > 0 && self.warmup_ratio > 0.0 {
+            return Err(Error::Conflict("warmup_steps and warmup_ratio both say how long the warm-up is: give one"));
+        }
         at_least_one("per_device_eval_batch_size", self.per_device_eval_batch_size)?;
         at_least_one("gradient_accumulation_steps", self.gradient_accumulation_steps)?;
         at_least_one("logging_steps", self.logging_steps)?;
         at_least_one("logits_chunk", self.logits_chunk)?;
+        let (micro, count) = (self.per_device_train_batch_size, self.gradient_accumulation_steps);
+        rule(
+            micro.checked_mul(count).is_some_and(|n| n <= MOST_PAIRS),
+            "per_device_train_batch_size × gradient_accumulation_steps",
+            "at most 2^31 pairs a step",
+            micro as f64 * count as f64,
+        )?;
+        rule(self.max_steps as u64 <= MOST_STEPS, "max_steps", "at most 10^12", self.max_steps as f64)?;
         let epochs = self.num_train_epochs;
-        rule(self.max_steps > 0 || (epochs > 0.0 && epochs.is_finite()), "num_train_epochs", "above 0", epochs)?;
+        rule(
+            self.max_steps > 0 || (epochs > 0.0 && epochs <= MOST_EPOCHS),
+            "num_train_epochs",
+            "above 0 and at most 10^6 (max_steps may say more)",
+            epochs,
+        )?;
         share("adam_beta1", self.adam_beta1)?;
         share("adam_beta2", self.adam_beta2)?;
         rule(self.adam_epsilon > 0.0, "adam_epsilon", "above 0", self.adam_epsilon)?;
@@ -175,6 +202,33 @@ mod tests {
         assert!(said(kept).starts_with("fp16 computes with a copy"));
         let twice = Settings { dtype: Dtype::Bfloat16, bf16: true, ..Settings::default() };
         assert!(said(twice).starts_with("bf16 computes with a copy"));
+    }
+
+    #[test]
+    fn numbers_that_can_only_be_slips_are_refused() {
+        let said = |s: Settings| s.validate().unwrap_err().to_string();
+        let half = 1 << 32;
+        let wraps =
+            Settings { per_device_train_batch_size: half, gradient_accumulation_steps: half, ..Settings::default() };
+        let sentence = "per_device_train_batch_size × gradient_accumulation_steps must be at most 2^31 pairs a step";
+        assert!(said(wraps).starts_with(sentence));
+        let epochs = Settings { num_train_epochs: 1e18, ..Settings::default() };
+        assert!(said(epochs).starts_with("num_train_epochs must be above 0 and at most 10^6"));
+        let steps = Settings { max_steps: usize::MAX, ..Settings::default() };
+        assert!(said(steps).starts_with("max_steps must be at most 10^12"));
+        Settings { max_steps: 1_000_000_000, ..Settings::default() }.validate().unwrap();
+    }
+
+    #[test]
+    fn a_warm_up_that_would_do_nothing_is_refused() {
+        for (warmup_steps, warmup_ratio) in [(5, 0.0), (0, 0.1)] {
+            let s =
+                Settings { lr_scheduler_type: Schedule::Constant, warmup_steps, warmup_ratio, ..Settings::default() };
+            assert!(s.validate().unwrap_err().to_string().contains("\"constant_with_warmup\" has one"));
+            Settings { lr_scheduler_type: Schedule::ConstantWithWarmup, ..s }.validate().unwrap();
+        }
+        let both = Settings { warmup_steps: 5, warmup_ratio: 0.1, ..Settings::default() };
+        assert!(both.validate().unwrap_err().to_string().ends_with("give one"));
     }
 
     #[test]

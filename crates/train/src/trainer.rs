@@ -1,6 +1,8 @@
 //! The training run: reference scores, steps, evaluation, events. It knows of no task in particular.
 
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use collimate_model::{AdamW, Decoder, Grads, Load, Memory, Moments, Options, Profile};
@@ -107,6 +109,7 @@ pub struct Trainer<T: Task> {
     moments: Moments,
     progress: Progress,
     scores: Option<PathBuf>,
+    stop: Option<Arc<AtomicUsize>>,
 }
 
 fn how(s: &Settings, units: usize) -> How {
@@ -182,8 +185,8 @@ impl<T: Task> Trainer<T> {
         let (precision, masters) = settings.precision();
         let policy = policy.with_precision(precision, masters)?;
         let (moments, progress, train) = (Moments::new(&policy), Progress::default(), Box::new(train));
-        let (task, reference, scores) = (task.into(), None, None);
-        Ok(Self { policy, reference, task, settings, train, eval, moments, progress, scores })
+        let (task, reference, scores, stop) = (task.into(), None, None, None);
+        Ok(Self { policy, reference, task, settings, train, eval, moments, progress, scores, stop })
     }
 
     /// Another model as the reference; it computes in what the policy computes in, and is let go once it has scored
@@ -201,6 +204,12 @@ impl<T: Task> Trainer<T> {
     /// The caller answers for the file being of this reference: see [`reference_file_name`](crate::reference_file_name).
     pub fn with_reference_file(mut self, file: PathBuf) -> Self {
         self.scores = Some(file);
+        self
+    }
+
+    /// Stops after the step during which `stop` became other than 0, with a state saved: see [`Error::Stopped`].
+    pub fn with_stop(mut self, stop: Arc<AtomicUsize>) -> Self {
+        self.stop = Some(stop);
         self
     }
 
@@ -274,20 +283,13 @@ impl<T: Task> Trainer<T> {
         order.1[start..start.saturating_add(self.per_step()).min(self.train.len())].to_vec()
     }
 
-    /// The units that steps from `from` on will see, each once, in rising order.
-    fn units_from(&self, from: usize, steps: usize, order: &mut (usize, Vec<usize>)) -> Vec<usize> {
-        let mut seen = vec![false; self.train.len()];
-        let mut left = seen.len();
-        // However many steps there are, two epochs hold every unit.
-        for step in from..steps {
-            if left == 0 {
-                break;
-            }
-            for unit in self.units_of(step, order) {
-                left -= usize::from(!std::mem::replace(&mut seen[unit], true));
-            }
-        }
-        (0..seen.len()).filter(|i| seen[*i]).collect()
+    /// The units that a run of `steps` steps sees, each once, in rising order: every epoch has all units, so more steps
+    /// than one has see no more. They are those from the first step on, also where the run goes on from a later one.
+    fn units_in(&self, steps: usize, order: &mut (usize, Vec<usize>)) -> Vec<usize> {
+        let mut all: Vec<_> =
+            (0..steps.min(self.steps_per_epoch())).flat_map(|step| self.units_of(step, order)).collect();
+        all.sort_unstable();
+        all
     }
 
     /// Scores units under the reference, each only if its scores are not known.
@@ -295,23 +297,26 @@ impl<T: Task> Trainer<T> {
         &self,
         reference: &Decoder,
         data: &dyn Source<T::Unit>,
-        mut wanted: Vec<usize>,
+        wanted: Vec<usize>,
         known: &mut Reference,
         progress: &mut dyn FnMut(usize) -> Result<(), Error>,
     ) -> Result<(), Error> {
-        let all = wanted.len();
-        wanted.retain(|i| known.get(data.get(*i).key()).is_none());
         let how = how(&self.settings, self.settings.per_device_eval_batch_size);
         let sizes: Vec<usize> = wanted.iter().map(|i| data.size(*i, how.share).inputs).collect();
+        // Cut before what is known is left out: the bits of a score may depend on its batch, and are to be the same
+        // wherever a run that was stopped goes on.
         for range in step::cut(&sizes, how.units, how.tokens) {
             let units: Vec<_> = wanted[range.clone()].iter().map(|i| data.get(*i)).collect();
-            for (unit, scores) in units.iter().zip(reference_scores(reference, &units, how)?) {
-                known.insert(unit.key(), scores);
+            if units.iter().any(|u| known.get(u.key()).is_none()) {
+                for (unit, scores) in units.iter().zip(reference_scores(reference, &units, how)?) {
+                    if known.get(unit.key()).is_none() {
+                        known.insert(unit.key(), scores)?;
+                    }
+                }
             }
-            progress(all - wanted.len() + range.end)?;
+            progress(range.end)?;
         }
-        known.save()?;
-        progress(all)
+        known.save()
     }
 
     fn items(
@@ -344,7 +349,7 @@ impl<T: Task> Trainer<T> {
         let initial = reference.is_none();
         let mut known = Reference::open(self.scores.as_deref().filter(|_| self.task.needs_reference()))?;
         if self.task.needs_reference() {
-            let wanted = self.units_from(self.progress.step, steps, &mut order);
+            let wanted = self.units_in(steps, &mut order);
             let eval_units: Vec<usize> = (0..self.eval.as_ref().map_or(0, |e| e.len())).collect();
             let (first, total) = (wanted.len(), wanted.len() + eval_units.len());
             let reference = reference.as_ref().unwrap_or(&self.policy);
@@ -368,9 +373,13 @@ impl<T: Task> Trainer<T> {
             if self.eval.is_some() && (evaluate || last) {
                 self.evaluate(&known, observer)?;
             }
-            if save && !last {
+            let stopped = self.stop.as_ref().is_some_and(|stop| stop.load(Ordering::Relaxed) != 0);
+            if (save || stopped) && !last {
                 let progress = self.progress.clone();
                 observer(Event::Save(&State { policy: &self.policy, moments: &self.moments, progress }))?;
+                if stopped {
+                    return Err(Error::Stopped(self.progress.step));
+                }
             }
         }
         Ok(())

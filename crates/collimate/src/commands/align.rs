@@ -1,40 +1,72 @@
 //! `collimate align`.
 
+use std::collections::BTreeMap;
 use std::fmt::{Display, Formatter};
 use std::io::IsTerminal;
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use collimate_data::hub::{self, Kind};
-use collimate_data::{Dataset, Lengths, Options, Report, Source, Tokenizer};
+use collimate_data::{ChatTemplate, Dataset, Lengths, Options, Report, Source, Tokenizer};
 use collimate_model::{Checkpoint, Decoder, Profile};
-use collimate_train::{Error as TrainError, Event, Part, Preference, Trainer, Units, reference_file_name};
+use collimate_train::{Error as TrainError, Event, Part, Preference, Trainer, Units, content, reference_file_name};
 use comfy_table::{Table, presets::UTF8_HORIZONTAL_ONLY};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use crate::config::Run;
-use crate::output::{self, Output};
+use crate::output::{Content, Output, Saved, use_cache};
 use crate::progress::Progress;
+use crate::say::print;
+use crate::signals::{Interrupted, Signals};
 
 /// Reads, trains, saves; nothing is written before everything was read.
 pub(crate) fn run(table: Map<String, Value>, quiet: bool, profile: bool) -> Result<()> {
     align(Run::new(table)?, quiet, if profile { Profile::on() } else { Profile::default() })
 }
 
-pub(crate) fn align(run: Run, quiet: bool, profile: Profile) -> Result<()> {
+pub(crate) fn align(mut run: Run, quiet: bool, profile: Profile) -> Result<()> {
+    let signals = Signals::watch()?;
     let mut inputs: Vec<&Path> = vec![&run.model];
     inputs.extend(run.ref_model.as_deref());
-    let mut output = Output::check(&run.output_dir, &inputs)?;
+    let mut output = Output::check(&run.output_dir, &inputs, run.resume.as_deref(), run.overwrite)?;
+    let _cache = run.data_options.cache_dir.as_deref().map(use_cache).transpose()?;
     let (backend, device) = super::device(run.backend.as_deref())?;
     let (precision, _) = run.settings.precision();
     precision.check(&device).with_context(|| format!("backend {backend}"))?;
-    let config = run.to_toml()?;
+    let saved = run.resume.as_deref().map(Saved::open).transpose()?;
     let model = hub::locate(&run.model, Kind::Model)?;
     let ref_model = run.ref_model.as_ref().map(|folder| hub::locate(folder, Kind::Model)).transpose()?;
-    let checkpoint = Checkpoint::open(&model)?;
+    let mut checkpoint = Checkpoint::open(&model)?;
     let tokenizer = Tokenizer::from_folder(&model)?;
+    let ref_checkpoint = ref_model.as_deref().map(Checkpoint::open).transpose()?;
+    if let Some(other) = ref_checkpoint.as_ref().map(|r| r.config.vocab_size)
+        && other != checkpoint.config.vocab_size
+    {
+        let own = checkpoint.config.vocab_size;
+        bail!(
+            "ref_model has a vocabulary of {other} tokens and the model one of {own}; they must read the same tokens"
+        );
+    }
+    let template = run.chat_template()?;
+    if let Some(text) = &template {
+        checkpoint = checkpoint.with_chat_template(text.clone());
+    }
+    let template = template.or_else(|| tokenizer.chat_template().map(str::to_owned));
+    // A run that goes on, or is repeated from its configuration, sees the date on which it began.
+    if run.data_options.template_date.is_none() {
+        let earlier = saved.as_ref().and_then(|s| s.said("template_date")?.as_str());
+        let date = match (&template, earlier) {
+            (_, Some(date)) => Some(date.to_owned()),
+            (Some(text), None) => Some(ChatTemplate::new(text, [], None)?).filter(|t| t.is_dated()).map(|t| t.date()),
+            (None, None) => None,
+        };
+        if let Some(date) = date {
+            run.set_template_date(date);
+        }
+    }
+    let config = run.to_toml()?;
 
     let options = &run.data_options;
     let (data, report) = load(&run.data, &tokenizer, options, quiet)?;
@@ -49,7 +81,7 @@ pub(crate) fn align(run: Run, quiet: bool, profile: Profile) -> Result<()> {
     };
     let beyond = long(&data) + eval.as_ref().map_or(0, |(e, _)| long(e));
     if beyond > 0 {
-        eprintln!(
+        say!(
             "{beyond} pairs are longer than the model's max_position_embeddings {limit}: its rotary positions go on, but \
              it was not trained there (max_length with overlong = \"drop\" leaves such pairs out)"
         );
@@ -60,18 +92,45 @@ pub(crate) fn align(run: Run, quiet: bool, profile: Profile) -> Result<()> {
     let (train, eval) = match eval {
         Some((eval, _)) => (Part::whole(data), Some(Part::whole(eval))),
         None if run.eval_split > 0.0 => {
-            let (train, eval) = Part::split(data, run.eval_split, run.settings.seed);
+            let (train, eval) = Part::split(data, run.eval_split, run.settings.seed)?;
             (train, Some(eval))
         }
         None => (Part::whole(data), None),
     };
-
-    let resumed = run.resume.as_ref().map(|folder| output::resume(folder, &run.effective, &device)).transpose()?;
-    let initial = Decoder::load(&checkpoint, &device)?.with_profile(profile.clone());
-    let mut reference = match &ref_model {
-        Some(folder) => Some(Decoder::load(&Checkpoint::open(folder)?, &device)?),
-        None => None,
+    let ends = ends(&train, &tokenizer)?;
+    checkpoint = checkpoint.with_stop_ids(ends.clone());
+    if !quiet {
+        for id in ends.iter().filter(|id| !tokenizer.stop_ids().contains(id)) {
+            let token = tokenizer.token(*id).unwrap_or_default();
+            say!("completions end with {token:?}: generation_config.json of the aligned checkpoint stops there too");
+        }
+    }
+    let hash =
+        |folder: &Path| content::model(folder).with_context(|| format!("reading {} for its hash", folder.display()));
+    let model_hash = hash(&model)?;
+    let content = Content {
+        reference: ref_model.as_deref().map_or_else(|| Ok(model_hash.clone()), hash)?,
+        model: model_hash,
+        tokenizer: format!("{:016x}", tokenizer.fingerprint()),
+        chat_template: template.as_deref().map(content::words),
+        data: content::texts(&train),
+        eval_data: eval.as_ref().map(content::texts),
+        tokens: content::tokens(&train),
+        eval_tokens: eval.as_ref().map(content::tokens),
     };
+
+    let longer = saved
+        .as_ref()
+        .is_some_and(|s| ["max_steps", "num_train_epochs"].iter().any(|k| s.said(k) != run.effective.get(*k)));
+    let resumed = match (saved, &run.resume) {
+        (Some(saved), Some(folder)) => {
+            saved.check(folder, &run.effective, &content)?;
+            Some(saved.load(folder, &device)?)
+        }
+        _ => None,
+    };
+    let initial = Decoder::load(&checkpoint, &device)?.with_profile(profile.clone());
+    let mut reference = ref_checkpoint.as_ref().map(|r| Decoder::load(r, &device)).transpose()?;
     let (policy, state) = match resumed {
         Some((policy, moments, progress)) => {
             // The reference is still the model that the run began with.
@@ -81,7 +140,8 @@ pub(crate) fn align(run: Run, quiet: bool, profile: Profile) -> Result<()> {
         None => (initial, None),
     };
     let eval = eval.map(|e| Box::new(e) as Units<Preference>);
-    let mut trainer = Trainer::<Preference>::new(policy, run.objective, run.settings.clone(), train, eval)?;
+    let mut trainer = Trainer::<Preference>::new(policy, run.objective, run.settings.clone(), train, eval)?
+        .with_stop(signals.flag());
     if let Some(reference) = reference {
         trainer = trainer.with_reference(reference)?;
     }
@@ -92,11 +152,22 @@ pub(crate) fn align(run: Run, quiet: bool, profile: Profile) -> Result<()> {
         trainer = trainer.with_reference_file(cache.join(name));
     }
     if let Some((moments, progress)) = state {
+        if progress.step >= trainer.steps() {
+            bail!(
+                "resume_from_checkpoint: {} steps are taken, and the run ends at step {}: max_steps or num_train_epochs \
+                 must say more",
+                progress.step,
+                trainer.steps()
+            );
+        }
         trainer = trainer.resume(moments, progress);
+    }
+    if longer && !quiet {
+        say!("the run ends at another step than it would have; the learning rate follows the new length");
     }
     if !quiet {
         let parameters = checkpoint.inventory.elements();
-        eprintln!(
+        say!(
             "{}: {} parameters on {backend} in {}; {} steps of {} pairs",
             run.model.display(),
             parameters,
@@ -106,7 +177,7 @@ pub(crate) fn align(run: Run, quiet: bool, profile: Profile) -> Result<()> {
         );
         let m = trainer.memory();
         let mib = |bytes: usize| bytes.div_ceil(1 << 20);
-        eprintln!(
+        say!(
             "predicted peak memory {} MiB: parameters {}, gradients {}, moments {}, activations {}, \
              attention {}, logits {}",
             mib(m.total()),
@@ -121,7 +192,17 @@ pub(crate) fn align(run: Run, quiet: bool, profile: Profile) -> Result<()> {
     let mut progress = Progress::new(quiet);
     let mut steps = Vec::new();
     let io = |e: anyhow::Error| TrainError::Observer(format!("{e:#}"));
-    trainer.run(&mut |event| {
+    let mut told = false;
+    // A line that can't be written now is no reason to lose the run: it is tried again, at last at the end.
+    let mut later = |written: Result<()>| {
+        if let Err(e) = written
+            && !std::mem::replace(&mut told, true)
+        {
+            say!("{e:#}; the run goes on, and the lines are written as soon as that is possible");
+        }
+    };
+    let held = signals.hold();
+    let trained = trainer.run(&mut |event| {
         progress.event(&event);
         match event {
             Event::Begin { from, .. } => {
@@ -131,22 +212,78 @@ pub(crate) fn align(run: Run, quiet: bool, profile: Profile) -> Result<()> {
             }
             Event::Step(s) => {
                 steps.push(s.seconds);
-                output.timing(s).context("timing.jsonl").map_err(io)
+                later(output.timing(s));
+                Ok(())
             }
-            Event::Save(state) => output.save(&checkpoint, state, &run.effective).map_err(io),
-            Event::Metrics(line) => output.metrics(line).context("metrics.jsonl").map_err(io),
+            Event::Save(state) => output.save(&checkpoint, state, &run.effective, &content).map_err(io),
+            Event::Metrics(line) => {
+                if let Some((key, _)) = line.iter().find(|(k, v)| k.starts_with("eval_") && v.is_null()) {
+                    let step = &line["step"];
+                    return Err(TrainError::Observer(format!(
+                        "evaluation at step {step}: {key} is not a finite number; nothing is saved. Lower learning_rate, \
+                         or check the evaluation data"
+                    )));
+                }
+                later(output.metrics(line));
+                Ok(())
+            }
+            // Scores are kept as they come, if they are kept at all.
+            Event::Reference { .. } if signals.came().is_some() => Err(TrainError::Stopped(0)),
             Event::Reference { .. } => Ok(()),
         }
-    })?;
-    output.report("data_report.json", &reports)?;
-    checkpoint.save(trainer.policy().parameters(), output.folder())?;
-    let summary = progress.finish();
-    println!("{summary}\nsaved to {}", output.folder().display());
-    if let Some(profile) = Shares::of(&profile, &steps) {
-        output.report("profile.json", &profile)?;
-        println!("{profile}");
+    });
+    match (trained, signals.came()) {
+        (Err(TrainError::Stopped(0)), Some(signal)) => {
+            let how = "no step was taken".to_owned();
+            return Err(Interrupted { signal, how }.into());
+        }
+        (Err(TrainError::Stopped(step)), Some(signal)) => {
+            let at = output.checkpoint(step);
+            let how = format!("step {step} is saved; --resume_from_checkpoint {} goes on from there", at.display());
+            return Err(Interrupted { signal, how }.into());
+        }
+        (trained, _) => trained?,
     }
-    Ok(())
+    checkpoint.save(trainer.policy().parameters(), output.folder()).context("the trained model can't be saved")?;
+    let shares = Shares::of(&profile, &steps);
+    let mut written = vec![output.finish(), output.report("data_report.json", &reports)];
+    written.extend(shares.as_ref().map(|s| output.report("profile.json", s)));
+    let summary = progress.finish();
+    let mut text = format!("{summary}\nsaved to {}", output.folder().display());
+    if let Some(shares) = shares {
+        text += &format!("\n{shares}");
+    }
+    if let Err(e) = print(&text) {
+        say!("{e:#}");
+    }
+    drop(held);
+    let saved = || format!("the aligned checkpoint is saved to {}, but not all of the rest", output.folder().display());
+    written.into_iter().collect::<Result<()>>().with_context(saved)
+}
+
+/// The tokens that end the completions trained on, white space behind them aside: EOS, or a template's end of turn.
+fn ends(train: &Part, tokenizer: &Tokenizer) -> Result<Vec<u32>> {
+    const PAIRS: usize = 1000;
+    let special = |id: u32| -> Result<bool> {
+        Ok(tokenizer.eos_id() == Some(id)
+            || (tokenizer.decode(&[id], true)?.is_empty() && !tokenizer.decode(&[id], false)?.is_empty()))
+    };
+    let mut counts: BTreeMap<u32, usize> = BTreeMap::new();
+    let looked_at = train.len().min(PAIRS);
+    for i in 0..looked_at {
+        // A template may write a line break behind the end of a turn.
+        for id in train.get(i).chosen.into_iter().rev().take(4) {
+            if special(id)? {
+                *counts.entry(id).or_default() += 1;
+                break;
+            }
+            if !tokenizer.decode(&[id], false)?.trim().is_empty() {
+                break;
+            }
+        }
+    }
+    // Completions that were cut, or that a template leaves open, end anywhere.
+    Ok(counts.into_iter().filter(|(_, n)| 10 * n >= looked_at).map(|(id, _)| id).collect())
 }
 
 /// Where the time of the steps went.
@@ -211,7 +348,7 @@ fn load(sources: &[Source], tokenizer: &Tokenizer, options: &Options, quiet: boo
         bar.finish_and_clear();
     }
     if !quiet {
-        eprintln!("{}", report.to_string().trim_end());
+        say!("{}", report.to_string().trim_end());
     }
     Ok((data, report))
 }

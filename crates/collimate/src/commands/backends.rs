@@ -8,6 +8,8 @@ use collimate_model::Precision;
 use comfy_table::{Table, presets::UTF8_HORIZONTAL_ONLY};
 use serde_json::{Map, Value, json};
 
+use crate::say::print;
+
 /// What the first device can do, where there is one: data types differ between cards. Else what the plug-in declares.
 fn capabilities(b: &Backend) -> Capabilities {
     if !(b.devices)().is_ok_and(|d| !d.is_empty()) {
@@ -45,8 +47,7 @@ pub(crate) fn run(with_capabilities: bool, as_json: bool) -> Result<()> {
                 })
             })
             .collect();
-        println!("{}", serde_json::to_string_pretty(&all)?);
-        return Ok(());
+        return print(&serde_json::to_string_pretty(&all)?);
     }
     let mut table = Table::new();
     table.load_style(UTF8_HORIZONTAL_ONLY);
@@ -56,8 +57,7 @@ pub(crate) fn run(with_capabilities: bool, as_json: bool) -> Result<()> {
             table.set_header(["backend"].into_iter().chain(able.map(|(what, _)| what)));
             table.add_row([b.name].into_iter().chain(able.map(|(_, has)| if has { "yes" } else { "no" })));
         }
-        println!("{table}");
-        return Ok(());
+        return print(&table.to_string());
     }
     table.set_header(["backend", "what it is", "here"]);
     for b in Backend::all() {
@@ -68,6 +68,5 @@ pub(crate) fn run(with_capabilities: bool, as_json: bool) -> Result<()> {
         let name = if Some(b.name) == preferred { format!("{} (default)", b.name) } else { b.name.to_owned() };
         table.add_row([name, b.about.to_owned(), here]);
     }
-    println!("{table}");
-    Ok(())
+    print(&table.to_string())
 }

@@ -9,6 +9,7 @@ use collimate_data::{Options, Source, Tokenizer, inspect::inspect};
 use serde_json::Map;
 
 use crate::config::{self, DATA, KEYS};
+use crate::say::print;
 
 pub(crate) fn command() -> Command {
     let keys =
@@ -51,9 +52,7 @@ pub(crate) fn run(m: &ArgMatches) -> Result<()> {
         collimate_model::write_whole(&PathBuf::from(path), found.svg().as_bytes())?;
     }
     if m.get_flag("json") {
-        println!("{}", serde_json::to_string_pretty(&found)?);
-    } else {
-        println!("{}", found.terminal(std::io::stdout().is_terminal()).trim_end());
+        return print(&serde_json::to_string_pretty(&found)?);
     }
-    Ok(())
+    print(found.terminal(std::io::stdout().is_terminal()).trim_end())
 }

@@ -19,6 +19,7 @@ use rand::{RngExt, SeedableRng};
 use serde_json::{Map, Value, json};
 
 use crate::config::Run;
+use crate::say::print;
 
 const THINGS: [(&str, &str); 16] = [
     ("sky", "blue"),
@@ -175,7 +176,7 @@ fn train_base(folder: &Path, device: &Device, rng: &mut StdRng) -> Result<()> {
     let mut trainer = Trainer::<Supervised>::new(decoder, Supervised, settings, lessons, None)?;
     trainer.run(&mut |event| {
         if let Event::Metrics(line) = event {
-            eprintln!(
+            say!(
                 "  step {}: cross-entropy {:.3} nats a token",
                 line["step"],
                 line["loss"].as_f64().unwrap_or(f64::NAN)
@@ -230,7 +231,7 @@ pub(crate) fn run(m: &ArgMatches) -> Result<()> {
     let mut rng = StdRng::seed_from_u64(7);
     let (base, data) = (root.join("base"), root.join("pairs.jsonl"));
 
-    eprintln!("1. a model that answers questions about colours, trained on {name}");
+    say!("1. a model that answers questions about colours, trained on {name}");
     train_base(&base, &device, &mut rng)?;
     let pairs = pairs(&mut rng, 640);
     let lines: String = pairs.iter().map(|p| format!("{p}\n")).collect();
@@ -238,7 +239,7 @@ pub(crate) fn run(m: &ArgMatches) -> Result<()> {
     let words = |p: &Value, k: &str| p[k].as_str().map_or(0, |s| s.split_whitespace().count());
     let longer = pairs.iter().filter(|p| words(p, "chosen") > words(p, "rejected")).count();
     let shorter = pairs.iter().filter(|p| words(p, "chosen") < words(p, "rejected")).count();
-    eprintln!(
+    say!(
         "2. {} preference pairs: the right colour is chosen; it is the longer answer in {longer}, the shorter in {shorter}",
         pairs.len()
     );
@@ -261,12 +262,13 @@ pub(crate) fn run(m: &ArgMatches) -> Result<()> {
     };
     table.add_row(row("before", &behaviour(&base, &device)?, "0".into(), "–".into()));
     for (step, (method, beta)) in [("dpo", 0.1), ("averaged-dpo", 10.0)].into_iter().enumerate() {
-        eprintln!("{}. {method}", step + 3);
+        say!("{}. {method}", step + 3);
         let out = root.join(method);
         let mut keys = json!({
             "model": base.display().to_string(), "data": data.display().to_string(), "method": method, "beta": beta,
             "output_dir": out.display().to_string(), "eval_split": 0.1, "learning_rate": 1e-4,
-            "per_device_train_batch_size": 16, "num_train_epochs": 4.0, "logging_steps": 48
+            "per_device_train_batch_size": 16, "num_train_epochs": 4.0, "logging_steps": 48,
+            "overwrite_output_dir": true
         });
         if let Some(backend) = backend {
             keys["backend"] = backend.into();
@@ -279,17 +281,13 @@ pub(crate) fn run(m: &ArgMatches) -> Result<()> {
         let b = behaviour(&out, &device)?;
         table.add_row(row(method, &b, format!("{margin:+.2}"), format!("{:.0} %", 100.0 * accuracy)));
     }
-    println!("\n{table}");
-    println!(
-        "Answers are sampled, 8 for each of {} questions; margin and accuracy are those of pairs kept apart.",
-        THINGS.len()
-    );
-    println!(
-        "Everything is in {}: try `collimate generate --model {} --prompt \"what colour is the sea ?\"`",
+    print(&format!(
+        "\n{table}\nAnswers are sampled, 8 for each of {} questions; margin and accuracy are those of pairs kept apart.\n\
+         Everything is in {}: try `collimate generate --model {} --prompt \"what colour is the sea ?\"`",
+        THINGS.len(),
         root.display(),
         root.join("averaged-dpo").display()
-    );
-    Ok(())
+    ))
 }
 
 fn last_evaluation(folder: &Path) -> Result<Value> {

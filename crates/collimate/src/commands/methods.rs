@@ -5,12 +5,13 @@ use collimate_core::methods::{Setting, describe, vocabulary};
 use comfy_table::{ContentArrangement, Table, presets::UTF8_HORIZONTAL_ONLY};
 use serde_json::json;
 
+use crate::say::print;
+
 pub(crate) fn run(as_json: bool) -> Result<()> {
     let (methods, vocabulary) = (describe()?, vocabulary());
     if as_json {
         let all = json!({"methods": methods, "registered": vocabulary});
-        println!("{}", serde_json::to_string_pretty(&all)?);
-        return Ok(());
+        return print(&serde_json::to_string_pretty(&all)?);
     }
     let mut table = Table::new();
     table.load_style(UTF8_HORIZONTAL_ONLY).set_content_arrangement(ContentArrangement::Dynamic).set_header([
@@ -29,11 +30,12 @@ pub(crate) fn run(as_json: bool) -> Result<()> {
         let triple = format!("{}, {}, {}", m.averaging, m.optimality, m.loss);
         table.add_row([m.name, &triple, m.formula, &parameters, m.paper]);
     }
-    println!("{table}");
-    println!("a, b: ln π(y)/μ(y) of the chosen and the rejected completion; n⁺, n⁻: their lengths in tokens.");
-    println!("With `objective` in a configuration file, any of these go together:");
-    println!("  averaging: {}", vocabulary.averaging.join(", "));
-    println!("  optimality: {}", vocabulary.optimality.join(", "));
-    println!("  loss: {}", vocabulary.loss.join(", "));
-    Ok(())
+    print(&format!(
+        "{table}\n\
+         a, b: ln π(y)/μ(y) of the chosen and the rejected completion; n⁺, n⁻: their lengths in tokens.\n\
+         With `objective` in a configuration file, any of these go together:\n  averaging: {}\n  optimality: {}\n  loss: {}",
+        vocabulary.averaging.join(", "),
+        vocabulary.optimality.join(", "),
+        vocabulary.loss.join(", ")
+    ))
 }

@@ -1,0 +1,78 @@
+//! What files and pairs are known by: hashes of their content, wherever they lie.
+
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use xxhash_rust::xxh3::Xxh3;
+
+use crate::part::Part;
+use crate::reference;
+
+fn add(hash: &mut Xxh3, file: &Path) -> io::Result<()> {
+    let mut open = File::open(file)?;
+    let mut buffer = vec![0; 1 << 20];
+    loop {
+        match open.read(&mut buffer)? {
+            0 => return Ok(()),
+            n => hash.update(&buffer[..n]),
+        }
+    }
+}
+
+fn text(hash: &Xxh3) -> String {
+    format!("{:032x}", hash.digest128())
+}
+
+/// The hash of a file.
+///
+/// # Errors
+/// A file that can't be read.
+pub fn file(path: &Path) -> io::Result<String> {
+    let mut hash = Xxh3::new();
+    add(&mut hash, path)?;
+    Ok(text(&hash))
+}
+
+/// The hash of the model in a checkpoint folder: its weights and its configuration.
+///
+/// # Errors
+/// A file of the checkpoint that can't be read.
+pub fn model(folder: &Path) -> io::Result<String> {
+    let mut files: Vec<PathBuf> = fs::read_dir(folder)?
+        .map(|f| f.map(|f| f.path()))
+        .collect::<Result<Vec<_>, _>>()?
+        .into_iter()
+        .filter(|p| p.extension().is_some_and(|e| e == "safetensors") || p.ends_with("config.json"))
+        .filter(|p| !p.ends_with("optimizer.safetensors"))
+        .collect();
+    files.sort();
+    let mut hash = Xxh3::new();
+    for file in files {
+        hash.update(file.file_name().unwrap_or_default().as_encoded_bytes());
+        hash.update(&fs::metadata(&file)?.len().to_le_bytes());
+        add(&mut hash, &file)?;
+    }
+    Ok(text(&hash))
+}
+
+/// The hash of the texts of pairs, in their order.
+pub fn texts(part: &Part) -> String {
+    let mut hash = Xxh3::new();
+    (0..part.len()).for_each(|i| hash.update(&part.key(i).to_le_bytes()));
+    text(&hash)
+}
+
+/// The hash of the tokens of pairs and of which are scored, in their order.
+pub fn tokens(part: &Part) -> String {
+    let mut hash = Xxh3::new();
+    (0..part.len()).for_each(|i| hash.update(&reference::key(&part.get(i)).to_le_bytes()));
+    text(&hash)
+}
+
+/// The hash of a text.
+pub fn words(said: &str) -> String {
+    let mut hash = Xxh3::new();
+    hash.update(said.as_bytes());
+    text(&hash)
+}
