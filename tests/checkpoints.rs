@@ -1,6 +1,8 @@
 //! Checkpoint folders as they come: shards, half precision, tied heads stored either way.
 
 mod common;
+#[path = "common/golden.rs"]
+mod golden;
 
 use std::collections::HashMap;
 use std::fs;
@@ -133,32 +135,15 @@ fn a_value_that_is_not_a_number_is_refused() {
 
 #[test]
 fn what_is_saved_is_what_was_read() {
-    for name in ["data/stories260k-hf", "data/tinystories-656k-bf16"] {
-        let Some(folder) = common::shared(name) else { return };
-        let checkpoint = Checkpoint::open(&folder).unwrap();
-        let tensors = checkpoint.load(&Device::flex()).unwrap();
-        let out = tempfile::tempdir().unwrap();
-        checkpoint.save(&tensors, out.path()).unwrap();
-        assert_eq!(load(out.path()).unwrap(), values(&tensors), "{name}");
-        let names = |f: &Path| read(f).into_iter().map(|t| (t.0, t.2)).collect::<Vec<_>>();
-        let (from, to) = (folder.join("model.safetensors"), out.path().join("model.safetensors"));
-        assert_eq!(names(&from), names(&to), "{name}");
-        for file in ["tokenizer.json", "tokenizer_config.json", "generation_config.json", "special_tokens_map.json"] {
-            assert_eq!(fs::read(folder.join(file)).unwrap(), fs::read(out.path().join(file)).unwrap(), "{file}");
-        }
-        let config: serde_json::Value =
-            serde_json::from_slice(&fs::read(out.path().join("config.json")).unwrap()).unwrap();
-        assert_eq!(config["torch_dtype"], "float32");
-        assert_eq!(config["vocab_size"], checkpoint.raw_config["vocab_size"]);
-    }
+    golden::assert_saved_as_read(&golden::fixture("stories260k-hf"));
 }
 
 #[test]
 fn configurations_of_known_models_are_understood() {
-    let Some(folder) = common::shared("data/configs") else { return };
+    let folder = golden::fixture("configs");
     let mut seen = 0;
-    for file in fs::read_dir(folder).unwrap() {
-        let path = file.unwrap().path();
+    let files = fs::read_dir(folder).unwrap().map(|f| f.unwrap().path());
+    for path in files.filter(|p| p.extension().is_some_and(|e| e == "json")) {
         let value: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
         let config = collimate::model::ModelConfig::from_value(&value, &path).unwrap();
         match config.model_type.as_str() {

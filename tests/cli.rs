@@ -1,22 +1,19 @@
 //! The command as a user meets it: what it does, and what it says of bad input.
 
+#[path = "common/command.rs"]
+mod command;
 mod common;
+#[path = "common/golden.rs"]
+mod golden;
 
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::path::PathBuf;
+use std::process::Output;
 
 use collimate::backend::Backend;
-use common::{shared, small_checkpoint, small_pairs};
+use command::{collimate, metrics, text};
+use common::{small_checkpoint, small_pairs};
 use serde_json::Value;
-
-fn collimate(args: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_collimate")).args(args).output().unwrap()
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
-}
 
 /// A checkpoint, pairs, and a place for output, in a folder of their own.
 struct Desk {
@@ -72,11 +69,6 @@ impl Desk {
         assert_eq!(paragraph, 1, "{said}");
         assert!(!self.path("refused").exists(), "{more:?} left output behind");
     }
-}
-
-fn metrics(folder: &Path) -> Vec<Value> {
-    let lines = fs::read_to_string(folder.join("metrics.jsonl")).unwrap();
-    lines.lines().map(|l| serde_json::from_str(l).unwrap()).collect()
 }
 
 #[test]
@@ -367,92 +359,9 @@ fn help_teaches_and_keys_take_dashes() {
 }
 
 #[test]
-fn a_real_checkpoint_learns_real_preferences_and_still_tells_a_story() {
-    let (Some(model), Some(data)) =
-        (shared("data/stories260k-hf"), shared("data/hh-rlhf/derived/helpful_standard_short300.jsonl"))
-    else {
-        return;
-    };
-    let desk = tempfile::tempdir().unwrap();
-    let out = desk.path().join("out");
-    let (model, data, out_arg) = (model.display().to_string(), data.display().to_string(), out.display().to_string());
-    let run = collimate(&[
-        "align",
-        "--model",
-        &model,
-        "--data",
-        &data,
-        "--method",
-        "averaged-dpo",
-        "--beta",
-        "2",
-        "--max_steps",
-        "20",
-        "--logging_steps",
-        "1",
-        "--output_dir",
-        &out_arg,
-    ]);
-    assert!(run.status.success(), "{}", text(&run.stderr));
-    let losses: Vec<f64> = metrics(&out).iter().map(|l| l["loss"].as_f64().unwrap()).collect();
-    assert!((losses[0] - std::f64::consts::LN_2).abs() < 1e-6, "{losses:?}");
-    let late: f64 = losses[15..].iter().sum::<f64>() / 5.0;
-    assert!(late < std::f64::consts::LN_2 - 1e-6, "the loss does not fall: {losses:?}");
-    let run = collimate(&["generate", "--model", &out_arg, "--prompt", "Once upon a time", "--max_new_tokens", "60"]);
-    let story = text(&run.stdout);
-    assert!(story.starts_with("Once upon a time, there was a little girl named Lily."), "{story}");
-}
-
-#[test]
-fn a_tokenizer_that_merges_across_the_boundary_trains_under_each_policy() {
-    let (Some(model), Some(data)) =
-        (shared("data/tinystories-656k-bf16"), shared("data/hh-rlhf/derived/helpful_standard_short300.jsonl"))
-    else {
-        return;
-    };
-    let desk = tempfile::tempdir().unwrap();
-    let (model, data) = (model.display().to_string(), data.display().to_string());
-    let align = |policy: &str| {
-        let out = desk.path().join(policy).display().to_string();
-        collimate(&[
-            "align",
-            "--model",
-            &model,
-            "--data",
-            &data,
-            "--boundary",
-            policy,
-            "--max_steps",
-            "2",
-            "--logging_steps",
-            "1",
-            "--output_dir",
-            &out,
-        ])
-    };
-    let run = align("error");
-    assert!(!run.status.success());
-    let said = text(&run.stderr);
-    assert!(said.contains("row 1") && said.contains("`boundary` may be"), "{said}");
-    for (policy, count) in [("separate", "boundary_separate"), ("merge", "boundary_merged")] {
-        let run = align(policy);
-        assert!(run.status.success(), "{}", text(&run.stderr));
-        let report = fs::read_to_string(desk.path().join(policy).join("data_report.json")).unwrap();
-        let report: Value = serde_json::from_str(&report).unwrap();
-        assert!(report["train"][count].as_u64().unwrap() > 290, "{report}");
-        let first = &metrics(&desk.path().join(policy))[0];
-        assert!((first["loss"].as_f64().unwrap() - std::f64::consts::LN_2).abs() < 1e-6, "{first}");
-    }
-}
-
-#[test]
 fn greedy_text_is_that_of_the_original() {
-    let (Some(model), Some(doc)) =
-        (shared("data/stories260k-hf"), shared("data/stories260k-src/stories260K.upstream.md"))
-    else {
-        return;
-    };
-    let doc = fs::read_to_string(doc).unwrap();
+    let model = golden::fixture("stories260k-hf");
+    let doc = fs::read_to_string(golden::fixture("stories260k-hf/stories260K.upstream.md")).unwrap();
     let start = doc.find("Once upon a time, there was a little girl").unwrap();
     let expected: String = doc[start..].chars().take(200).collect();
     for backend in ["flex", "ndarray"] {

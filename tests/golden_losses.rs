@@ -1,6 +1,10 @@
 //! Losses and gradients that other projects' own code gave, against every linked backend and the f64 oracle.
 
 mod common;
+#[path = "common/golden.rs"]
+mod golden;
+
+use std::sync::Arc;
 
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use collimate::core::loss::{Logistic, Supervised};
@@ -8,6 +12,7 @@ use collimate::core::{
     Batch, Column, Completion, Dpo, Method, Objective, Pair, PreferenceLoss, Slic, Totals, averaging, loss, optimality,
     trl,
 };
+use libtest_mimic::{Arguments, Failed, Trial};
 use serde_json::{Map, Value, json};
 
 /// The cases that belong to no method here, by the trainer they come from.
@@ -16,9 +21,9 @@ const LEFT_OUT: [(&str, &str); 2] = [
     ("tpo", "TPO learns from triples: two completions and a reference answer"),
 ];
 
-fn golden() -> Option<Value> {
-    let path = common::shared("data/golden-losses/trl_1.16_losses.json")?;
-    Some(serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap())
+fn json(file: &str) -> Value {
+    let path = golden::fixture("golden-losses").join(file);
+    serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
 }
 
 fn numbers(v: &Value) -> Vec<f64> {
@@ -147,67 +152,77 @@ fn error(got: &[f64], wanted: &[f64], floor: f64) -> f64 {
     got.iter().zip(wanted).map(relative).fold(0.0, f64::max)
 }
 
-#[test]
-fn trls_losses_and_gradients() {
-    let Some(golden) = golden() else { return };
-    let inputs = Inputs::new(&golden);
-    let devices: Vec<_> = common::devices().into_iter().filter(|(_, d)| d.supports_dtype(DType::F64)).collect();
-    assert!(devices.iter().any(|(name, _)| *name == "flex"));
-    let (mut compared, mut left_out, mut refused, mut faults) = (0, 0, 0, Vec::new());
-    for case in golden["cases"].as_array().unwrap() {
-        let (name, trainer) = (case["name"].as_str().unwrap(), case["trainer"].as_str().unwrap());
-        if let Some((_, why)) = LEFT_OUT.iter().find(|(t, _)| *t == trainer) {
-            eprintln!("left out: {name}: {why}");
-            left_out += 1;
-            continue;
-        }
-        if case["error"].is_string() {
-            eprintln!("refused by TRL itself: {name}");
-            refused += 1;
-            continue;
-        }
-        let objective = objective(trainer, case["params"].as_object().unwrap());
-        let single = case["dtype"] == "float32" || name.contains("float32");
-        // In float32 TRL's own sum of 100 token log-probabilities is off by an ulp of 280 and more, 3e-5 nats, and the
-        // small entries of a gradient are made of that: there, the error is taken of the gradient's largest entry.
-        let gradients = Pair::new(numbers(&case["grad_chosen"]), numbers(&case["grad_rejected"]));
-        let largest = gradients.chosen.iter().chain(&gradients.rejected).fold(0.0f64, |m, g| m.max(g.abs()));
-        let mut check = |what: String, got: &[f64], wanted: &[f64]| {
-            let (tolerance, floor) = if !single {
-                (1e-9, 1e-5 * wanted.iter().fold(0.0f64, |m, w| m.max(w.abs())))
-            } else if what.contains("gradient") {
-                (1e-5, largest)
-            } else {
-                (1e-5, wanted.iter().fold(0.0f64, |m, w| m.max(w.abs())))
-            };
-            let e = error(got, wanted, floor);
-            if e.is_nan() || e > tolerance {
-                faults.push(format!("{name}: {what}: relative error {e:e}: {got:?}, not {wanted:?}"));
-            }
+/// A case of TRL's against the oracle and every backend that has f64.
+fn trls_loss_and_gradient(case: &Value, inputs: &Inputs, devices: &[(&str, Device)]) -> Result<(), Failed> {
+    let (name, trainer) = (case["name"].as_str().unwrap(), case["trainer"].as_str().unwrap());
+    let objective = objective(trainer, case["params"].as_object().unwrap());
+    let single = case["dtype"] == "float32" || name.contains("float32");
+    // In float32 TRL's own sum of 100 token log-probabilities is off by an ulp of 280 and more, 3e-5 nats, and the
+    // small entries of a gradient are made of that: there, the error is taken of the gradient's largest entry.
+    let gradients = Pair::new(numbers(&case["grad_chosen"]), numbers(&case["grad_rejected"]));
+    let largest = gradients.chosen.iter().chain(&gradients.rejected).fold(0.0f64, |m, g| m.max(g.abs()));
+    let mut faults = Vec::new();
+    let mut check = |what: String, got: &[f64], wanted: &[f64]| {
+        let (tolerance, floor) = if !single {
+            (1e-9, 1e-5 * wanted.iter().fold(0.0f64, |m, w| m.max(w.abs())))
+        } else if what.contains("gradient") {
+            (1e-5, largest)
+        } else {
+            (1e-5, wanted.iter().fold(0.0f64, |m, w| m.max(w.abs())))
         };
-        let each = on_host(&objective, &inputs);
-        let wanted = [case["loss"].as_f64().unwrap()];
-        check("oracle".into(), &[each.iter().sum::<f64>() / each.len() as f64], &wanted);
-        if case["per_pair_loss"].is_array() {
-            check("oracle, pair by pair".into(), &each, &numbers(&case["per_pair_loss"]));
+        let e = error(got, wanted, floor);
+        if e.is_nan() || e > tolerance {
+            faults.push(format!("{what}: relative error {e:e}: {got:?}, not {wanted:?}"));
         }
-        for (backend, device) in &devices {
-            let (loss, gradient, each) = on_device(&objective, &inputs, device);
-            check(format!("{backend}: loss"), &[loss], &wanted);
-            check(format!("{backend}: gradient, chosen"), &gradient.chosen, &gradients.chosen);
-            check(format!("{backend}: gradient, rejected"), &gradient.rejected, &gradients.rejected);
-            if case["per_pair_loss"].is_array() {
-                check(format!("{backend}: pair by pair"), &each, &numbers(&case["per_pair_loss"]));
-            }
-        }
-        compared += 1;
+    };
+    let each = on_host(&objective, inputs);
+    let wanted = [case["loss"].as_f64().unwrap()];
+    check("oracle".into(), &[each.iter().sum::<f64>() / each.len() as f64], &wanted);
+    if case["per_pair_loss"].is_array() {
+        check("oracle, pair by pair".into(), &each, &numbers(&case["per_pair_loss"]));
     }
-    assert!(faults.is_empty(), "{} faults:\n{}", faults.len(), faults.join("\n"));
-    eprintln!("{compared} cases of TRL agree on {} backends, {left_out} left out, {refused} refused", devices.len());
-    assert_eq!((compared, left_out, refused), (69, 9, 1));
+    for (backend, device) in devices {
+        let (loss, gradient, each) = on_device(&objective, inputs, device);
+        check(format!("{backend}: loss"), &[loss], &wanted);
+        check(format!("{backend}: gradient, chosen"), &gradient.chosen, &gradients.chosen);
+        check(format!("{backend}: gradient, rejected"), &gradient.rejected, &gradients.rejected);
+        if case["per_pair_loss"].is_array() {
+            check(format!("{backend}: pair by pair"), &each, &numbers(&case["per_pair_loss"]));
+        }
+    }
+    if faults.is_empty() { Ok(()) } else { Err(faults.join("\n").into()) }
 }
 
-#[test]
+/// One trial for each case of TRL's that belongs to a method here, and one that all cases are accounted for.
+fn trls_losses_and_gradients() -> Vec<Trial> {
+    let golden = json("trl_1.16_losses.json");
+    let inputs = Arc::new(Inputs::new(&golden));
+    let devices = common::devices().into_iter().filter(|(_, d)| d.supports_dtype(DType::F64));
+    let devices: Arc<Vec<_>> = Arc::new(devices.collect());
+    let (mut trials, mut left_out, mut refused) = (Vec::new(), 0, 0);
+    for case in golden["cases"].as_array().unwrap() {
+        let name = case["name"].as_str().unwrap();
+        if let Some((_, why)) = LEFT_OUT.iter().find(|(t, _)| case["trainer"] == *t) {
+            eprintln!("left out: {name}: {why}");
+            left_out += 1;
+        } else if case["error"].is_string() {
+            eprintln!("refused by TRL itself: {name}");
+            refused += 1;
+        } else {
+            let (case, inputs, devices) = (case.clone(), inputs.clone(), devices.clone());
+            let name = format!("trls_losses_and_gradients::{name}");
+            trials.push(Trial::test(name, move || trls_loss_and_gradient(&case, &inputs, &devices)));
+        }
+    }
+    let counts = (trials.len(), left_out, refused);
+    trials.push(Trial::test("trls_losses_and_gradients::all_are_accounted_for", move || {
+        assert!(devices.iter().any(|(name, _)| *name == "flex"));
+        assert_eq!(counts, (69, 9, 1));
+        Ok(())
+    }));
+    trials
+}
+
 fn named_methods_are_what_trl_calls_them() {
     // The presets and TRL's keys must name the same objective where they mean the same.
     for (method, parameters, keys) in [
@@ -236,11 +251,6 @@ fn named_methods_are_what_trl_calls_them() {
     }
 }
 
-fn upstream() -> Option<Value> {
-    let path = common::shared("data/golden-losses/upstream_golden_losses.json")?;
-    Some(serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap())
-}
-
 /// The losses of sequence scores as they stand, n = 1.
 fn losses(objective: &Objective, inputs: &Value) -> Vec<f64> {
     let completions = |chosen: &str, rejected: &str| {
@@ -255,9 +265,8 @@ fn losses(objective: &Objective, inputs: &Value) -> Vec<f64> {
     objective.evaluate_column(&policy, &reference, Totals { pairs, chosen_tokens: pairs }).loss.0
 }
 
-#[test]
 fn torchtunes_figures() {
-    let Some(golden) = upstream() else { return };
+    let golden = json("upstream_golden_losses.json");
     let t = &golden["torchtune"];
     let sum = averaging::Sum {};
     let case = |name: &str, objective: Objective| {
@@ -277,9 +286,8 @@ fn torchtunes_figures() {
     case("simpo", Objective::new(sum, none, margin).unwrap().boxed());
 }
 
-#[test]
 fn open_instructs_averages() {
-    let Some(golden) = upstream() else { return };
+    let golden = json("upstream_golden_losses.json");
     let mut compared = 0;
     for case in golden["open_instruct_average_logp"]["cases"].as_array().unwrap() {
         for (i, labels) in case["labels"].as_array().unwrap().iter().enumerate() {
@@ -304,9 +312,8 @@ fn open_instructs_averages() {
     assert_eq!(compared, 2);
 }
 
-#[test]
 fn nemo_rls_figures_and_the_start_of_a_run() {
-    let Some(golden) = upstream() else { return };
+    let golden = json("upstream_golden_losses.json");
     let uniform = &golden["nemo_rl"]["uniform_logits"];
     let tokens = uniform["unmasked_tokens"].as_f64().unwrap();
     let sum = -tokens * uniform["vocab"].as_f64().unwrap().ln();
@@ -336,4 +343,16 @@ fn nemo_rls_figures_and_the_start_of_a_run() {
     for (key, method) in [("dpo", "averaged-dpo"), ("ipo_beta_0_1", "averaged-ipo"), ("hinge", "averaged-slic")] {
         assert!((known(method) - start[key].as_f64().unwrap()).abs() < 1e-12, "{method}");
     }
+}
+
+fn main() {
+    let arguments = Arguments::from_args();
+    let mut trials = trls_losses_and_gradients();
+    trials.extend(golden::trials([
+        ("named_methods_are_what_trl_calls_them", named_methods_are_what_trl_calls_them),
+        ("torchtunes_figures", torchtunes_figures),
+        ("open_instructs_averages", open_instructs_averages),
+        ("nemo_rls_figures_and_the_start_of_a_run", nemo_rls_figures_and_the_start_of_a_run),
+    ]));
+    golden::run(&arguments, trials, "golden losses");
 }

@@ -1,20 +1,29 @@
-//! A training run of another implementation, replayed step by step on every backend.
+//! Training runs of another implementation, replayed step by step on every backend.
 
 mod common;
+#[path = "common/golden.rs"]
+mod golden;
 
 use std::io::Write;
+use std::sync::Arc;
 
-use collimate::core::trl;
+use burn::tensor::Device;
+use collimate::core::{Objective, trl};
 use collimate::data::{Options as DataOptions, Source, Tokenizer};
 use collimate::model::{Checkpoint, Decoder, Layout, Options, Precision, Text};
 use collimate::train::{Event, Part, Preference, Schedule, Settings, Trainer};
+use libtest_mimic::Arguments;
 use serde_json::{Map, Value, json};
 
-fn golden() -> Option<(Value, Checkpoint, Tokenizer)> {
-    let path = common::shared("data/golden-trl/shared_trl_dpo_stories260k.json")?;
-    let folder = common::shared("data/stories260k-hf")?;
-    let golden = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
-    Some((golden, Checkpoint::open(&folder).unwrap(), Tokenizer::from_folder(&folder).unwrap()))
+/// The reference's texts, its first run, and the model.
+fn first_golden() -> (Value, Checkpoint, Tokenizer) {
+    let folder = golden::fixture("stories260k-hf");
+    let golden = json("golden-trl/shared_trl_dpo_stories260k.json");
+    (golden, Checkpoint::open(&folder).unwrap(), Tokenizer::from_folder(&folder).unwrap())
+}
+
+fn json(fixture: &str) -> Value {
+    serde_json::from_str(&std::fs::read_to_string(golden::fixture(fixture)).unwrap()).unwrap()
 }
 
 /// The texts of the reference run as the file that a user would have.
@@ -32,27 +41,21 @@ fn data(golden: &Value, tokenizer: &Tokenizer) -> collimate::data::Dataset {
     collimate::data::load(&sources, tokenizer, &DataOptions::default()).unwrap().0
 }
 
-fn ids(v: &Value) -> Vec<u32> {
-    v.as_array().unwrap().iter().map(|n| n.as_u64().unwrap() as u32).collect()
-}
-
-#[test]
 fn token_ids_are_equal() {
-    let Some((golden, _, tokenizer)) = golden() else { return };
+    let (golden, _, tokenizer) = first_golden();
     let data = data(&golden, &tokenizer);
     let examples = golden["examples"].as_array().unwrap();
     assert_eq!(data.len(), 16);
     for (i, e) in examples.iter().enumerate() {
         let t = data.get(i);
-        assert_eq!(t.prompt, ids(&e["prompt_ids"]), "prompt {i}");
-        assert_eq!(t.chosen, ids(&e["chosen_ids"]), "chosen {i}");
-        assert_eq!(t.rejected, ids(&e["rejected_ids"]), "rejected {i}");
+        assert_eq!(t.prompt, golden::ids(&e["prompt_ids"]), "prompt {i}");
+        assert_eq!(t.chosen, golden::ids(&e["chosen_ids"]), "chosen {i}");
+        assert_eq!(t.rejected, golden::ids(&e["rejected_ids"]), "rejected {i}");
     }
 }
 
-#[test]
 fn log_probs_are_within_a_thousandth() {
-    let Some((golden, checkpoint, tokenizer)) = golden() else { return };
+    let (golden, checkpoint, tokenizer) = first_golden();
     let data = data(&golden, &tokenizer);
     for (name, device) in common::devices() {
         let decoder = Decoder::load(&checkpoint, &device).unwrap();
@@ -72,37 +75,54 @@ fn log_probs_are_within_a_thousandth() {
     }
 }
 
-/// Runs the reference run's settings and returns the metrics of each step.
+/// A run of the reference: TRL's keys of the loss, its settings, and what it said at each step.
+struct Run {
+    loss: Map<String, Value>,
+    settings: Settings,
+    steps: Vec<Value>,
+}
+
+impl Run {
+    fn objective(&self) -> Objective {
+        trl::objective(&self.loss).unwrap()
+    }
+
+    /// The first run: full batches at a constant rate.
+    fn first(run: &Value) -> Self {
+        let keys = ["loss_type", "beta", "label_smoothing"].map(|k| (k.to_owned(), run[k].clone()));
+        let settings = Settings {
+            learning_rate: 2e-5,
+            lr_scheduler_type: Schedule::Constant,
+            per_device_train_batch_size: 16,
+            max_steps: 8,
+            max_grad_norm: 0.0,
+            ..Settings::default()
+        };
+        Self { loss: Map::from_iter(keys), settings, steps: run["steps"].as_array().unwrap().clone() }
+    }
+
+    /// One of curves.json, which names every setting.
+    fn curve(run: &Value) -> Self {
+        let settings = serde_json::from_value(run["settings"].clone()).unwrap();
+        let loss = run["loss"].as_object().unwrap().clone();
+        Self { loss, settings, steps: run["steps"].as_array().unwrap().clone() }
+    }
+}
+
+/// Trains as `run` says, with `more` changed, and returns the metrics of each step.
 fn replay(
     golden: &Value,
-    run: &Value,
+    run: &Run,
     checkpoint: &Checkpoint,
     tokenizer: &Tokenizer,
-    device: &burn::tensor::Device,
+    device: &Device,
     more: &dyn Fn(&mut Settings),
-) -> Option<Vec<Map<String, Value>>> {
-    let keys = ["loss_type", "beta", "label_smoothing"].map(|k| (k.to_owned(), run[k].clone()));
-    let objective = match trl::objective(&Map::from_iter(keys)) {
-        Ok(objective) => objective,
-        Err(why) => {
-            eprintln!("skipped: {why}");
-            return None;
-        }
-    };
-    let mut settings = Settings {
-        learning_rate: 2e-5,
-        lr_scheduler_type: Schedule::Constant,
-        per_device_train_batch_size: 16,
-        max_steps: 8,
-        max_grad_norm: 0.0,
-        logging_steps: 1,
-        shuffle: false,
-        ..Settings::default()
-    };
+) -> Vec<Map<String, Value>> {
+    let mut settings = Settings { logging_steps: 1, shuffle: false, ..run.settings.clone() };
     more(&mut settings);
     let policy = Decoder::load(checkpoint, device).unwrap();
     let train = Part::whole(data(golden, tokenizer));
-    let mut trainer = Trainer::<Preference>::new(policy, objective, settings, train, None).unwrap();
+    let mut trainer = Trainer::<Preference>::new(policy, run.objective(), settings, train, None).unwrap();
     let mut lines = Vec::new();
     trainer
         .run(&mut |event| {
@@ -112,13 +132,16 @@ fn replay(
             Ok(())
         })
         .unwrap();
-    Some(lines)
+    lines
 }
 
 /// Loss within 1e-4 relative, gradient norm within 1e-3 relative, and what is reported beside them.
-fn assert_steps(got: &[Map<String, Value>], expected: &[Value], what: &str) {
-    assert_eq!(got.len(), expected.len(), "{what}");
-    for (got, expected) in got.iter().zip(expected) {
+fn assert_steps(got: &[Map<String, Value>], run: &Run, what: &str) {
+    assert_eq!(got.len(), run.steps.len(), "{what}");
+    // TRL's rewards are β times the summed log-ratio whatever is optimised; here they are the objective's.
+    let objective = run.objective().to_value();
+    let same_rewards = objective["averaging"]["type"] == "sum" && objective["optimality"]["type"] == "reverse_kl";
+    for (got, expected) in got.iter().zip(&run.steps) {
         let step = expected["step"].as_u64().unwrap();
         assert_eq!(got["step"], json!(step));
         assert_eq!(got["num_tokens"].as_f64(), expected["num_tokens"].as_f64());
@@ -127,6 +150,9 @@ fn assert_steps(got: &[Map<String, Value>], expected: &[Value], what: &str) {
         {
             let (g, e) = (number(&got[key]), number(&expected[key]));
             assert!((g - e).abs() <= tolerance * e.abs(), "{what}, step {step}: {key} {g} is not {e}");
+        }
+        if !same_rewards {
+            continue;
         }
         for key in ["rewards/chosen", "rewards/rejected", "rewards/margins"] {
             let (g, e) = (number(&got[key]), number(&expected[key]));
@@ -143,22 +169,16 @@ fn assert_steps(got: &[Map<String, Value>], expected: &[Value], what: &str) {
     }
 }
 
-#[test]
 fn every_run_is_replayed_on_every_backend_with_one_result() {
-    let Some((golden, checkpoint, tokenizer)) = golden() else { return };
-    let mut compared = 0;
+    let (golden, checkpoint, tokenizer) = first_golden();
     for (name, run) in golden["runs"].as_object().unwrap() {
-        let steps = run["steps"].as_array().unwrap();
+        let run = Run::first(run);
         let losses = |lines: &[Value]| -> Vec<f64> { lines.iter().map(|l| l["loss"].as_f64().unwrap()).collect() };
-        let mut columns = vec![("TRL", losses(steps))];
+        let mut columns = vec![("TRL", losses(&run.steps))];
         for (backend, device) in common::devices() {
-            let Some(lines) = replay(&golden, run, &checkpoint, &tokenizer, &device, &|_| {}) else {
-                eprintln!("skipped: run {name}");
-                continue;
-            };
-            assert_steps(&lines, steps, &format!("{name} on {backend}"));
+            let lines = replay(&golden, &run, &checkpoint, &tokenizer, &device, &|_| {});
+            assert_steps(&lines, &run, &format!("{name} on {backend}"));
             columns.push((backend, losses(&lines.into_iter().map(Value::Object).collect::<Vec<_>>())));
-            compared += 1;
         }
         for (one, other) in (1..columns.len()).flat_map(|i| (1..i).map(move |k| (i, k))) {
             assert_one_result(&columns[one], &columns[other], name);
@@ -167,7 +187,6 @@ fn every_run_is_replayed_on_every_backend_with_one_result() {
             assert_on_page(&columns);
         }
     }
-    assert!(compared >= 2, "sigmoid must be compared on each backend");
 }
 
 /// Losses of two columns, within 1e-4 relative step by step.
@@ -206,10 +225,9 @@ fn assert_on_page(measured: &[(&str, Vec<f64>)]) {
     }
 }
 
-#[test]
 fn fewer_bits_stay_near() {
-    let Some((golden, checkpoint, tokenizer)) = golden() else { return };
-    let run = &golden["runs"]["sigmoid_b0.1"];
+    let (golden, checkpoint, tokenizer) = first_golden();
+    let run = Run::first(&golden["runs"]["sigmoid_b0.1"]);
     type Way = fn(&mut Settings);
     // Two steps: the second is the first whose margins are not 0.
     let ways: [(&str, Precision, Way); 2] = [
@@ -222,7 +240,7 @@ fn fewer_bits_stay_near() {
                 eprintln!("skipped: {what} on {backend}: {why}");
                 continue;
             }
-            let lines = replay(&golden, run, &checkpoint, &tokenizer, &device, &way).unwrap();
+            let lines = replay(&golden, &run, &checkpoint, &tokenizer, &device, &way);
             assert_eq!(lines.len(), 2);
             // In roundings. A score is a sum of some hundred log-probabilities, so a margin is off by some tenths of a nat
             // in bf16, and by an eighth of that in f16: the loss of step 2 sees β times that, the loss of step 1 nothing.
@@ -230,7 +248,7 @@ fn fewer_bits_stay_near() {
                 [("loss", 1e-3), ("grad_norm", 0.5), ("logps/chosen", 0.25)],
                 [("loss", 16.0), ("grad_norm", 24.0), ("logps/chosen", 0.25)],
             ];
-            for ((got, expected), allowed) in lines.iter().zip(run["steps"].as_array().unwrap()).zip(allowed) {
+            for ((got, expected), allowed) in lines.iter().zip(&run.steps).zip(allowed) {
                 for (key, roundings) in allowed {
                     let (g, e) = (got[key].as_f64().unwrap(), expected[key].as_f64().unwrap());
                     let off = (g - e).abs() / e.abs() / precision.epsilon();
@@ -241,10 +259,9 @@ fn fewer_bits_stay_near() {
     }
 }
 
-#[test]
 fn how_it_is_computed_changes_nothing() {
-    let Some((golden, checkpoint, tokenizer)) = golden() else { return };
-    let run = &golden["runs"]["sigmoid_b0.1"];
+    let (golden, checkpoint, tokenizer) = first_golden();
+    let run = Run::first(&golden["runs"]["sigmoid_b0.1"]);
     type Way = fn(&mut Settings);
     let ways: [(&str, Way); 5] = [
         ("micro-batches of 4", |s| (s.per_device_train_batch_size, s.gradient_accumulation_steps) = (4, 4)),
@@ -257,7 +274,65 @@ fn how_it_is_computed_changes_nothing() {
     ];
     let (_, device) = common::devices().remove(0);
     for (what, way) in ways {
-        let lines = replay(&golden, run, &checkpoint, &tokenizer, &device, &way).unwrap();
-        assert_steps(&lines, run["steps"].as_array().unwrap(), what);
+        let lines = replay(&golden, &run, &checkpoint, &tokenizer, &device, &way);
+        assert_steps(&lines, &run, what);
     }
+}
+
+/// The runs of curves.json, whose models are stories260k-hf, or seeded ones with its tokenizer.
+struct Curves {
+    golden: Value,
+    curves: Value,
+    tokenizer: Tokenizer,
+    models: Map<String, Value>,
+}
+
+impl Curves {
+    fn read() -> Self {
+        let (golden, _, tokenizer) = first_golden();
+        let curves = json("golden-trl/curves.json");
+        let models = curves["models"].as_object().unwrap().clone();
+        Self { golden, curves, tokenizer, models }
+    }
+
+    fn replay(&self, name: &str, device: &Device) {
+        let run = &self.curves["runs"][name];
+        let folder = tempfile::tempdir().unwrap();
+        let checkpoint = match self.models.get(run["model"].as_str().unwrap()) {
+            Some(model) => {
+                golden::seeded_checkpoint(folder.path(), &model["config"], &model["shapes"]);
+                Checkpoint::open(folder.path())
+            }
+            None => Checkpoint::open(&golden::fixture("stories260k-hf")),
+        };
+        let run = Run::curve(run);
+        let lines = replay(&self.golden, &run, &checkpoint.unwrap(), &self.tokenizer, device, &|_| {});
+        assert_steps(&lines, &run, name);
+    }
+}
+
+fn main() {
+    let arguments = Arguments::from_args();
+    let tests: [(&str, fn()); 5] = [
+        ("token_ids_are_equal", token_ids_are_equal),
+        ("log_probs_are_within_a_thousandth", log_probs_are_within_a_thousandth),
+        (
+            "every_run_is_replayed_on_every_backend_with_one_result",
+            every_run_is_replayed_on_every_backend_with_one_result,
+        ),
+        ("fewer_bits_stay_near", fewer_bits_stay_near),
+        ("how_it_is_computed_changes_nothing", how_it_is_computed_changes_nothing),
+    ];
+    let mut trials = golden::trials(tests);
+    let curves = Arc::new(Curves::read());
+    for place in golden::places() {
+        for name in curves.curves["runs"].as_object().unwrap().keys() {
+            let (curves, name) = (curves.clone(), name.clone());
+            trials.push(place.trial(&format!("curve::{name}"), move |device| {
+                curves.replay(&name, device);
+                Ok(())
+            }));
+        }
+    }
+    golden::run(&arguments, trials, "golden runs of TRL");
 }

@@ -1,23 +1,11 @@
-//! What the integration tests share: reference material, and a small checkpoint made on the spot.
+//! What the integration tests share: the backends, and a small checkpoint made on the spot.
 #![allow(dead_code)]
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use burn::tensor::Device;
 use collimate::backend::Backend;
 use collimate::model::{Checkpoint, Decoder};
-
-/// Reference material that is not part of this repository; where it is absent, the test says so and skips.
-pub fn shared(what: &str) -> Option<PathBuf> {
-    let root = std::env::var_os("COLLIMATE_SHARED")
-        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared"), PathBuf::from);
-    let path = root.join(what);
-    if path.exists() {
-        return Some(path);
-    }
-    eprintln!("skipped: {} is absent (set COLLIMATE_SHARED)", path.display());
-    None
-}
 
 /// Every backend that is linked and usable here, opened; those skipped are named.
 pub fn devices() -> Vec<(&'static str, Device)> {
