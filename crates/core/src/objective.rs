@@ -291,7 +291,7 @@ mod tests {
         }
     }
 
-    /// One weight too few for a completion of more than two tokens.
+    /// Two weights at most, and none that is a number for a single token.
     #[derive(Debug, Serialize, serde::Deserialize)]
     struct Short {}
 
