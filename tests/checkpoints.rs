@@ -8,7 +8,6 @@ use std::collections::HashMap;
 use std::fs;
 use std::path::Path;
 
-use burn::tensor::Device;
 use collimate::model::{Checkpoint, Tensors};
 use safetensors::tensor::{SafeTensors, TensorView};
 use safetensors::{Dtype, serialize};
@@ -36,7 +35,7 @@ fn values(t: &Tensors) -> Vec<Vec<f32>> {
 
 fn load(folder: &Path) -> Result<Vec<Vec<f32>>, String> {
     let checkpoint = Checkpoint::open(folder).map_err(|e| e.to_string())?;
-    checkpoint.load(&Device::flex()).map(|t| values(&t)).map_err(|e| e.to_string())
+    checkpoint.load(&common::any_device()).map(|t| values(&t)).map_err(|e| e.to_string())
 }
 
 /// A small checkpoint, its weights file, and its values.

@@ -60,7 +60,7 @@ fn of_trl(e: &clap::Error) -> Option<(String, &'static str)> {
 pub fn command() -> Command {
     Command::new("collimate")
         .version(env!("CARGO_PKG_VERSION"))
-        .about("Align language models from preference pairs, fair to length")
+        .about("Align language models from preference pairs, on summed or on length-averaged log-likelihoods")
         .subcommand_required(true)
         .arg_required_else_help(true)
         .subcommand(align())

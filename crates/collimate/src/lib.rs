@@ -1,4 +1,4 @@
-//! Collimate aligns language models from preference pairs, fair to length.
+//! Collimate aligns language models from preference pairs, on summed or on length-averaged log-likelihoods.
 //!
 //! This crate joins the parts: [`core`] (the formalism), [`data`] (preference files to tokens), [`model`] (checkpoints
 //! and the log-prob engine), [`train`] (the loop), [`backend`] (the plug-in point for tensors), and [`cli`], the

@@ -8,6 +8,7 @@ use xxhash_rust::xxh3::Xxh3;
 
 use crate::part::Part;
 use crate::reference;
+use crate::task::Source;
 
 fn add(hash: &mut Xxh3, file: &Path) -> io::Result<()> {
     let mut open = File::open(file)?;

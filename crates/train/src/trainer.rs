@@ -466,3 +466,127 @@ impl<T: Task> Trainer<T> {
         observer(Event::Metrics(&line))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tasks::{Lesson, Preference, Supervised};
+    use burn::tensor::Device;
+    use collimate_backend_flex as _;
+    use collimate_core::Method;
+    use collimate_data::Tokens;
+    use collimate_model::ModelConfig;
+    use serde_json::json;
+
+    fn decoder() -> Decoder {
+        let table = json!({
+            "model_type": "llama", "hidden_size": 16, "intermediate_size": 24, "num_attention_heads": 4,
+            "num_hidden_layers": 1, "vocab_size": 20, "max_position_embeddings": 64
+        });
+        let config = ModelConfig::from_value(&table, std::path::Path::new("config.json")).unwrap();
+        Decoder::random(config, 1, &Device::flex())
+    }
+
+    fn pairs() -> Vec<Tokens> {
+        let text = |from: usize, n: usize| (0..n).map(|k| (3 + (from * 7 + k * 5) % 17) as u32).collect::<Vec<_>>();
+        let pair = |i: usize| Tokens {
+            prompt: text(i, 1 + i % 3),
+            chosen: text(i + 1, 1 + i * 5 % 11),
+            rejected: text(i + 2, 2 + i * 3 % 7),
+            chosen_mask: None,
+            rejected_mask: None,
+            key: i as u64,
+            file: 0,
+            row: i + 1,
+        };
+        (0..10).map(pair).collect()
+    }
+
+    /// The lines of metrics of a run.
+    fn lines<T: Task>(mut trainer: Trainer<T>) -> Vec<Map<String, Value>> {
+        let mut lines = Vec::new();
+        trainer
+            .run(&mut |event| {
+                if let Event::Metrics(line) = event {
+                    lines.push(line.clone());
+                }
+                Ok(())
+            })
+            .unwrap();
+        lines
+    }
+
+    #[test]
+    fn an_evaluation_is_the_same_whatever_its_batches() {
+        // A mean over the tokens of a batch, a loss that couples pairs, and one that does neither.
+        for method in ["cpo", "aot", "averaged-dpo"] {
+            let evaluated = |train, accumulate, eval| {
+                let settings = Settings {
+                    per_device_train_batch_size: train,
+                    gradient_accumulation_steps: accumulate,
+                    per_device_eval_batch_size: eval,
+                    max_steps: 1,
+                    // So small a step that the policies that are evaluated are one.
+                    learning_rate: 1e-12,
+                    ..Settings::default()
+                };
+                let objective = Method::find(method).unwrap().objective(&Map::new()).unwrap();
+                let eval: Option<Units<Preference>> = Some(Box::new(pairs()));
+                let all = lines(Trainer::<Preference>::new(decoder(), objective, settings, pairs(), eval).unwrap());
+                all.last().unwrap()["eval_loss"].as_f64().unwrap()
+            };
+            let whole = evaluated(10, 1, 10);
+            for (train, accumulate, eval) in [(1, 1, 1), (2, 2, 3), (4, 1, 64)] {
+                let got = evaluated(train, accumulate, eval);
+                assert!(
+                    (got / whole - 1.0).abs() < 1e-5,
+                    "{method}, {train} × {accumulate}, {eval}: {got} is not {whole}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_run_of_a_thousand_million_steps_begins() {
+        // What a run holds doesn't grow with its steps: this one is stopped after the first.
+        let settings = Settings { max_steps: 1_000_000_000, per_device_train_batch_size: 4, ..Settings::default() };
+        let objective = Method::find("dpo").unwrap().objective(&Map::new()).unwrap();
+        let mut trainer = Trainer::<Preference>::new(decoder(), objective, settings, pairs(), None)
+            .unwrap()
+            .with_stop(Arc::new(AtomicUsize::new(1)));
+        let stopped = trainer.run(&mut |_| Ok(())).unwrap_err();
+        assert!(matches!(stopped, Error::Stopped(1)), "{stopped}");
+    }
+
+    #[test]
+    fn the_reference_is_let_go_once_it_has_scored() {
+        let settings = Settings { max_steps: 2, ..Settings::default() };
+        let objective = Method::find("dpo").unwrap().objective(&Map::new()).unwrap();
+        let mut trainer = Trainer::<Preference>::new(decoder(), objective, settings, pairs(), None)
+            .unwrap()
+            .with_reference(decoder())
+            .unwrap();
+        trainer.run(&mut |_| Ok(())).unwrap();
+        assert!(trainer.reference.is_none());
+    }
+
+    #[test]
+    fn a_supervised_run_learns_its_lessons() {
+        let lessons: Vec<_> =
+            pairs().into_iter().map(|t| Lesson { prompt: t.prompt, completion: t.chosen, row: t.row }).collect();
+        let settings = Settings {
+            learning_rate: 1e-2,
+            max_steps: 30,
+            logging_steps: 1,
+            per_device_train_batch_size: 3,
+            gradient_accumulation_steps: 2,
+            ..Settings::default()
+        };
+        let eval: Option<Units<Supervised>> = Some(Box::new(lessons.clone()));
+        let all = lines(Trainer::<Supervised>::new(decoder(), Supervised, settings, lessons, eval).unwrap());
+        let of = |line: &Map<String, Value>, key: &str| line[key].as_f64().unwrap();
+        // A model of weights near 0 takes all 20 tokens for equally likely.
+        assert!((of(&all[0], "loss") - 20f64.ln()).abs() < 0.1);
+        assert!(of(all.last().unwrap(), "eval_loss") < 1.5, "{:?}", all.last());
+    }
+}

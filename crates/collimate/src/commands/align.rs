@@ -140,8 +140,8 @@ pub(crate) fn align(mut run: Run, quiet: bool, profile: Profile) -> Result<()> {
         None => (initial, None),
     };
     let eval = eval.map(|e| Box::new(e) as Units<Preference>);
-    let mut trainer = Trainer::<Preference>::new(policy, run.objective, run.settings.clone(), train, eval)?
-        .with_stop(signals.flag());
+    let mut trainer =
+        Trainer::<Preference>::new(policy, run.objective, run.settings.clone(), train, eval)?.with_stop(signals.flag());
     if let Some(reference) = reference {
         trainer = trainer.with_reference(reference)?;
     }

@@ -2,7 +2,7 @@
 //!
 //! The task is made here. The model answers questions about the colour of things; it knows the colours half the time,
 //! and goes on for a while or not. The preference pairs prefer the right colour, but, as human preferences do, they
-//! also tend to prefer the longer answer. A method that is fair to length learns the colour and leaves the length.
+//! also tend to prefer the longer answer. Whether a method learns the colour and leaves the length shows in the table.
 
 use std::fs;
 use std::path::{Path, PathBuf};
