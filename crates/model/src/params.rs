@@ -110,7 +110,7 @@ impl Tensors {
     }
 
     /// Rounded to another type.
-    fn cast(&self, precision: Precision) -> Self {
+    pub(crate) fn cast(&self, precision: Precision) -> Self {
         Self(self.0.iter().map(|t| t.clone().cast(precision.dtype())).collect())
     }
 }

@@ -7,8 +7,7 @@ use std::path::{Path, PathBuf};
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::part::Part;
-use crate::reference;
-use crate::task::Source;
+use crate::task::{Source, Unit};
 
 fn add(hash: &mut Xxh3, file: &Path) -> io::Result<()> {
     let mut open = File::open(file)?;
@@ -67,7 +66,7 @@ pub fn texts(part: &Part) -> String {
 /// The hash of the tokens of pairs and of which are scored, in their order.
 pub fn tokens(part: &Part) -> String {
     let mut hash = Xxh3::new();
-    (0..part.len()).for_each(|i| hash.update(&reference::key(&part.get(i)).to_le_bytes()));
+    (0..part.len()).for_each(|i| hash.update(&part.get(i).key().to_le_bytes()));
     text(&hash)
 }
 

@@ -9,7 +9,9 @@ use anyhow::{Context, Result, bail};
 use collimate_data::hub::{self, Kind};
 use collimate_data::{ChatTemplate, Dataset, Lengths, Options, Report, Source, Tokenizer};
 use collimate_model::{Checkpoint, Decoder, Profile};
-use collimate_train::{Error as TrainError, Event, Part, Preference, Trainer, Units, content, reference_file_name};
+use collimate_train::{
+    Error as TrainError, Event, Part, Preference, Source as _, Trainer, Units, content, reference_file_name,
+};
 use comfy_table::{Table, presets::UTF8_HORIZONTAL_ONLY};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;

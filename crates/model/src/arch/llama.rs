@@ -78,7 +78,7 @@ impl Relative {
         tie_word_embeddings: false,
         biases: Biases::AsConfigured,
         qk_norm: false,
-        windows: |r, layers| windows(r, layers, Switch::Types),
+        windows: |r, layers| windows(r, layers, Switch::Never),
         rotates: |_, layers| Ok(vec![true; layers]),
     };
 
@@ -216,8 +216,8 @@ impl Shape {
 /// What switches a window on, where `layer_types` doesn't say it layer by layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Switch {
-    /// Nothing else does.
-    Types,
+    /// Nothing does: the architecture reads neither windows nor types of layers, whatever its configuration says of them.
+    Never,
     /// It is on in all layers wherever it is given.
     Given,
     /// `use_sliding_window`, from layer `max_window_layers` on.
@@ -240,9 +240,13 @@ pub(super) fn windows(r: &mut Reader<'_>, layers: usize, switch: Switch) -> Resu
                 as usize,
         ),
     };
-    let given = switch == Switch::Given;
-    let on = switch != Switch::Types && r.flag("use_sliding_window", given)?;
-    let first = r.size_or_zero("max_window_layers", if given { 0 } else { 28 })?;
+    // Where the architecture reads no switch, what one says changes nothing, as in transformers.
+    let (flag, first) = (r.flag("use_sliding_window", false)?, r.size_or_zero("max_window_layers", 28)?);
+    let (on, first) = match switch {
+        Switch::Never => (false, 0),
+        Switch::Given => (true, 0),
+        Switch::Flag | Switch::FlagAndTypes => (flag, first),
+    };
     if let Some(types) = r.get("layer_types").cloned() {
         let list = types.as_array().cloned().unwrap_or_default();
         if list.len() != layers {
@@ -252,6 +256,7 @@ pub(super) fn windows(r: &mut Reader<'_>, layers: usize, switch: Switch) -> Resu
             .iter()
             .map(|t| match t.as_str() {
                 Some("full_attention") => Ok(None),
+                Some("sliding_attention") if switch == Switch::Never => Ok(None),
                 Some("sliding_attention") => window
                     .map(Some)
                     .ok_or_else(|| r.refuse("layer_types", "has \"sliding_attention\" but sliding_window is missing")),
@@ -302,7 +307,13 @@ mod tests {
         let mut table = base();
         table["sliding_window"] = json!(128);
         assert_eq!(read(Relative::LLAMA, &table).windows, [None, None]);
+        let mut types = table.clone();
+        types["layer_types"] = json!(["sliding_attention", "full_attention"]);
+        assert_eq!(read(Relative::LLAMA, &types).windows, [None, None]);
         assert_eq!(read(super::super::mistral::RELATIVE, &table).windows, [Some(128), Some(128)]);
+        let mut off = table.clone();
+        (off["use_sliding_window"], off["max_window_layers"]) = (json!(false), json!(1));
+        assert_eq!(read(super::super::mistral::RELATIVE, &off).windows, [Some(128), Some(128)]);
         table["use_sliding_window"] = json!(true);
         table["max_window_layers"] = json!(1);
         assert_eq!(read(super::super::qwen2::RELATIVE, &table).windows, [None, Some(128)]);

@@ -23,8 +23,9 @@ pub fn rope(r: &mut Reader<'_>, max_position: usize, base: f64) -> Result<(f64, 
     let old = r.get("rope_scaling").cloned();
     let new = r.get("rope_parameters").cloned();
     let (key, given) = match (new, old) {
-        (Some(v), _) => ("rope_parameters", v),
-        (None, Some(v)) => ("rope_scaling", v),
+        // Of two, the old one is what transformers takes.
+        (_, Some(v)) => ("rope_scaling", v),
+        (Some(v), None) => ("rope_parameters", v),
         (None, None) => return Ok((theta, RopeScaling::None)),
     };
     let Some(table) = given.as_object() else {
