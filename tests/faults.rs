@@ -263,7 +263,7 @@ fn one_run_a_folder_at_a_time() {
     lock.lock().unwrap();
     desk.refused("", &["another run", "writes to output_dir out"]);
     // The file alone, of a process that is gone, holds nothing; nor do leftovers of this version or an earlier one.
-    drop(lock);
+    lock.unlock().unwrap();
     for name in ["collimate.toml.part", ".tmpA1b2C3", ".model.safetensors.99-1.part"] {
         desk.write(&format!("out/{name}"), "x");
     }
@@ -630,6 +630,12 @@ fn data_may_be_given_several_times_and_paths_are_relative_to_their_file() {
     let run = desk.command(repeat).output().unwrap();
     assert!(run.status.success(), "{}", text(&run.stderr));
     assert!(desk.read("again/metrics.jsonl") == desk.read("runs/one/out/metrics.jsonl"));
+    // What is only in the working folder is taken from there, which is said.
+    desk.write("runs/one/other.toml", &toml.replace("../pairs", "more").replace("out\"", "out2\""));
+    let run = desk.command("align -q runs/one/other.toml").output().unwrap();
+    let said = text(&run.stderr);
+    assert!(run.status.success() && desk.path("runs/one/out2").exists(), "{said}");
+    assert_eq!(said.trim(), "more.jsonl is not beside runs/one/other.toml; taken from the working folder");
     // A flag's path is relative to where the command runs.
     let run =
         desk.command("align -q runs/one/run.toml --data runs/pairs.jsonl --data more.jsonl --output_dir two").output();

@@ -182,11 +182,13 @@ impl Reader<'_> {
     fn size(&mut self, key: &'static str, default: Option<usize>) -> Result<usize, Error> {
         match self.get(key).cloned() {
             None => default.ok_or_else(|| self.refuse(key, "is missing; expected a whole number above 0")),
-            Some(v) => v
-                .as_u64()
-                .filter(|n| *n > 0)
-                .map(|n| n as usize)
-                .ok_or_else(|| self.refuse(key, format!("expected a whole number above 0, got {v}"))),
+            Some(v) => {
+                // The product of two such numbers is a number, and a list of layers fits into memory.
+                let most = if key == "num_hidden_layers" { 10_000 } else { 1 << 31 };
+                v.as_u64().filter(|n| (1..=most).contains(n)).map(|n| n as usize).ok_or_else(|| {
+                    self.refuse(key, format!("expected a whole number above 0 and at most {most}, got {v}"))
+                })
+            }
         }
     }
     fn number(&mut self, key: &'static str, default: f64) -> Result<f64, Error> {
@@ -262,7 +264,7 @@ impl ModelConfig {
         }
         let default_head = if model_type == "qwen3" { 128 } else { hidden_size / heads };
         let head_dim = r.size("head_dim", Some(default_head))?;
-        if head_dim % 2 != 0 {
+        if head_dim == 0 || head_dim % 2 != 0 {
             return Err(r.refuse("head_dim", format!("must be even for rotary positions, got {head_dim}")));
         }
         let layers = r.size("num_hidden_layers", None)?;
@@ -534,6 +536,8 @@ mod tests {
             ("residual_multiplier", json!(0.22), "does not know the key"),
             ("num_key_value_heads", json!(3), "must divide"),
             ("vocab_size", json!("many"), "expected a whole number"),
+            ("num_hidden_layers", json!(1u64 << 63), "above 0 and at most 10000"),
+            ("hidden_size", json!(u64::MAX), "above 0 and at most"),
             ("layer_types", json!(["full_attention", "linear_attention"]), "got \"linear_attention\""),
         ] {
             let said = with(key, v).unwrap_err().to_string();
