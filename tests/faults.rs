@@ -132,7 +132,7 @@ fn goes_on(desk: &Desk, whole: &[Vec<u8>; 2], how: &str, kill: impl FnOnce(Comma
         let _ = fs::remove_dir_all(desk.path(folder));
     }
     kill(desk.align_command(KILLED));
-    let checkpoints = desk.path("out").exists().then(|| desk.names("out")).unwrap_or_default();
+    let checkpoints = if desk.path("out").exists() { desk.names("out") } else { Vec::new() };
     let last = checkpoints.iter().filter_map(|n| n.strip_prefix("checkpoint-")?.parse::<usize>().ok()).max();
     let more = last.map_or(String::new(), |n| format!("--resume_from_checkpoint out/checkpoint-{n}"));
     let run = desk.align(&format!("{KILLED} {more}"));
@@ -222,8 +222,8 @@ fn a_report_on_a_full_disk_loses_no_weights() {
 fn a_log_that_cannot_be_written_stops_nothing() {
     let desk = Desk::new();
     let full = || Stdio::from(fs::File::options().write(true).open("/dev/full").unwrap());
-    let run = desk.command("align --model model --data pairs.jsonl --max_steps 2 --output_dir out");
-    let status = { run }.stdout(full()).stderr(full()).status().unwrap();
+    let mut run = desk.command("align --model model --data pairs.jsonl --max_steps 2 --output_dir out");
+    let status = run.stdout(full()).stderr(full()).status().unwrap();
     assert!(status.success() && desk.path("out/model.safetensors").is_file(), "{status}");
     // A pipe that nobody reads any more ends a list quietly; a full disk is an error.
     for words in ["methods", "methods --json", "backends", "backends --json"] {
@@ -263,7 +263,7 @@ fn one_run_a_folder_at_a_time() {
     lock.lock().unwrap();
     desk.refused("", &["another run", "writes to output_dir out"]);
     // The file alone, of a process that is gone, holds nothing; nor do leftovers of this version or an earlier one.
-    drop(lock);
+    lock.unlock().unwrap();
     for name in ["collimate.toml.part", ".tmpA1b2C3", ".model.safetensors.99-1.part"] {
         desk.write(&format!("out/{name}"), "x");
     }
@@ -548,8 +548,7 @@ fn a_signal_lets_the_step_finish_and_saves_it() {
     desk.aligned(&format!("{usual} --output_dir whole"));
     for (signal, name, code) in [("-INT", "SIGINT", 130), ("-TERM", "SIGTERM", 143)] {
         let _ = fs::remove_dir_all(desk.path("out"));
-        let child = desk.align_command(usual);
-        let child = { child }.stderr(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let child = desk.align_command(usual).stderr(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         wait_for(&desk.path("out/metrics.jsonl"), 3);
         send(&child, signal);
         let run = child.wait_with_output().unwrap();
@@ -631,6 +630,12 @@ fn data_may_be_given_several_times_and_paths_are_relative_to_their_file() {
     let run = desk.command(repeat).output().unwrap();
     assert!(run.status.success(), "{}", text(&run.stderr));
     assert!(desk.read("again/metrics.jsonl") == desk.read("runs/one/out/metrics.jsonl"));
+    // What is only in the working folder is taken from there, which is said.
+    desk.write("runs/one/other.toml", &toml.replace("../pairs", "more").replace("out\"", "out2\""));
+    let run = desk.command("align -q runs/one/other.toml").output().unwrap();
+    let said = text(&run.stderr);
+    assert!(run.status.success() && desk.path("runs/one/out2").exists(), "{said}");
+    assert_eq!(said.trim(), "more.jsonl is not beside runs/one/other.toml; taken from the working folder");
     // A flag's path is relative to where the command runs.
     let run =
         desk.command("align -q runs/one/run.toml --data runs/pairs.jsonl --data more.jsonl --output_dir two").output();

@@ -39,8 +39,12 @@ pub fn main() -> ExitCode {
             if e.root_cause().downcast_ref().is_some_and(closed) {
                 return ExitCode::SUCCESS;
             }
-            let chain: Vec<String> = e.chain().map(ToString::to_string).collect();
-            say!("error: {}", chain.join(": "));
+            // Some errors say their cause themselves.
+            let said = e.chain().map(ToString::to_string).reduce(|all, cause| match all.ends_with(&cause) {
+                true => all,
+                false => format!("{all}: {cause}"),
+            });
+            say!("error: {}", said.unwrap_or_default());
             ExitCode::FAILURE
         }
     }

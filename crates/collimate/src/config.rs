@@ -242,25 +242,28 @@ fn string(key: &str, value: Value) -> Result<String> {
     }
 }
 
-/// Keys that are paths, and those that are paths or lists of paths or of tables with one.
-const PATHS: [&str; 5] = ["model", "ref_model", "output_dir", "resume_from_checkpoint", "cache_dir"];
+/// Keys that are paths to read from, to write to, and those that are paths or lists of paths or of tables with one.
+const PATHS: [&str; 3] = ["model", "ref_model", "resume_from_checkpoint"];
+const PATHS_OUT: [&str; 2] = ["output_dir", "cache_dir"];
 const PATH_LISTS: [&str; 2] = ["data", "eval_data"];
 
-/// Applies `to` to every path of a table; URLs are none, nor are names on the Hub where there is no
+/// Applies `to` to every path of a table, with whether it is read from; URLs are none, nor are names on the Hub where there is no
 /// such folder.
-fn each_path(table: &mut Map<String, Value>, to: &dyn Fn(&Path) -> PathBuf) {
-    let set = |value: &mut Value| {
+fn each_path(table: &mut Map<String, Value>, to: &dyn Fn(&Path, bool) -> PathBuf) {
+    let set_as = |value: &mut Value, input: bool| {
         if let Value::String(path) = value
             && !path.is_empty()
             && !path.contains("://")
         {
-            let new = to(Path::new(path));
+            let new = to(Path::new(path), input);
             if !hub::is_name(path) || new.exists() {
                 *path = new.display().to_string();
             }
         }
     };
+    let set = |value: &mut Value| set_as(value, true);
     PATHS.iter().filter_map(|k| table.get_mut(*k).map(set)).for_each(drop);
+    PATHS_OUT.iter().filter_map(|k| table.get_mut(*k).map(|v| set_as(v, false))).for_each(drop);
     for key in PATH_LISTS {
         let Some(value) = table.get_mut(key) else { continue };
         let all = match value {
@@ -277,7 +280,7 @@ fn each_path(table: &mut Map<String, Value>, to: &dyn Fn(&Path) -> PathBuf) {
     if let Some(Value::String(template)) = table.get_mut("chat_template")
         && is_path(template)
     {
-        *template = to(Path::new(template)).display().to_string();
+        *template = to(Path::new(template), true).display().to_string();
     }
 }
 
@@ -286,7 +289,8 @@ fn is_path(template: &str) -> bool {
     !template.contains(['\n', '{']) && [".jinja", ".j2", ".txt"].iter().any(|e| template.ends_with(e))
 }
 
-/// Reads a TOML file as a flat table of keys; relative paths in it are relative to the file.
+/// Reads a TOML file as a flat table of keys; relative paths in it are relative to the file. What is to be read, and is
+/// not there but in the working folder, is taken from there, with a line that says so.
 ///
 /// # Errors
 /// A file that can't be read or is not TOML; the message names the line.
@@ -297,7 +301,14 @@ pub fn read_file(path: &Path) -> Result<Map<String, Value>> {
     match serde_json::to_value(table)? {
         Value::Object(mut map) => {
             let folder = path.parent().unwrap_or(Path::new(""));
-            each_path(&mut map, &|p| folder.join(p));
+            each_path(&mut map, &|p, input| {
+                let beside = folder.join(p);
+                if input && !beside.exists() && p.exists() && beside != p {
+                    say!("{} is not beside {}; taken from the working folder", p.display(), path.display());
+                    return p.to_owned();
+                }
+                beside
+            });
             Ok(map)
         }
         _ => unreachable!("a TOML document is a table"),
@@ -448,7 +459,7 @@ impl Run {
         }
         all.insert("objective".into(), self.objective.to_value());
         // The file that this becomes lies elsewhere.
-        each_path(&mut all, &|p| std::path::absolute(p).unwrap_or_else(|_| p.to_owned()));
+        each_path(&mut all, &|p, _| std::path::absolute(p).unwrap_or_else(|_| p.to_owned()));
         Ok(all)
     }
 

@@ -79,6 +79,11 @@ impl Shard {
     }
 }
 
+/// Files of weights that are whole beside their places, with their names.
+type Shards = Vec<(String, Aside)>;
+/// The name of a file that goes with the weights, and its bytes; none where there is no such file.
+type Companion = (&'static str, Option<Vec<u8>>);
+
 /// A checkpoint folder: where it is, its configuration, and its `config.json` as it stands.
 #[derive(Clone, Debug)]
 pub struct Checkpoint {
@@ -318,7 +323,7 @@ impl Checkpoint {
         tensors: &Tensors,
         folder: &Path,
         shard_bytes: usize,
-    ) -> Result<(Vec<(String, Aside)>, Option<Value>), Error> {
+    ) -> Result<(Shards, Option<Value>), Error> {
         let mut shards: Vec<Vec<Lazy<'_>>> = vec![Vec::new()];
         let (mut room, mut all) = (shard_bytes, 0);
         for (spec, tensor) in self.inventory.specs.iter().zip(&tensors.0) {
@@ -388,9 +393,8 @@ impl Checkpoint {
         Ok(Moments { first: read("exp_avg")?, second: read("exp_avg_sq")?, steps })
     }
 
-    /// What goes with the weights: tokenizer, templates, generation defaults, each with its bytes; none where there is no
-    /// such file.
-    fn companions(&self) -> Result<Vec<(&'static str, Option<Vec<u8>>)>, Error> {
+    /// What goes with the weights: tokenizer, templates, generation defaults.
+    fn companions(&self) -> Result<Vec<Companion>, Error> {
         let read = |name: &'static str| {
             let from = self.folder.join(name);
             let bytes = from.is_file().then(|| std::fs::read(&from).map_err(Error::io(&from))).transpose()?;
@@ -467,7 +471,7 @@ fn is_weights(name: &str) -> bool {
 }
 
 /// Whether [`Checkpoint::save`] may write a file of this name.
-pub(crate) fn is_saved(name: &str) -> bool {
+fn is_saved(name: &str) -> bool {
     is_weights(name) || name == "config.json" || COMPANIONS.contains(&name)
 }
 

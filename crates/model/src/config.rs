@@ -182,6 +182,8 @@ mod tests {
             ("residual_multiplier", json!(0.22), "does not know the key"),
             ("num_key_value_heads", json!(3), "must divide"),
             ("vocab_size", json!("many"), "expected a whole number"),
+            ("num_hidden_layers", json!(1u64 << 63), "above 0 and at most 10000"),
+            ("hidden_size", json!(u64::MAX), "above 0 and at most"),
             ("layer_types", json!(["full_attention", "linear_attention"]), "got \"linear_attention\""),
         ] {
             let said = with(key, v).unwrap_err().to_string();

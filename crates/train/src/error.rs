@@ -22,14 +22,16 @@ pub enum Error {
     NoPairs,
     /// A share of the prompts that leaves nothing to evaluate on, or nothing to train on.
     #[error(
-        "eval_split {share} of {prompts} distinct prompts leaves no pair to {what} on; expected a share of at least one \
-             prompt, and not of all"
+        "eval_split {share} of {count} {of} leaves no pair to {what} on; expected a share of at least one of them, and \
+             not of all"
     )]
     Split {
         /// The share asked for.
         share: f64,
-        /// The distinct prompts of the data.
-        prompts: usize,
+        /// How many it is a share of,
+        count: usize,
+        /// and what these are.
+        of: &'static str,
         /// "evaluate" or "train".
         what: &'static str,
     },

@@ -1,6 +1,6 @@
 //! A data set, or a part of one that was kept for evaluation.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use collimate_data::{Dataset, Lengths, Tokens};
@@ -28,35 +28,35 @@ impl Part {
     }
 
     /// Two parts without a prompt in common: the second has the pairs of a random `share` of all distinct prompts, drawn
-    /// from `seed`. Rows that a weight repeats are repeated in the first and stand once in the second.
+    /// from `seed`. Rows that a weight repeats are repeated in the first and stand once in the second. Where all pairs
+    /// have one prompt, distinct pairs take the place of distinct prompts.
     ///
     /// # Errors
     /// A share that leaves one of the parts empty.
     pub fn split(data: Dataset, share: f64, seed: u64) -> Result<(Self, Self), Error> {
-        // Prompts in the order in which they first come, and that of each pair.
-        let mut number = HashMap::new();
-        let prompt_and_row = |t: Tokens| {
-            let bytes: Vec<u8> = t.prompt.iter().flat_map(|id| id.to_le_bytes()).collect();
-            let next = number.len();
-            (*number.entry(xxh3_128(&bytes)).or_insert(next), (t.file, t.row))
-        };
-        let pairs: Vec<_> = data.iter().map(prompt_and_row).collect();
-        let prompts = number.len();
-        let mut order: Vec<usize> = (0..prompts).collect();
+        let prompt = |t: &Tokens| xxh3_128(&t.prompt.iter().flat_map(|id| id.to_le_bytes()).collect::<Vec<_>>());
+        let mut groups: Vec<u128> = data.iter().map(|t| prompt(&t)).collect();
+        let one = groups.windows(2).all(|w| w[0] == w[1]);
+        if one {
+            groups = (0..data.len()).map(|i| data.key(i).into()).collect();
+        }
+        let mut seen = HashSet::new();
+        let mut order: Vec<u128> = groups.iter().copied().filter(|g| seen.insert(*g)).collect();
         order.shuffle(&mut StdRng::seed_from_u64(seed));
-        let kept: HashSet<usize> = order[..(share * prompts as f64).round() as usize].iter().copied().collect();
+        let kept: HashSet<u128> = order[..(share * order.len() as f64).round() as usize].iter().copied().collect();
         let mut rows = HashSet::new();
         let (mut train, mut eval) = (Vec::new(), Vec::new());
-        for (i, (prompt, row)) in pairs.into_iter().enumerate() {
-            if !kept.contains(&prompt) {
+        for (i, (group, t)) in groups.iter().zip(data.iter()).enumerate() {
+            if !kept.contains(group) {
                 train.push(i);
-            } else if rows.insert(row) {
+            } else if rows.insert((t.file, t.row)) {
                 eval.push(i);
             }
         }
+        let (count, of) = (order.len(), if one { "pairs of one prompt" } else { "distinct prompts" });
         for (part, what) in [(&eval, "evaluate"), (&train, "train")] {
             if part.is_empty() {
-                return Err(Error::Split { share, prompts, what });
+                return Err(Error::Split { share, count, of, what });
             }
         }
         let data = Arc::new(data);
@@ -123,6 +123,17 @@ mod tests {
         }
         let draw = |seed| rows(&Part::split(data(), 0.25, seed).unwrap().1);
         assert!((1..20).any(|seed| draw(seed) != draw(0)), "the seed decides");
+    }
+
+    #[test]
+    fn pairs_of_one_prompt_are_split_by_pair() {
+        // Eight rows, each three times; the last two rows are the same pair.
+        let data = Dataset::from_tokens((0..24).map(|i| Tokens { key: i as u64 % 8 % 7, ..pair(0, i % 8) })).unwrap();
+        let (train, eval) = Part::split(data, 0.3, 3).unwrap();
+        let keys = |part: &Part| (0..part.len()).map(|i| part.key(i)).collect::<HashSet<_>>();
+        assert_eq!((keys(&train).len(), keys(&eval).len()), (5, 2));
+        assert!(keys(&train).is_disjoint(&keys(&eval)));
+        assert_eq!(train.len(), 24 - 3 * eval.len());
     }
 
     #[test]

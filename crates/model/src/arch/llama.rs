@@ -106,7 +106,7 @@ impl Relative {
             );
         }
         let dim = r.size("head_dim", Some(self.head_dim.unwrap_or(hidden_size / queries)))?;
-        if dim % 2 != 0 {
+        if dim == 0 || dim % 2 != 0 {
             return Err(r.refuse("head_dim", format!("must be even for rotary positions, got {dim}")));
         }
         let layers = r.size("num_hidden_layers", None)?;

@@ -47,11 +47,13 @@ impl<'a> Reader<'a> {
     pub fn size(&mut self, key: &'static str, default: Option<usize>) -> Result<usize, Error> {
         match self.get(key).cloned() {
             None => default.ok_or_else(|| self.refuse(key, "is missing; expected a whole number above 0")),
-            Some(v) => v
-                .as_u64()
-                .filter(|n| *n > 0)
-                .map(|n| n as usize)
-                .ok_or_else(|| self.refuse(key, format!("expected a whole number above 0, got {v}"))),
+            Some(v) => {
+                // The product of two such numbers is a number, and a list of layers fits into memory.
+                let most = if key == "num_hidden_layers" { 10_000 } else { 1 << 31 };
+                v.as_u64().filter(|n| (1..=most).contains(n)).map(|n| n as usize).ok_or_else(|| {
+                    self.refuse(key, format!("expected a whole number above 0 and at most {most}, got {v}"))
+                })
+            }
         }
     }
 
