@@ -47,6 +47,8 @@ pub struct Report {
     pub tokens_dropped: usize,
     /// Prompts that began with BOS themselves, where a second one was not added.
     pub bos_not_doubled: usize,
+    /// Completions that began with BOS, which was left out.
+    pub bos_left_out: usize,
     /// Completions that ended with EOS themselves, where a second one was not added.
     pub eos_not_doubled: usize,
     /// Completions without EOS at their end: the chat template writes none, or they were cut.
@@ -122,7 +124,7 @@ impl fmt::Display for Report {
                 write!(f, " (first: row {row})")?;
             }
         }
-        let lines: [(usize, &str); 12] = [
+        let lines: [(usize, &str); 13] = [
             (self.boundary_separate, "pairs tokenised apart from their prompt"),
             (self.boundary_merged, "pairs whose boundary moved to the last common token"),
             (self.boundary_tokens_moved, "prompt tokens moved into the completions"),
@@ -132,6 +134,7 @@ impl fmt::Display for Report {
             (self.completion_tokens_lost, "completion tokens lost"),
             (self.tokens_dropped, "tokens in the pairs dropped for length"),
             (self.bos_not_doubled, "prompts had BOS already"),
+            (self.bos_left_out, "completions began with BOS, which was left out"),
             (self.eos_not_doubled, "completions had EOS already"),
             (self.completions_without_eos, "completions end without EOS"),
             (self.blank_lines, "blank lines"),
