@@ -56,13 +56,8 @@ fn json() -> Arg {
     switch("json", "Print JSON")
 }
 
-/// Keys whose flag may be given several times.
-const LISTS: [&str; 2] = ["data", "eval_data"];
-
 pub(crate) fn flag(key: &'static str, help: String, heading: &'static str) -> Arg {
-    // Several data sets, or one.
-    let action = if LISTS.contains(&key) { ArgAction::Append } else { ArgAction::Set };
-    let arg = Arg::new(key).long(key).value_name("VALUE").help(help).help_heading(heading).action(action);
+    let arg = Arg::new(key).long(key).value_name("VALUE").help(help).help_heading(heading).action(ArgAction::Set);
     // A value may begin with a dash: a number below 0 is refused by its key, not by the parser.
     let arg = arg.allow_hyphen_values(true);
     if key.contains('_') { arg.alias(key.replace('_', "-")) } else { arg }
@@ -153,10 +148,7 @@ fn table(m: &ArgMatches) -> Result<Map<String, Value>> {
     let parameters = parameters();
     let parameters = parameters.iter().map(|(name, _)| Key { name, heading: "", help: "", text: false });
     for key in KEYS.iter().copied().chain(parameters) {
-        let given = m.get_many::<String>(key.name).into_iter().flatten().collect::<Vec<_>>();
-        if let [_, _, ..] = given[..] {
-            table.insert(key.name.to_owned(), given.into_iter().map(|v| config::flag_value(&key, v)).collect());
-        } else if let [given] = given[..] {
+        if let Some(given) = m.get_one::<String>(key.name) {
             // A method by name and a triple in the file exclude each other: what the flag says goes.
             match key.name {
                 "method" => ["objective", "loss_type"].map(|k| table.remove(k)),
@@ -175,15 +167,5 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         super::command().debug_assert();
-    }
-
-    #[test]
-    fn data_may_be_given_several_times() {
-        let table = |words: &[&str]| {
-            let m = super::command().try_get_matches_from([&["collimate", "align"], words].concat()).unwrap();
-            super::table(m.subcommand_matches("align").unwrap()).unwrap()
-        };
-        assert_eq!(table(&["--data", "a", "--data", "b"])["data"], serde_json::json!(["a", "b"]));
-        assert_eq!(table(&["--eval_data", "1"])["eval_data"], serde_json::json!("1"));
     }
 }

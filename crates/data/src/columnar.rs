@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{BufRead, BufReader, Seek, SeekFrom};
+use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -230,11 +230,13 @@ pub(crate) fn arrow_stream_rows(path: &Path, mut file: Counted, sink: Sink) -> R
     let length = file.file.seek(SeekFrom::End(0)).map_err(Error::io(path, "read"))?;
     if length >= END.len() as u64 {
         file.file.seek(SeekFrom::End(-(END.len() as i64))).map_err(Error::io(path, "read"))?;
-        std::io::Read::read_exact(&mut file.file, &mut end).map_err(Error::io(path, "read"))?;
+        file.file.read_exact(&mut end).map_err(Error::io(path, "read"))?;
     }
     if end != END {
         return Err(Error::file(path, "an Arrow stream without its end mark; expected a whole file: was it cut off?"));
     }
+    let lengths = Lengths { file: &mut file.file, length };
+    guard(path, "an Arrow", || lengths.of_stream().map_err(|why| unreadable(path, &why)))?;
     file.file.rewind().map_err(Error::io(path, "read"))?;
     guard(path, "an Arrow", || {
         let mut stream = ArrowStream::try_new(BufReader::with_capacity(1 << 18, file), None).map_err(bad(path))?;
@@ -249,15 +251,113 @@ pub(crate) fn arrow_stream_rows(path: &Path, mut file: Counted, sink: Sink) -> R
 }
 
 /// The other form of Arrow on disk, Feather version 2.
-pub(crate) fn arrow_file_rows(path: &Path, file: Counted, sink: Sink) -> Result<(), Error> {
+pub(crate) fn arrow_file_rows(path: &Path, mut file: Counted, sink: Sink) -> Result<(), Error> {
+    let length = file.file.seek(SeekFrom::End(0)).map_err(Error::io(path, "read"))?;
+    let lengths = Lengths { file: &mut file.file, length };
+    guard(path, "an Arrow", || lengths.of_file().map_err(|why| unreadable(path, &why)))?;
+    file.file.rewind().map_err(Error::io(path, "read"))?;
     guard(path, "an Arrow", || {
         let reader = BufReader::with_capacity(1 << 18, file);
         batches(path, ArrowFile::try_new(reader, None).map_err(bad(path))?, sink).map(|_| ())
     })
 }
 
+/// Looks at what an Arrow file says of its own lengths before they are believed: its reader takes as much memory as they ask
+/// for.
+struct Lengths<'f> {
+    file: &'f mut File,
+    /// Of the file.
+    length: u64,
+}
+
+/// Bytes of one column of a batch that is compressed, and rows of a batch, at most.
+const MAX_BUFFER: i64 = 512 << 20;
+const MAX_ROWS: i64 = 1 << 31;
+
+impl Lengths<'_> {
+    fn read(&mut self, at: u64, n: u64) -> Result<Vec<u8>, String> {
+        if at.checked_add(n).is_none_or(|end| end > self.length) {
+            return Err(format!("{n} bytes are to be at {at}, beyond the end of the file: it is cut off or damaged"));
+        }
+        let mut bytes = vec![0; n as usize];
+        self.file.seek(SeekFrom::Start(at)).map_err(|e| e.to_string())?;
+        self.file.read_exact(&mut bytes).map_err(|e| e.to_string())?;
+        Ok(bytes)
+    }
+
+    fn number(&mut self, at: u64) -> Result<i32, String> {
+        let bytes = self.read(at, 4)?;
+        Ok(bytes.try_into().map_or(0, i32::from_le_bytes))
+    }
+
+    fn of_stream(mut self) -> Result<(), String> {
+        let mut at = 0;
+        while let Some(next) = self.of_message(at)? {
+            at = next;
+        }
+        Ok(())
+    }
+
+    fn of_file(mut self) -> Result<(), String> {
+        // At the end stand the footer, its length, and the magic word.
+        let end = self.length.checked_sub(10).ok_or("too short for an Arrow file")?;
+        let length = u64::try_from(self.number(end)?).map_err(|_| "a footer of less than no bytes")?;
+        let footer = self.read(end.checked_sub(length).ok_or("a footer longer than the file")?, length)?;
+        let footer = arrow_ipc::root_as_footer(&footer).map_err(|e| e.to_string())?;
+        for block in footer.dictionaries().into_iter().flatten().chain(footer.recordBatches().into_iter().flatten()) {
+            let parts = [block.offset(), i64::from(block.metaDataLength()), block.bodyLength()];
+            let inside = parts.iter().all(|n| (0..=self.length as i64).contains(n));
+            if !inside || parts.iter().sum::<i64>() > self.length as i64 {
+                return Err("the footer names a part beyond the end of the file: it is cut off or damaged".to_owned());
+            }
+            self.of_message(parts[0] as u64)?;
+        }
+        Ok(())
+    }
+
+    /// The message at a place, and where the next one stands, if any.
+    fn of_message(&mut self, at: u64) -> Result<Option<u64>, String> {
+        let (length, head) = match self.number(at)? {
+            -1 => (self.number(at + 4)?, at + 8),
+            length => (length, at + 4), // as older versions wrote it
+        };
+        if length == 0 {
+            return Ok(None);
+        }
+        let length = u64::try_from(length).map_err(|_| format!("a message of {length} bytes"))?;
+        let bytes = self.read(head, length)?;
+        let message = arrow_ipc::root_as_message(&bytes).map_err(|e| e.to_string())?;
+        let body = head + length;
+        let size = message.bodyLength();
+        if size < 0 || body.checked_add(size as u64).is_none_or(|end| end > self.length) {
+            return Err(format!("a message of {size} bytes, beyond the end of the file: it is cut off or damaged"));
+        }
+        let batch = message.header_as_record_batch().or_else(|| message.header_as_dictionary_batch()?.data());
+        if let Some(batch) = batch {
+            if !(0..=MAX_ROWS).contains(&batch.length()) {
+                return Err(format!("a batch of {} rows; expected at most {MAX_ROWS}", batch.length()));
+            }
+            for buffer in batch.buffers().into_iter().flatten().filter(|_| batch.compression().is_some()) {
+                let (from, n) = (buffer.offset(), buffer.length());
+                if from < 0 || n < 8 || from.checked_add(n).is_none_or(|end| end > size) {
+                    continue; // empty, or refused by the reader
+                }
+                let told = self.read(body + from as u64, 8)?.try_into().map_or(0, i64::from_le_bytes);
+                if told > MAX_BUFFER {
+                    return Err(format!("a column of {told} bytes; expected at most {} MiB a batch", MAX_BUFFER >> 20));
+                }
+            }
+        }
+        Ok(Some(body + size as u64))
+    }
+}
+
 fn bad(path: &Path) -> impl Fn(ArrowError) -> Error {
-    move |e| Error::file(path, format!("not an Arrow file that can be read: {e}"))
+    move |e| unreadable(path, &e)
+}
+
+fn unreadable(path: &Path, why: &dyn std::fmt::Display) -> Error {
+    Error::file(path, format!("not an Arrow file that can be read: {why}"))
 }
 
 fn batches(

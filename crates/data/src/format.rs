@@ -78,6 +78,17 @@ impl Fault {
         }
     }
 
+    /// What is wrong, in a line.
+    pub fn message(&self) -> String {
+        let field = &self.field;
+        let all = match &self.kind {
+            FaultKind::Json(message) | FaultKind::Template(message) => message.clone(),
+            FaultKind::Missing { .. } => format!("no field `{field}`"),
+            FaultKind::Dirt(_, message) | FaultKind::Other(message) => format!("`{field}`: {message}"),
+        };
+        all.chars().map(|c| if c.is_control() { ' ' } else { c }).take(200).collect()
+    }
+
     pub fn into_error(self, place: Place) -> Error {
         let field = self.field;
         match self.kind {

@@ -244,7 +244,8 @@ impl Inspection {
             let _ = writeln!(out, "{}: {}", dirt.words(), dirt.hint());
         }
         if let Some((max, n)) = self.overlong {
-            let _ = writeln!(out, "longer than max_length {max}: {n} pairs; {}", Dirt::Overlong.hint());
+            let hint = if n > 0 { format!("; {}", Dirt::Overlong.hint()) } else { String::new() };
+            let _ = writeln!(out, "longer than max_length {max}: {n} pairs{hint}");
         }
         if !self.stops.is_empty() {
             let kinds: Vec<_> = self.stops.iter().map(|dirt| dirt.words()).collect();

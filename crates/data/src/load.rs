@@ -215,13 +215,20 @@ const BATCH_ROWS: usize = 2048;
 /// is an error.
 fn threads() -> Result<(), Error> {
     static STARTED: OnceLock<Result<(), String>> = OnceLock::new();
-    let start = || match rayon::ThreadPoolBuilder::new().build_global() {
-        Err(e) if std::error::Error::source(&e).is_some() => Err(e.to_string()),
-        _ => Ok(()), // there, or started by someone else
+    const MOST: usize = 1024;
+    let start = || {
+        let asked = std::env::var("RAYON_NUM_THREADS").ok().and_then(|n| n.parse::<usize>().ok());
+        if asked.is_some_and(|n| n > MOST) {
+            return Err(format!("at most {MOST} can"));
+        }
+        match rayon::ThreadPoolBuilder::new().build_global() {
+            Err(e) if std::error::Error::source(&e).is_some() => Err(e.to_string()),
+            _ => Ok(()), // there, or started by someone else
+        }
     };
     STARTED.get_or_init(start).clone().map_err(|e| Error::Option {
         key: "RAYON_NUM_THREADS",
-        message: format!("the threads cannot be started: {e}; leave the variable out, or ask for fewer"),
+        message: format!("so many threads cannot be started: {e}; leave the variable out, or ask for fewer"),
     })
 }
 
@@ -237,7 +244,7 @@ pub(crate) fn run(
     let total_bytes = files.read.iter().map(|f| f.bytes).sum();
     let bytes = AtomicU64::new(0);
     report.columns_not_found = files.read.iter().flat_map(|file| file.columns.keys().cloned()).collect();
-    let mut walk = Walk { encoder, options, report, seen: HashSet::new(), refused: None, each };
+    let mut walk = Walk { encoder, options, report, seen: HashSet::new(), refused: None, nothing_read: None, each };
     for (index, file) in files.read.iter().enumerate() {
         walk.report.files.push(FileReport { path: file.path.clone(), format: file.format, rows: 0, pairs: 0 });
         let opened = file.open()?;
@@ -278,7 +285,11 @@ pub(crate) fn run(
             }
             result?;
             walk.report.blank_lines += tally?.blank_lines;
-            Ok(())
+            // Where no row of a file is like a known one, it is the file that is at fault.
+            match walk.nothing_read.take().filter(|_| walk.report.files[index].format.is_none()) {
+                None => Ok(()),
+                Some(first) => Err(first),
+            }
         })?;
     }
     Ok(())
@@ -327,6 +338,8 @@ struct Walk<'w, 'e> {
     seen: HashSet<u128>,
     /// Once there is one, rows are only counted.
     refused: Option<Refused>,
+    /// What was wrong with the first row of the file, where none before it could be read.
+    nothing_read: Option<Error>,
     each: &'w mut dyn FnMut(Item) -> Result<(), Error>,
 }
 
@@ -413,7 +426,7 @@ impl Walk<'_, '_> {
             return Ok(());
         }
         let mut counted = Vec::new();
-        for (at, dirt) in faults.iter().enumerate().filter_map(|(at, f)| Some((at, f.dirt()?))) {
+        for (at, fault, dirt) in faults.iter().enumerate().filter_map(|(at, f)| Some((at, f, f.dirt()?))) {
             if counted.contains(&dirt) || dropped.is_some_and(|d| d < of_text && at >= of_text) {
                 continue;
             }
@@ -421,11 +434,18 @@ impl Walk<'_, '_> {
             let entry = self.report.dirt.entry(dirt).or_default();
             entry.found += 1;
             entry.dropped += usize::from(dropped == Some(at));
+            if entry.examples.is_empty() {
+                entry.first = fault.message();
+            }
             if entry.examples.len() < 5 {
                 entry.examples.push((file.path.clone(), row));
             }
         }
         if let Some(at) = dropped {
+            if self.report.files[index].format.is_none() && self.nothing_read.is_none() {
+                self.nothing_read = Some(faults.swap_remove(at).into_error(place()));
+                return Ok(());
+            }
             let overlong = at >= of_text && faults.iter().any(|f| f.dirt() == Some(Dirt::Overlong));
             if let (true, Some(encoded)) = (overlong, &encoded) {
                 self.report.tokens_dropped += encoded.touches.length;

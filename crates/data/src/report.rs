@@ -81,6 +81,8 @@ pub struct DirtReport {
     pub dropped: usize,
     /// The first rows that had it: file and 1-based row.
     pub examples: Vec<(PathBuf, usize)>,
+    /// What is wrong with the first of them.
+    pub first: String,
 }
 
 /// Token counts over the pairs that were kept.
@@ -121,7 +123,7 @@ impl fmt::Display for Report {
         for (dirt, d) in &self.dirt {
             write!(f, "\n{}: {} rows, {} dropped", dirt.words(), d.found, d.dropped)?;
             if let Some((_, row)) = d.examples.first() {
-                write!(f, " (first: row {row})")?;
+                write!(f, " (first: row {row}: {})", d.first)?;
             }
         }
         let lines: [(usize, &str); 13] = [

@@ -378,6 +378,35 @@ fn feather_files_are_read_however_compressed() {
     }
 }
 
+/// Whatever byte of an Arrow file is another: rows or an error, no panic, and no more memory than the file speaks for.
+#[test]
+fn damaged_arrow_files_are_refused() {
+    let desk = Desk::new();
+    let b = batch(&["a", "b"]);
+    let options = IpcWriteOptions::default().try_with_compression(Some(CompressionType::ZSTD)).unwrap();
+    let mut writer = FileWriter::try_new_with_options(Vec::new(), &b.schema(), options).unwrap();
+    writer.write(&b).unwrap();
+    let mut refused = 0;
+    for (name, whole) in [("a.arrow", stream(&[b])), ("b.feather", writer.into_inner().unwrap())] {
+        for at in 0..whole.len() {
+            let mut bytes = whole.clone();
+            bytes[at] = [0x00, 0x7f, 0xff][at % 3];
+            let path = desk.put(name, bytes);
+            refused += usize::from(prompts(&[path.into()], &Options::default()).is_err());
+        }
+    }
+    assert!(refused > 300, "{refused}");
+    // A body and a column that ask for more than there is.
+    let whole = stream(&[batch(&["a"])]);
+    let size = |bytes: &[u8]| {
+        let path = desk.put("c.arrow", bytes);
+        prompts(&[path.into()], &Options::default()).unwrap_err()
+    };
+    let mut long = whole.clone();
+    long[4..8].copy_from_slice(&i32::MAX.to_le_bytes());
+    assert_parts(&size(&long), &["c.arrow", "beyond the end of the file"]);
+}
+
 #[test]
 fn parquet_is_read_however_compressed() {
     let desk = Desk::new();

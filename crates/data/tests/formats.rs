@@ -505,7 +505,22 @@ fn one_lever_for_all_dirt() {
     };
     assert_eq!(examples(&path, &each).unwrap().1, report);
     let seen = collimate_data::inspect(&[path.into()], None, &Options::default(), 0).unwrap();
-    assert_eq!((seen.report.dirt, seen.stops.len()), (report.dirt, 5));
+    assert_eq!((&seen.report.dirt, seen.stops.len()), (&report.dirt, 5));
+    let text = seen.terminal(false);
+    for part in
+        ["malformed rows: 3 rows, 3 dropped (first: row 3: EOF", "training would stop at: malformed rows, missing"]
+    {
+        assert!(text.contains(part), "{part:?} is not in {text}");
+    }
+    // A file of which no row is like a known one is not a file whose rows may all be left out.
+    let (_g, path) = file("other.jsonl", "{\"question\": \"q\", \"win\": \"y\", \"lose\": \"n\"}\n".repeat(3));
+    let said = |error: Error| error.to_string();
+    for error in [
+        said(examples(&path, &all).unwrap_err()),
+        said(collimate_data::inspect(&[path.into()], None, &Options::default(), 0).unwrap_err()),
+    ] {
+        assert!(error.contains("other.jsonl, row 1") && error.contains("win = \"chosen\""), "{error}");
+    }
 }
 
 #[test]

@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
-use collimate_data::options::{Boundary, Duplicates, ImplicitPrompt, Overlong, Policy};
+use collimate_data::options::{AssistantPrompt, Boundary, Duplicates, ImplicitPrompt, Overlong, Policy};
 use collimate_data::{ChatTemplate, Format, Options, Row, Source, Tokenizer, load, read};
 use serde_json::{Value, json};
 
@@ -51,6 +51,10 @@ fn options(head: &[u8]) -> Options {
         Some(Format::Alpaca),
         Some(Format::Sharegpt),
         Some(Format::LlamafactoryV1),
+        Some(Format::Axolotl),
+        Some(Format::MsSwift),
+        Some(Format::Openai),
+        Some(Format::NemoRl),
     ];
     let templates = [
         "{{ bos_token }}{% for m in messages %}{{ m.role }}:{% generation %}{{ m.content }}{{ eos_token }}\
@@ -75,6 +79,8 @@ fn options(head: &[u8]) -> Options {
         inner_eos: policy(7),
         chat_template: Some(one(&templates, head[7] >> 1).to_owned()),
         assistant_only_loss: head[7] & 1 == 1,
+        dirty_rows: if head[7] & 64 == 0 { Policy::Error } else { Policy::Drop },
+        assistant_prompt: if head[7] & 32 == 0 { AssistantPrompt::Error } else { AssistantPrompt::Continue },
         template_date: Some("2024-01-01".to_owned()),
         ..Options::default()
     }
@@ -146,7 +152,7 @@ fn configure(text: &str, folder: &Path) {
         let inner = folder.join(source.path.file_name().unwrap_or_default());
         source.path = if inner.exists() { inner } else { folder.to_owned() };
     }
-    let template = options.chat_template.filter(|t| !t.ends_with(".jinja"));
+    let template = options.chat_template.filter(|t| t.contains('{'));
     let options = Options { cache_dir: None, chat_template: template, ..options };
     if let Ok(report) = read(&sources, &options, &mut |_, _| Ok(())) {
         assert_eq!(report.rows, report.pairs + report.dropped());
