@@ -48,7 +48,7 @@ fn shown(url: &str) -> String {
 }
 
 /// `owner/name`, of the characters that the Hub allows, and not a file by its ending.
-fn is_name(name: &str) -> bool {
+pub fn is_name(name: &str) -> bool {
     let part = |p: &str| {
         !p.is_empty() && !p.starts_with('.') && p.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
     };

@@ -565,3 +565,21 @@ fn pipes_are_read() {
     let error = examples(Path::new("/dev/null"), &Options::default()).unwrap_err().to_string();
     assert!(error.contains("/dev/null: neither a file, a folder nor a pipe"), "{error}");
 }
+
+/// The table at the end of docs/src/data.md names tests that are there.
+#[test]
+fn promises_have_their_tests() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let page = std::fs::read_to_string(folder.join("../../docs/src/data.md")).unwrap();
+    let (_, table) = page.split_once("## What holds it to this").unwrap();
+    let mut named = 0;
+    for row in table.lines().filter_map(|row| row.strip_prefix("| ")?.split(" | ").nth(1)) {
+        for test in row.split('`').filter(|t| t.contains("::")) {
+            let (file, name) = test.split_once("::").unwrap();
+            let text = std::fs::read_to_string(folder.join(format!("tests/{file}.rs"))).unwrap();
+            assert!(text.contains(&format!("fn {name}(")), "{test}");
+            named += 1;
+        }
+    }
+    assert!(named > 15, "{named}");
+}
