@@ -292,8 +292,8 @@ impl Lengths<'_> {
 
     fn of_stream(mut self) -> Result<(), String> {
         let mut at = 0;
-        while let Some(next) = self.of_message(at)? {
-            at = next;
+        while let Some((body, size)) = self.of_message(at)? {
+            at = body + size;
         }
         Ok(())
     }
@@ -310,13 +310,17 @@ impl Lengths<'_> {
             if !inside || parts.iter().sum::<i64>() > self.length as i64 {
                 return Err("the footer names a part beyond the end of the file: it is cut off or damaged".to_owned());
             }
-            self.of_message(parts[0] as u64)?;
+            // Its reader takes the body from where the footer has it.
+            let [at, head, size] = parts.map(|n| n as u64);
+            if self.of_message(at)? != Some((at + head, size)) {
+                return Err("the footer and a part of the file say different lengths: it is damaged".to_owned());
+            }
         }
         Ok(())
     }
 
-    /// The message at a place, and where the next one stands, if any.
-    fn of_message(&mut self, at: u64) -> Result<Option<u64>, String> {
+    /// Where the body of the message at a place begins, and its bytes; None at the end.
+    fn of_message(&mut self, at: u64) -> Result<Option<(u64, u64)>, String> {
         let (length, head) = match self.number(at)? {
             -1 => (self.number(at + 4)?, at + 8),
             length => (length, at + 4), // as older versions wrote it
@@ -348,7 +352,7 @@ impl Lengths<'_> {
                 }
             }
         }
-        Ok(Some(body + size as u64))
+        Ok(Some((body, size as u64)))
     }
 }
 

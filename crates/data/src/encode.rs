@@ -114,6 +114,8 @@ impl Encoded {
 }
 
 const FIELDS: [&str; 2] = ["chosen", "rejected"];
+/// Said where a template refuses what it may take for a string.
+const IN_PARTS: &str = "; it may want `content` as one string, and not in parts";
 /// What a template is asked to write, to see whether it does.
 const PROBE: &str = "collimate probe";
 
@@ -317,7 +319,9 @@ impl<'a> Encoder<'a> {
         let render = |messages: &[Value], field: &str, ask: bool| {
             template.render(messages, tools, &variables, ask).map_err(|e| match e {
                 Error::Template { message, .. } => {
-                    Fault { field: field.to_owned(), kind: FaultKind::Template(format!("`{field}`: {message}")) }
+                    let parts = if messages.iter().any(|m| m["content"].is_array()) { IN_PARTS } else { "" };
+                    let message = format!("`{field}`: {message}{parts}");
+                    Fault { field: field.to_owned(), kind: FaultKind::Template(message) }
                 }
                 other => Fault::other(field, other.to_string()),
             })

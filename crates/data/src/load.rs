@@ -297,7 +297,7 @@ pub(crate) fn run(
 
 /// The first row that the policies refuse, and what else of its file they would.
 struct Refused {
-    first: Error,
+    first: Box<Error>,
     rows: usize,
     dirty: usize,
     found: BTreeMap<Dirt, usize>,
@@ -317,7 +317,7 @@ impl Refused {
     /// `whole`: the file was read to its end.
     fn into_error(self, whole: bool) -> Error {
         if self.dirty < 2 {
-            return self.first;
+            return *self.first;
         }
         let kinds: Vec<_> = self.found.iter().map(|(dirt, n)| format!("{n} {}", dirt.words())).collect();
         let of = if whole { format!("the {} rows", self.rows) } else { format!("the first {} rows", self.rows) };
@@ -326,7 +326,7 @@ impl Refused {
             self.dirty,
             kinds.join(", ")
         );
-        Error::Dirty { first: Box::new(self.first), others }
+        Error::Dirty { first: self.first, others }
     }
 }
 
@@ -365,7 +365,7 @@ impl Walk<'_, '_> {
                     refused.count(kinds.into_iter());
                 }
                 (Err(Stop::Other(_)), Some(_)) => {}
-                (Err(Stop::Other(error)), None) => return Err(error),
+                (Err(Stop::Other(error)), None) => return Err(*error),
             }
             if let Some(refused) = &mut self.refused {
                 refused.rows = self.report.files[index].rows;
@@ -418,8 +418,8 @@ impl Walk<'_, '_> {
             let kinds: Vec<_> = faults.iter().filter(|f| refuses(f)).filter_map(Fault::dirt).collect();
             let fault = faults.swap_remove(at);
             return Err(match fault.dirt() {
-                Some(_) => Stop::Dirt(fault.into_error(place()), kinds),
-                None => Stop::Other(fault.into_error(place())),
+                Some(_) => Stop::Dirt(Box::new(fault.into_error(place())), kinds),
+                None => Stop::Other(Box::new(fault.into_error(place()))),
             });
         }
         if self.refused.is_some() {
@@ -458,15 +458,15 @@ impl Walk<'_, '_> {
         if let Some(encoded) = &encoded {
             encoded.count(self.report);
         }
-        (self.each)(Item { file: index, row, key: key as u64, example, encoded }).map_err(Stop::Other)
+        (self.each)(Item { file: index, row, key: key as u64, example, encoded }).map_err(|e| Stop::Other(Box::new(e)))
     }
 }
 
 /// Why the walk ends at a row.
 enum Stop {
     /// Dirt that the policies refuse: the first of it, and all kinds in the row.
-    Dirt(Error, Vec<Dirt>),
-    Other(Error),
+    Dirt(Box<Error>, Vec<Dirt>),
+    Other(Box<Error>),
 }
 
 /// `format` is none where no row before had one.

@@ -177,6 +177,8 @@ fn messages_that_a_template_does_not_know_are_refused() {
     };
     let row = json!({"prompt": [parts], "chosen": [yes], "rejected": [no]});
     refused(row.clone(), known, &["content in parts", "write `content` as one string"]);
+    let stripping = "{% for m in messages %}{{ m.content.strip() }}\n{% endfor %}";
+    refused(row.clone(), stripping, &["`content` as one string"]);
     assert_eq!(run(row, by_part), Ok(1));
     let tool = json!({"prompt": [said("user", "q"), said("tool", "4")], "chosen": [yes], "rejected": [no]});
     refused(tool.clone(), known, &["nothing of messages of the role \"tool\""]);
