@@ -40,6 +40,8 @@ const RUN: &str = "What to run";
 const METHOD: &str = "Method";
 const TRAIN: &str = "Training";
 pub(crate) const DATA: &str = "Data";
+/// `max_length` where it is not given.
+pub(crate) const MAX_LENGTH: usize = 1024;
 const ENGINE: &str = "Engine";
 
 /// All keys but the parameters of methods, which the methods themselves declare.
@@ -107,11 +109,15 @@ pub const KEYS: &[Key] = &[
         "overlong",
         "A longer pair: error, drop, truncate-prompt, truncate-completion, truncate-completion-keep-eos [default: error]",
     ),
-    text(DATA, "boundary", "Tokens that merge across prompt and completion: error, separate or merge [default: error]"),
+    text(
+        DATA,
+        "boundary",
+        "Tokens that merge across prompt and completion: error, drop, separate or merge [default: error]",
+    ),
     text(
         DATA,
         "format",
-        "standard, conversational, implicit-standard, implicit-conversational, alpaca, sharegpt or llamafactory-v1 [default: recognised]",
+        "standard, conversational, implicit-standard, implicit-conversational, alpaca, sharegpt, llamafactory-v1, axolotl, ms-swift, openai or nemo-rl [default: recognised]",
     ),
     key(DATA, "columns", "Renamed columns: {question = \"prompt\"}"),
     text(DATA, "split", "The split read from a folder that has several [default: train]"),
@@ -125,6 +131,22 @@ pub const KEYS: &[Key] = &[
         "implicit_prompt",
         "Where the prompt stands inside the completions only: auto, turn or common-prefix [default: auto]",
     ),
+    text(
+        DATA,
+        "dirty_rows",
+        "drop leaves out every row that one of the keys below would stop at, and counts it [default: error]",
+    ),
+    text(DATA, "malformed_row", "No JSON, a key twice, half a character, too large: error or drop [default: error]"),
+    text(DATA, "missing_field", "error or drop [default: error]"),
+    text(
+        DATA,
+        "assistant_prompt",
+        "A prompt that ends in the assistant's turn: error, drop, or continue with the completion [default: error]",
+    ),
+    text(DATA, "refused_by_template", "error or drop [default: error]"),
+    text(DATA, "unknown_id", "A token beyond the model's vocabulary: error or drop [default: error]"),
+    text(DATA, "inner_bos", "error or drop [default: error]"),
+    text(DATA, "inner_special", "Other special tokens spelled out in texts: keep, drop or error [default: keep]"),
     text(DATA, "empty_completion", "error or drop [default: error]"),
     text(DATA, "empty_prompt", "error or drop [default: error]"),
     text(DATA, "identical_pair", "error or drop [default: error]"),
@@ -134,7 +156,7 @@ pub const KEYS: &[Key] = &[
     text(DATA, "identical_after_truncation", "error or drop [default: error]"),
     text(DATA, "untruncatable", "error or drop [default: error]"),
     text(DATA, "inner_eos", "error or drop [default: error]"),
-    text(DATA, "chat_template", "A chat template, or a path to one ending in .jinja, in place of the checkpoint's"),
+    text(DATA, "chat_template", "A chat template, or a path to one, in place of the checkpoint's"),
     key(DATA, "chat_template_kwargs", "Variables for the chat template: {enable_thinking = false}"),
     text(DATA, "template_date", "The date that a chat template sees as today, YYYY-MM-DD [default: today]"),
     key(DATA, "assistant_only_loss", "Score only what the template marks as generated [default: false]"),
@@ -298,6 +320,9 @@ pub fn read_file(path: &Path) -> Result<Map<String, Value>> {
     let text = std::fs::read_to_string(path).with_context(|| format!("{} can't be read", path.display()))?;
     let table: toml::Table =
         toml::from_str(&text).map_err(|e| anyhow!("{}: {}", path.display(), e.to_string().trim_end()))?;
+    if let Some((key, number)) = table.iter().find_map(|(key, v)| Some((key, not_finite(v)?))) {
+        bail!("{}: {key} has the number {number}; expected finite numbers", path.display());
+    }
     match serde_json::to_value(table)? {
         Value::Object(mut map) => {
             let folder = path.parent().unwrap_or(Path::new(""));
@@ -315,12 +340,23 @@ pub fn read_file(path: &Path) -> Result<Map<String, Value>> {
     }
 }
 
+/// The first number in `value` that is none, or infinite: no key takes it, and JSON does not have it.
+fn not_finite(value: &toml::Value) -> Option<f64> {
+    match value {
+        toml::Value::Float(x) => Some(*x).filter(|x| !x.is_finite()),
+        toml::Value::Array(list) => list.iter().find_map(not_finite),
+        toml::Value::Table(table) => table.values().find_map(not_finite),
+        _ => None,
+    }
+}
+
 /// The value of a flag: TOML where it reads as TOML, text otherwise.
 pub fn flag_value(key: &Key, given: &str) -> Value {
     if key.text {
         return Value::String(given.to_owned());
     }
     let parsed = toml::from_str::<toml::Table>(&format!("v = {given}")).ok().and_then(|mut t| t.remove("v"));
+    let parsed = parsed.filter(|v| not_finite(v).is_none());
     parsed.and_then(|v| serde_json::to_value(v).ok()).unwrap_or_else(|| Value::String(given.to_owned()))
 }
 
@@ -412,7 +448,7 @@ impl Run {
             bail!("ref_model: this method has no reference, and would not look at it");
         }
         let mut data_table = given.remove("data").expect("it was put there");
-        data_table.entry("max_length").or_insert(1024.into());
+        data_table.entry("max_length").or_insert(MAX_LENGTH.into());
         let data_options = DataOptions { seed: settings.seed, ..section(data_table, "")? };
         data_options.validate()?;
 
@@ -742,5 +778,17 @@ mod tests {
         assert_eq!(flag_value(find("shuffle"), "false"), Value::from(false));
         assert_eq!(flag_value(find("model"), "123"), Value::from("123"));
         assert_eq!(flag_value(find("learning_rate"), "fast"), Value::from("fast"));
+        assert_eq!(flag_value(find("learning_rate"), "nan"), Value::from("nan"));
+    }
+
+    #[test]
+    fn numbers_that_are_none_are_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("run.toml");
+        std::fs::write(&path, "model = 'm'\nlearning_rate = nan\n").unwrap();
+        let said = read_file(&path).unwrap_err().to_string();
+        assert!(said.ends_with("run.toml: learning_rate has the number NaN; expected finite numbers"), "{said}");
+        std::fs::write(&path, "[objective.loss]\nbeta = [1.0, -inf]\n").unwrap();
+        assert!(read_file(&path).unwrap_err().to_string().contains("objective has the number -inf"));
     }
 }

@@ -3,8 +3,10 @@
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytemuck::{Pod, Zeroable};
+use xxhash_rust::xxh3::Xxh3;
 
 use crate::encode::Tokens;
 use crate::{Error, Report};
@@ -12,7 +14,7 @@ use crate::{Error, Report};
 /// Marks a token that is not scored; ids stay below it.
 const UNSCORED: u32 = 1 << 31;
 /// Begins and ends a cache file; changes with its layout, and differs on a machine of the other byte order.
-const MAGIC: u64 = u64::from_le_bytes(*b"CLMDATA1");
+const MAGIC: u64 = u64::from_le_bytes(*b"CLMDATA2");
 /// In memory without a cache: this many tokens (256 MiB), then a temporary file takes over.
 const SPILL: usize = 1 << 26;
 
@@ -38,7 +40,7 @@ struct Footer {
     words: u64,
     entries: u64,
     report: u64,
-    /// Hash of entries and report, against a torn write.
+    /// Hash of all before it.
     check: u64,
     magic: u64,
 }
@@ -204,7 +206,7 @@ impl Dataset {
         if footer.magic != MAGIC || report.checked_add(usize::try_from(footer.report).ok()?)? != body {
             return None;
         }
-        if xxhash_rust::xxh3::xxh3_64(&map[index..body]) != footer.check {
+        if xxhash_rust::xxh3::xxh3_64(&map[..body]) != footer.check {
             return None;
         }
         let entries: Vec<Entry> =
@@ -232,7 +234,6 @@ fn map(file: &File) -> std::io::Result<memmap2::Mmap> {
 }
 
 /// Takes pairs one by one and becomes a [`Dataset`].
-#[derive(Debug)]
 pub(crate) struct Builder {
     sink: Sink,
     written: u64,
@@ -240,11 +241,10 @@ pub(crate) struct Builder {
     scratch: Vec<u32>,
 }
 
-#[derive(Debug)]
 enum Sink {
     Memory(Vec<u32>),
-    /// The final name, the name until then, and the file.
-    Cache(PathBuf, PathBuf, BufWriter<File>),
+    /// The final name, the name until then, the file, and the hash of what is in it.
+    Cache(PathBuf, PathBuf, BufWriter<File>, Box<Xxh3>),
     Spilled(BufWriter<File>),
 }
 
@@ -256,8 +256,10 @@ impl Builder {
             Some(path) => {
                 let folder = path.parent().unwrap_or(Path::new("."));
                 std::fs::create_dir_all(folder).map_err(Error::io(folder, "create"))?;
-                // Two processes may fill the same cache: each beside the other, the last rename wins with equal bytes.
-                let beside = path.with_extension(format!("{}.partial", std::process::id()));
+                // Several runs may fill the same cache: each beside the others, the last rename wins with equal bytes.
+                static COUNT: AtomicU64 = AtomicU64::new(0);
+                let own = format!("{}.{}.partial", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+                let beside = path.with_extension(own);
                 let file = File::options()
                     .read(true)
                     .write(true)
@@ -265,7 +267,7 @@ impl Builder {
                     .truncate(true)
                     .open(&beside)
                     .map_err(Error::io(&beside, "create"))?;
-                Sink::Cache(path, beside, BufWriter::with_capacity(1 << 20, file))
+                Sink::Cache(path, beside, BufWriter::with_capacity(1 << 20, file), Box::default())
             }
         };
         Ok(Self { sink, written: 0, entries: Vec::new(), scratch: Vec::new() })
@@ -314,8 +316,10 @@ impl Builder {
                 }
                 Ok(())
             }
-            Sink::Cache(_, beside, file) => {
-                file.write_all(bytemuck::cast_slice(words)).map_err(Error::io(beside, "write"))
+            Sink::Cache(_, beside, file, hash) => {
+                let bytes = bytemuck::cast_slice(words);
+                hash.update(bytes);
+                file.write_all(bytes).map_err(Error::io(beside, "write"))
             }
             Sink::Spilled(file) => file
                 .write_all(bytemuck::cast_slice(words))
@@ -332,10 +336,9 @@ impl Builder {
                 file.flush().map_err(Error::io(&folder, "write a temporary file in"))?;
                 Words::Mapped(map(file.get_ref()).map_err(Error::io(&folder, "map a temporary file in"))?)
             }
-            Sink::Cache(path, beside, file) => {
+            Sink::Cache(path, beside, file, hash) => {
                 let report = serde_json::to_vec(report).map_err(|e| Error::file(beside, e.to_string()))?;
                 let index: &[u8] = bytemuck::cast_slice(&entries);
-                let mut hash = xxhash_rust::xxh3::Xxh3::new();
                 hash.update(index);
                 hash.update(&report);
                 let footer = Footer {
@@ -364,7 +367,7 @@ impl Builder {
 impl Drop for Builder {
     fn drop(&mut self) {
         // After a finished rename there is nothing under this name any more.
-        if let Sink::Cache(_, beside, _) = &self.sink {
+        if let Sink::Cache(_, beside, ..) = &self.sink {
             let _ = std::fs::remove_file(beside);
         }
     }

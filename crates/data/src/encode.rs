@@ -1,11 +1,15 @@
 //! From a pair as text to a pair as tokens: the boundary, BOS and EOS, and the length.
 
+use std::borrow::Cow;
+use std::collections::HashMap;
 use std::ops::Range;
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use crate::format::{Example, Fault, FaultKind, Row};
-use crate::options::{Boundary, Dirt, Options, Overlong, Verdict};
+use crate::format::{Example, Fault, FaultKind, Row, blank};
+use crate::options::{AssistantPrompt, Boundary, Dirt, Options, Overlong, Verdict};
 use crate::template::{ChatTemplate, Rendered};
 use crate::{Error, Report, Tokenizer};
 
@@ -41,6 +45,7 @@ pub(crate) struct Touches {
     pub prompt_lost: usize,
     pub completion_lost: usize,
     pub bos_not_doubled: usize,
+    pub bos_left_out: usize,
     pub eos_not_doubled: usize,
     pub without_eos: usize,
     /// Tokens of the pair before any cut.
@@ -84,6 +89,7 @@ impl Encoded {
         report.prompt_tokens_lost += touches.prompt_lost;
         report.completion_tokens_lost += touches.completion_lost;
         report.bos_not_doubled += touches.bos_not_doubled;
+        report.bos_left_out += touches.bos_left_out;
         report.eos_not_doubled += touches.eos_not_doubled;
         report.completions_without_eos += touches.without_eos;
         tokens.prompt += self.prompt.len() as u64;
@@ -108,6 +114,40 @@ impl Encoded {
 }
 
 const FIELDS: [&str; 2] = ["chosen", "rejected"];
+/// Said where a template refuses what it may take for a string.
+const IN_PARTS: &str = "; it may want `content` as one string, and not in parts";
+/// What a template is asked to write, to see whether it does.
+const PROBE: &str = "collimate probe";
+
+/// The prompt's text up to the end of its last message, which goes on; as `continue_final_message` of transformers.
+fn up_to_last(mut text: String, prompt: &[Value]) -> Result<String, Fault> {
+    let last = prompt.last().and_then(|m| m["content"].as_str()).unwrap_or_default();
+    let refuse = |why: &str| Fault::new(Dirt::RefusedByTemplate, "prompt", format!("a last message that {why}"));
+    if blank(last) {
+        return Err(refuse("has no text to go on from"));
+    }
+    // Templates may cut white space off.
+    let (at, length) = match text.rfind(last) {
+        Some(at) => (at, last.len()),
+        None => (text.rfind(last.trim()).ok_or_else(|| refuse("the chat template does not write"))?, last.trim().len()),
+    };
+    text.truncate(at + length);
+    Ok(text)
+}
+
+/// The conversation in which the completion goes on with the last message of the prompt.
+fn continued(prompt: &[Value], completion: &[Value], field: &str) -> Result<Vec<Value>, Fault> {
+    let mut whole = prompt.to_vec();
+    let text = |m: &Value| m["content"].as_str().map(str::to_owned);
+    let (Some(start), Some((first, rest))) = (whole.last_mut(), completion.split_first()) else { return Ok(whole) };
+    let (Some(begun), Some(more)) = (text(start), text(first)) else {
+        let message = "content that is no string, and goes on with the assistant's turn of the prompt";
+        return Err(Fault::new(Dirt::RefusedByTemplate, field, message));
+    };
+    start["content"] = Value::String(begun + &more);
+    whole.extend(rest.iter().cloned());
+    Ok(whole)
+}
 
 /// Tokenises pairs with one tokenizer under one set of options.
 #[derive(Debug)]
@@ -117,7 +157,14 @@ pub(crate) struct Encoder<'a> {
     eos: u32,
     eos_text: &'a str,
     template: Option<ChatTemplate>,
+    /// Whether the template writes what messages of a role say, as far as it was asked.
+    heard: Mutex<HashMap<String, bool>>,
     fingerprint: u64,
+}
+
+/// The file that `chat_template` names, if it is no template itself: text without a brace says nothing of messages.
+pub(crate) fn template_path(given: &str) -> Option<&Path> {
+    (!given.contains(['{', '\n']) && !given.trim().is_empty()).then(|| Path::new(given))
 }
 
 impl<'a> Encoder<'a> {
@@ -131,11 +178,10 @@ impl<'a> Encoder<'a> {
         };
         let text = match &options.chat_template {
             None => tokenizer.chat_template().map(str::to_owned),
-            Some(path) if path.ends_with(".jinja") => {
-                let path = std::path::Path::new(path);
-                Some(std::fs::read_to_string(path).map_err(Error::io(path, "read"))?)
-            }
-            Some(text) => Some(text.clone()),
+            Some(given) => Some(match template_path(given) {
+                Some(path) => std::fs::read_to_string(path).map_err(Error::io(path, "read"))?,
+                None => given.clone(),
+            }),
         };
         let date = options.template_date.as_deref();
         let compile = |text: &String| ChatTemplate::new(text, tokenizer.special_tokens(), date);
@@ -149,11 +195,12 @@ impl<'a> Encoder<'a> {
         }
         let mut facts = xxhash_rust::xxh3::Xxh3::new();
         facts.update(&tokenizer.fingerprint().to_le_bytes());
+        facts.update(&tokenizer.model_vocab_size().unwrap_or(usize::MAX).to_le_bytes());
         facts.update(text.unwrap_or_default().as_bytes());
         if let Some(today) = template.as_ref().filter(|t| t.is_dated()).map(|t| t.date()) {
             facts.update(today.as_bytes());
         }
-        Ok(Self { tokenizer, options, eos, eos_text, template, fingerprint: facts.digest() })
+        Ok(Self { tokenizer, options, eos, eos_text, template, heard: Mutex::default(), fingerprint: facts.digest() })
     }
 
     /// A hash of tokenizer and template.
@@ -177,8 +224,7 @@ impl<'a> Encoder<'a> {
                 (None, faults)
             }
             Ok(mut encoded) => {
-                let plain = matches!(example, Example::Plain { .. });
-                self.check(&encoded, plain, &mut faults);
+                self.check(&encoded, example, &mut faults);
                 if faults.iter().all(|f| self.keeps(f)) {
                     self.fit(&mut encoded, &mut faults);
                 }
@@ -188,26 +234,36 @@ impl<'a> Encoder<'a> {
     }
 
     fn keeps(&self, fault: &Fault) -> bool {
-        match &fault.kind {
-            FaultKind::Dirt(dirt, _) => self.options.verdict(*dirt) == Verdict::Keep,
-            _ => false,
-        }
+        fault.dirt().is_some_and(|dirt| self.options.verdict(dirt) == Verdict::Keep)
     }
 
-    fn ids(&self, text: &str, field: &str, special: bool) -> Result<Vec<u32>, Fault> {
-        self.tokenizer.encode(text, special).map_err(|e| Fault::other(field, e.to_string()))
+    fn ids(&self, text: &str, field: &str) -> Result<Vec<u32>, Fault> {
+        self.tokenizer.encode(text, false).map_err(|e| Fault::new(Dirt::UnknownId, field, e.to_string()))
+    }
+
+    /// The tokens of a text from its beginning on, with BOS once where the tokenizer puts it or the text has it; and
+    /// whether the text has it.
+    fn begin(&self, text: &str, field: &str) -> Result<(Vec<u32>, bool), Fault> {
+        let mut ids = self.ids(text, field)?;
+        let own = ids.iter().take_while(|id| Some(**id) == self.tokenizer.bos_id()).count();
+        if own > 0 {
+            ids.drain(..own - 1);
+        } else {
+            ids.splice(..0, self.tokenizer.prefix().iter().copied());
+        }
+        Ok((ids, own > 0))
+    }
+
+    /// BOS, if it is another token than EOS.
+    fn bos(&self) -> Option<u32> {
+        self.tokenizer.bos_id().filter(|id| *id != self.eos)
     }
 
     /// TRL's way for strings: the completion is what follows the prompt's tokens in the tokens of prompt + completion.
     fn plain(&self, prompt: &str, chosen: &str, rejected: &str, faults: &mut Vec<Fault>) -> Result<Encoded, Fault> {
         let mut touches = Touches::default();
-        // A prompt that begins with BOS itself gets no second one.
-        let own_bos = match self.tokenizer.bos_token() {
-            Some(bos) => !self.tokenizer.prefix().is_empty() && prompt.starts_with(bos),
-            None => false,
-        };
-        touches.bos_not_doubled = usize::from(own_bos);
-        let prompt_ids = self.ids(prompt, "prompt", !own_bos)?;
+        let (prompt_ids, own) = self.begin(prompt, "prompt")?;
+        touches.bos_not_doubled = usize::from(own && !self.tokenizer.prefix().is_empty());
         let mut sides = [Side::default(), Side::default()];
         let mut bodies = [chosen, rejected];
         for body in &mut bodies {
@@ -216,17 +272,24 @@ impl<'a> Encoder<'a> {
                 *body = rest;
             }
             touches.eos_not_doubled += usize::from(whole.len() != body.len());
+            let whole = *body;
+            if let (Some(_), Some(bos)) = (self.bos(), self.tokenizer.bos_token()) {
+                while let Some(rest) = body.strip_prefix(bos) {
+                    *body = rest;
+                }
+            }
+            touches.bos_left_out += usize::from(whole.len() != body.len());
         }
         for ((side, body), field) in sides.iter_mut().zip(bodies).zip(FIELDS) {
             let mut text = String::with_capacity(prompt.len() + body.len());
             text.push_str(prompt);
             text.push_str(body);
-            side.ids = self.ids(&text, field, !own_bos)?;
+            side.ids = self.begin(&text, field)?.0;
             // EOS goes on as an id: some tokenizers do not find its text after other text.
             side.ids.push(self.eos);
         }
         let apart = |i: usize| {
-            let mut ids = self.ids(bodies[i], FIELDS[i], false)?;
+            let mut ids = self.ids(bodies[i], FIELDS[i])?;
             ids.push(self.eos);
             Ok(Side { ids, mask: None })
         };
@@ -250,28 +313,49 @@ impl<'a> Encoder<'a> {
                  tokenizer_config.json) to make text of them; name one with `chat_template`, or use strings",
             )
         })?;
+        self.listen(template, prompt, completions)?;
         let mut variables = self.options.chat_template_kwargs.clone();
         variables.extend(kwargs.iter().map(|(k, v)| (k.clone(), v.clone())));
         let render = |messages: &[Value], field: &str, ask: bool| {
             template.render(messages, tools, &variables, ask).map_err(|e| match e {
                 Error::Template { message, .. } => {
-                    Fault { field: field.to_owned(), kind: FaultKind::Template(format!("`{field}`: {message}")) }
+                    let parts = if messages.iter().any(|m| m["content"].is_array()) { IN_PARTS } else { "" };
+                    let message = format!("`{field}`: {message}{parts}");
+                    Fault { field: field.to_owned(), kind: FaultKind::Template(message) }
                 }
                 other => Fault::other(field, other.to_string()),
             })
         };
-        let asked = render(prompt, "prompt", true)?.text;
-        let prompt_ids = self.ids(&asked, "prompt", false)?;
+        let goes_on = prompt.last().is_some_and(|m| m["role"] == "assistant")
+            && self.options.assistant_prompt == AssistantPrompt::Continue;
+        let asked = match goes_on {
+            true => up_to_last(render(prompt, "prompt", false)?.text, prompt)?,
+            false => render(prompt, "prompt", true)?.text,
+        };
+        let prompt_ids = self.ids(&asked, "prompt")?;
         let mut texts = [Rendered::default(), Rendered::default()];
         let mut sides = [Side::default(), Side::default()];
         for i in 0..2 {
-            let whole: Vec<Value> = prompt.iter().chain(completions[i]).cloned().collect();
+            let whole: Vec<Value> = match goes_on {
+                true => continued(prompt, completions[i], FIELDS[i])?,
+                false => prompt.iter().chain(completions[i]).cloned().collect(),
+            };
             texts[i] = render(&whole, FIELDS[i], false)?;
+            if whole.iter().any(|m| m["content"].is_array()) && texts[i].text.contains("'type': 'text'") {
+                return Err(Fault {
+                    field: FIELDS[i].to_owned(),
+                    kind: FaultKind::Template(format!(
+                        "`{}`: it prints content in parts as it is, [{{'type': 'text', …; write `content` as one string",
+                        FIELDS[i]
+                    )),
+                });
+            }
             sides[i] = self.side(&texts[i], 0, FIELDS[i])?;
         }
         let apart = |i: usize| {
             if !texts[i].text.starts_with(&asked) {
-                return Err(Fault::other(
+                return Err(Fault::new(
+                    Dirt::RefusedByTemplate,
                     FIELDS[i],
                     "the chat template writes the prompt otherwise when an answer follows, so that the answer cannot \
                      be tokenised apart; `boundary = \"merge\"` scores from where the two part",
@@ -282,13 +366,38 @@ impl<'a> Encoder<'a> {
         self.join(prompt_ids, sides, &apart, Touches::default(), faults)
     }
 
+    /// Refuses messages of which the template writes nothing, as templates do with roles that they do not know.
+    fn listen(&self, template: &ChatTemplate, prompt: &[Value], completions: [&Vec<Value>; 2]) -> Result<(), Fault> {
+        for m in prompt.iter().chain(completions[0]).chain(completions[1]) {
+            let role = m["role"].as_str().unwrap_or_default();
+            if ["user", "assistant"].contains(&role) {
+                continue;
+            }
+            let known = self.heard.lock().unwrap_or_else(PoisonError::into_inner).get(role).copied();
+            let heard = known.unwrap_or_else(|| {
+                let said = |role: &str, text: &str| json!({"role": role, "content": text});
+                let (odd, user) = (said(role, PROBE), said("user", "a"));
+                let asked = if role == "system" || role == "developer" { [odd, user] } else { [user, odd] };
+                // What it refuses by an error, it refuses by itself.
+                template.render(&asked, None, &Row::new(), false).map_or(true, |r| r.text.contains(PROBE))
+            });
+            self.heard.lock().unwrap_or_else(PoisonError::into_inner).insert(role.to_owned(), heard);
+            if !heard {
+                let message = format!("it writes nothing of messages of the role {role:?}; use one that it knows");
+                return Err(Fault { field: "prompt".to_owned(), kind: FaultKind::Template(message) });
+            }
+        }
+        Ok(())
+    }
+
     /// The tokens of a rendered text from byte `from` on, with what is scored of them where that is asked for.
     fn side(&self, rendered: &Rendered, from: usize, field: &str) -> Result<Side, Fault> {
         let text = &rendered.text[from..];
         if !self.options.assistant_only_loss {
-            return Ok(Side { ids: self.ids(text, field, false)?, mask: None });
+            return Ok(Side { ids: self.ids(text, field)?, mask: None });
         }
-        let (ids, offsets) = self.tokenizer.encode_offsets(text).map_err(|e| Fault::other(field, e.to_string()))?;
+        let (ids, offsets) =
+            self.tokenizer.encode_offsets(text).map_err(|e| Fault::new(Dirt::UnknownId, field, e.to_string()))?;
         let touches = |token: &Range<usize>| {
             let (start, end) = (token.start + from, token.end + from);
             rendered.assistant.iter().any(|span| start < span.end && span.start < end)
@@ -316,7 +425,7 @@ impl<'a> Encoder<'a> {
                 let names = ids[at.min(end)..end].iter().map(|id| self.tokenizer.token(*id).unwrap_or_default());
                 names.map(|t| format!("{t:?}")).collect::<Vec<_>>().join(" ")
             };
-            faults.push(Fault::dirt(
+            faults.push(Fault::new(
                 Dirt::Boundary,
                 FIELDS[i],
                 format!(
@@ -329,7 +438,7 @@ impl<'a> Encoder<'a> {
                 ),
             ));
             match self.options.boundary {
-                Boundary::Error => {}
+                Boundary::Error | Boundary::Drop => {}
                 Boundary::Separate => {
                     for i in (0..2).filter(|i| commons[*i] < prompt.len()) {
                         sides[i] = apart(i)?;
@@ -353,39 +462,134 @@ impl<'a> Encoder<'a> {
             }
         }
         let [chosen, rejected] = sides;
+        if chosen.ids == rejected.ids && !chosen.ids.is_empty() {
+            let message = "the same tokens as `chosen`; nothing to prefer";
+            faults.push(Fault::new(Dirt::IdenticalPair, FIELDS[1], message));
+        }
         touches.length = prompt.len() + chosen.ids.len().max(rejected.ids.len());
         Ok(Encoded { prompt, chosen, rejected, touches })
     }
 
-    fn check(&self, encoded: &Encoded, plain: bool, faults: &mut Vec<Fault>) {
+    fn check(&self, encoded: &Encoded, example: &Example, faults: &mut Vec<Fault>) {
         if encoded.prompt.is_empty() {
-            faults.push(Fault::dirt(
+            faults.push(Fault::new(
                 Dirt::EmptyPrompt,
                 "prompt",
                 "no token before the completion, whose first token then has no log-probability",
             ));
         }
-        for (dirt, field, side) in
-            [(Dirt::EmptyChosen, "chosen", &encoded.chosen), (Dirt::EmptyRejected, "rejected", &encoded.rejected)]
-        {
+        let sides =
+            [(Dirt::EmptyChosen, FIELDS[0], &encoded.chosen), (Dirt::EmptyRejected, FIELDS[1], &encoded.rejected)];
+        let plain = matches!(example, Example::Plain { .. });
+        for (dirt, field, side) in sides {
             let scored = side.mask.as_ref().map_or(side.ids.len(), |m| m.iter().filter(|scored| **scored).count());
             if scored == 0 {
-                faults.push(Fault::dirt(dirt, field, "the chat template makes no scored token of it"));
+                faults.push(Fault::new(dirt, field, "the chat template makes no scored token of it"));
+            } else if plain && side.ids.iter().all(|id| *id == self.eos || Some(*id) == self.tokenizer.bos_id()) {
+                faults.push(Fault::new(dirt, field, "an empty completion but for special tokens; expected text"));
             }
         }
-        if !plain {
-            return; // a template ends every turn with EOS, and often a line break after it
+        self.known(encoded, faults);
+        match example {
+            Example::Plain { .. } => self.inner_of_plain(encoded, faults),
+            Example::Chat { prompt, chosen, rejected, .. } => {
+                for (dirt, field, side) in [
+                    (None, "prompt", prompt),
+                    (Some(Dirt::EmptyChosen), "chosen", chosen),
+                    (Some(Dirt::EmptyRejected), "rejected", rejected),
+                ] {
+                    self.inner_of_messages(dirt, field, side, faults);
+                }
+            }
         }
-        for (field, side) in [("chosen", &encoded.chosen), ("rejected", &encoded.rejected)] {
-            let inner = side.ids.split_last().map_or(&[][..], |(_, inner)| inner);
-            if let Some(at) = inner.iter().position(|id| *id == self.eos) {
-                faults.push(Fault::dirt(
-                    Dirt::InnerEos,
+    }
+
+    /// Tokens that the model has no row for.
+    fn known(&self, encoded: &Encoded, faults: &mut Vec<Fault>) {
+        let Some(rows) = self.tokenizer.model_vocab_size() else { return };
+        let parts = [("prompt", &encoded.prompt), ("chosen", &encoded.chosen.ids), ("rejected", &encoded.rejected.ids)];
+        for (field, ids) in parts {
+            if let Some(id) = ids.iter().find(|id| **id as usize >= rows) {
+                let token = self.tokenizer.token(*id).unwrap_or_default();
+                faults.push(Fault::new(
+                    Dirt::UnknownId,
                     field,
-                    format!("{} stands at token {} of {}, before the end", self.eos_text, at + 1, side.ids.len()),
+                    format!(
+                        "the token {token:?} has the id {id}, and the model knows {rows} (`vocab_size` in config.json)"
+                    ),
                 ));
             }
         }
+    }
+
+    /// Special tokens in strings, which may be written by hand in prompts.
+    fn inner_of_plain(&self, encoded: &Encoded, faults: &mut Vec<Fault>) {
+        let inner = |side: &Side| side.ids.split_last().map_or(Vec::new(), |(_, inner)| inner.to_vec());
+        let prompt = encoded.prompt.get(1..).unwrap_or_default().to_vec();
+        for (field, ids) in
+            [("prompt", prompt), ("chosen", inner(&encoded.chosen)), ("rejected", inner(&encoded.rejected))]
+        {
+            let eos = |id: u32| id == self.eos && field != "prompt";
+            let (place, of) = if field == "prompt" { (2, ids.len() + 1) } else { (1, ids.len() + 1) };
+            if let Some(at) = ids.iter().position(|id| eos(*id)) {
+                let message = format!("{} stands at token {} of {of}, before the end", self.eos_text, at + place);
+                faults.push(Fault::new(Dirt::InnerEos, field, message));
+            }
+            if let Some(at) = ids.iter().position(|id| Some(*id) == self.bos()) {
+                let bos = self.tokenizer.bos_token().unwrap_or_default();
+                let message = format!("{bos} stands at token {} of {of}, after the beginning", at + place);
+                faults.push(Fault::new(Dirt::InnerBos, field, message));
+            }
+            let other = |id: &&u32| {
+                let known = [Some(self.eos), self.tokenizer.bos_id(), self.tokenizer.unk_id()];
+                self.tokenizer.is_special(**id) && !known.contains(&Some(**id))
+            };
+            if let Some(id) = ids.iter().find(other) {
+                faults.push(self.spelled_out(*id, field));
+            }
+        }
+    }
+
+    /// Special tokens in messages, where only the template is to write them.
+    fn inner_of_messages(&self, empty: Option<Dirt>, field: &str, side: &[Value], faults: &mut Vec<Fault>) {
+        let (mut found, mut said) = (Vec::new(), false);
+        for m in side {
+            let text: Cow<str> = match &m["content"] {
+                Value::String(text) => text.into(),
+                Value::Array(parts) => {
+                    parts.iter().filter_map(|p| p["text"].as_str()).collect::<Vec<_>>().concat().into()
+                }
+                _ => "".into(),
+            };
+            let special = self.tokenizer.special_in(&text).unwrap_or_default();
+            let spelt = special.iter().filter_map(|id| self.tokenizer.token(*id));
+            let rest = spelt.fold(text.into_owned(), |text, token| text.replace(&token, ""));
+            let more =
+                m.as_object().is_some_and(|o| o.keys().any(|k| !["role", "content", "name"].contains(&k.as_str())));
+            said |= more || !blank(&rest);
+            found.extend(special);
+        }
+        if let Some(dirt) = empty.filter(|_| !said && !found.is_empty()) {
+            faults.push(Fault::new(dirt, field, "an empty completion but for special tokens; expected text"));
+        }
+        for (dirt, id, name) in [(Dirt::InnerEos, Some(self.eos), "EOS"), (Dirt::InnerBos, self.bos(), "BOS")] {
+            let Some(id) = id.filter(|id| found.contains(id)) else { continue };
+            let token = self.tokenizer.token(id).unwrap_or_default();
+            if dirt == Dirt::InnerEos && field == "prompt" {
+                faults.push(self.spelled_out(id, field));
+                continue;
+            }
+            let message = format!("the text of a message has {token}, which is {name}; the chat template writes it");
+            faults.push(Fault::new(dirt, field, message));
+        }
+        if let Some(id) = found.iter().find(|id| **id != self.eos && Some(**id) != self.tokenizer.bos_id()) {
+            faults.push(self.spelled_out(*id, field));
+        }
+    }
+
+    fn spelled_out(&self, id: u32, field: &str) -> Fault {
+        let token = self.tokenizer.token(id).unwrap_or_default();
+        Fault::new(Dirt::InnerSpecial, field, format!("the text has {token}, which is a special token"))
     }
 
     /// Brings the pair under `max_length`, or says why not.
@@ -401,7 +605,7 @@ impl<'a> Encoder<'a> {
             () if lengths[0] > max => "chosen",
             () => "rejected",
         };
-        faults.push(Fault::dirt(
+        faults.push(Fault::new(
             Dirt::Overlong,
             field,
             format!(
@@ -411,7 +615,7 @@ impl<'a> Encoder<'a> {
                 rejected.ids.len()
             ),
         ));
-        let cannot = |field: &str, message: String| Fault::dirt(Dirt::Untruncatable, field, message);
+        let cannot = |field: &str, message: String| Fault::new(Dirt::Untruncatable, field, message);
         match self.options.overlong {
             Overlong::Error | Overlong::Drop => {}
             Overlong::TruncatePrompt => {
@@ -460,7 +664,7 @@ impl<'a> Encoder<'a> {
             }
         }
         if touches.completions_cut > 0 && chosen.ids == rejected.ids {
-            faults.push(Fault::dirt(
+            faults.push(Fault::new(
                 Dirt::IdenticalAfterTruncation,
                 "rejected",
                 format!("the same as `chosen` in the {} tokens that max_length {max} leaves", chosen.ids.len()),

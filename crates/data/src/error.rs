@@ -3,6 +3,8 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use crate::options::Dirt;
+
 /// Where a row came from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Place {
@@ -49,15 +51,15 @@ pub enum Error {
         message: String,
     },
     /// A row that is not a JSON object.
-    #[error("{place}: not a JSON object: {message}")]
+    #[error("{place}: not a JSON object: {message} ({})", Dirt::MalformedRow.hint())]
     Json {
         /// The row.
         place: Place,
-        /// The parser's reason, with its line and column inside the row.
+        /// The reason, with its place inside the row.
         message: String,
     },
     /// A row that lacks a field.
-    #[error("{place}: no field `{field}`; {expected}; the row has {}", list(found))]
+    #[error("{place}: no field `{field}`; {expected}; the row has {} ({})", list(found), Dirt::MissingField.hint())]
     MissingField {
         /// The row.
         place: Place,
@@ -78,15 +80,27 @@ pub enum Error {
         /// What was found and what was expected.
         message: String,
         /// The kind of dirt, where a policy exists for it.
-        dirt: Option<crate::options::Dirt>,
+        dirt: Option<Dirt>,
     },
     /// A chat template that does not compile, or refuses a conversation.
-    #[error("chat template{}: {message}", place.as_ref().map(|p| format!(", {p}")).unwrap_or_default())]
+    #[error(
+        "chat template{}: {message}{}",
+        place.as_ref().map(|p| format!(", {p}")).unwrap_or_default(),
+        hint(place.as_ref().map(|_| Dirt::RefusedByTemplate))
+    )]
     Template {
         /// The row that was rendered, if one was.
         place: Option<Place>,
         /// The engine's reason, or the template's own.
         message: String,
+    },
+    /// The first row that the policies refuse, and how many others of its file they would.
+    #[error("{first}; {others}")]
+    Dirty {
+        /// The first.
+        first: Box<Error>,
+        /// What else is in the file, and what leaves all of it out.
+        others: String,
     },
     /// A key of [`Options`](crate::Options) with a value outside its range.
     #[error("data option `{key}`: {message}")]
@@ -116,6 +130,6 @@ fn list(names: &[String]) -> String {
     }
 }
 
-fn hint(dirt: Option<crate::options::Dirt>) -> String {
+fn hint(dirt: Option<Dirt>) -> String {
     dirt.map(|d| format!(" ({})", d.hint())).unwrap_or_default()
 }

@@ -15,7 +15,7 @@ pub(crate) struct Files {
 }
 
 /// The endings of data files, compressed or not.
-const ENDINGS: [&str; 5] = [".jsonl", ".ndjson", ".json", ".parquet", ".arrow"];
+const ENDINGS: [&str; 7] = [".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".arrow"];
 /// What `save_to_disk` writes beside its Arrow files: about one split, and about all.
 const STATE: &str = "state.json";
 const DICT: &str = "dataset_dict.json";

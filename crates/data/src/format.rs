@@ -6,6 +6,7 @@ use serde_json::{Map, Value, json};
 
 use crate::error::{Error, Place};
 use crate::options::{Dirt, Format, ImplicitPrompt, Options};
+use crate::source;
 
 /// The fields of a row.
 pub type Row = Map<String, Value>;
@@ -54,7 +55,7 @@ pub(crate) enum FaultKind {
 }
 
 impl Fault {
-    pub fn dirt(dirt: Dirt, field: &str, message: impl Into<String>) -> Self {
+    pub fn new(dirt: Dirt, field: &str, message: impl Into<String>) -> Self {
         Self { field: field.to_owned(), kind: FaultKind::Dirt(dirt, message.into()) }
     }
 
@@ -63,7 +64,29 @@ impl Fault {
     }
 
     fn wrong_type(field: &str, expected: &str, found: &Value) -> Self {
-        Self::dirt(Dirt::WrongType, field, format!("expected {expected}, found {}", describe(found)))
+        Self::new(Dirt::WrongType, field, format!("expected {expected}, found {}", describe(found)))
+    }
+
+    /// The kind of dirt, where a policy exists for it.
+    pub fn dirt(&self) -> Option<Dirt> {
+        match self.kind {
+            FaultKind::Json(_) => Some(Dirt::MalformedRow),
+            FaultKind::Missing { .. } => Some(Dirt::MissingField),
+            FaultKind::Dirt(dirt, _) => Some(dirt),
+            FaultKind::Template(_) => Some(Dirt::RefusedByTemplate),
+            FaultKind::Other(_) => None,
+        }
+    }
+
+    /// What is wrong, in a line.
+    pub fn message(&self) -> String {
+        let field = &self.field;
+        let all = match &self.kind {
+            FaultKind::Json(message) | FaultKind::Template(message) => message.clone(),
+            FaultKind::Missing { .. } => format!("no field `{field}`"),
+            FaultKind::Dirt(_, message) | FaultKind::Other(message) => format!("`{field}`: {message}"),
+        };
+        all.chars().map(|c| if c.is_control() { ' ' } else { c }).take(200).collect()
     }
 
     pub fn into_error(self, place: Place) -> Error {
@@ -85,14 +108,18 @@ pub(crate) fn fields(format: Format) -> &'static [&'static str] {
         Format::Conversational => &["prompt", "chosen", "rejected", "tools", "chat_template_kwargs"],
         Format::ImplicitStandard => &["chosen", "rejected"],
         Format::ImplicitConversational => &["prompt", "chosen", "rejected", "tools", "chat_template_kwargs"],
-        Format::Alpaca => &["instruction", "input", "chosen", "rejected", "system", "history"],
+        Format::Alpaca => &["instruction", "input", "output", "chosen", "rejected", "system", "history"],
         Format::Sharegpt => &["conversations", "chosen", "rejected", "system", "tools"],
         Format::LlamafactoryV1 => &["chosen_messages", "rejected_messages", "tools"],
+        Format::Axolotl => &["messages", "chosen", "rejected", "tools", "chat_template_kwargs"],
+        Format::MsSwift => &["messages", "rejected_response", "rejected_messages", "tools"],
+        Format::Openai => &["input", "preferred_output", "non_preferred_output"],
+        Format::NemoRl => &["context", "completions"],
     }
 }
 
 /// Every field that some format reads: what a column may be renamed to.
-pub(crate) const FIELDS: [&str; 12] = [
+pub(crate) const FIELDS: [&str; 19] = [
     "prompt",
     "chosen",
     "rejected",
@@ -100,12 +127,56 @@ pub(crate) const FIELDS: [&str; 12] = [
     "chat_template_kwargs",
     "instruction",
     "input",
+    "output",
     "system",
     "history",
     "conversations",
+    "messages",
     "chosen_messages",
     "rejected_messages",
+    "rejected_response",
+    "preferred_output",
+    "non_preferred_output",
+    "context",
+    "completions",
 ];
+
+/// Fields in which messages may stand as text of JSON, as CSV has to hold them and Parquet often does.
+const OF_MESSAGES: [&str; 12] = [
+    "prompt",
+    "chosen",
+    "rejected",
+    "conversations",
+    "messages",
+    "chosen_messages",
+    "rejected_messages",
+    "input",
+    "preferred_output",
+    "non_preferred_output",
+    "context",
+    "completions",
+];
+
+/// Other projects' names for the two sides, and for the prompt.
+const SIDES: [[&str; 2]; 15] = [
+    ["chosen_response", "rejected_response"],
+    ["chosen_conversations", "rejected_conversations"],
+    ["chosen_conversation", "rejected_conversation"],
+    ["chosen_answer", "rejected_answer"],
+    ["chosen_text", "rejected_text"],
+    ["response_chosen", "response_rejected"],
+    ["response_j", "response_k"],
+    ["preferred", "dispreferred"],
+    ["preferred_response", "dispreferred_response"],
+    ["preferred", "rejected"],
+    ["accepted", "rejected"],
+    ["better", "worse"],
+    ["winner", "loser"],
+    ["win", "lose"],
+    ["positive", "negative"],
+];
+const PROMPTS: [&str; 10] =
+    ["question", "query", "input", "instruction", "user", "context", "problem", "text", "post", "user_prompt"];
 
 /// The row under the names that the formats know.
 pub(crate) fn rename(row: Row, columns: &BTreeMap<String, String>) -> Result<Row, Fault> {
@@ -122,20 +193,117 @@ pub(crate) fn rename(row: Row, columns: &BTreeMap<String, String>) -> Result<Row
     Ok(out)
 }
 
-/// The format that a row has.
-pub(crate) fn recognise(row: &Row) -> Result<Format, Fault> {
-    let is_list = |field: &str| row.get(field).is_some_and(Value::is_array);
-    if row.contains_key("chosen_messages") || row.contains_key("rejected_messages") {
+/// Messages that stand in a row as text of JSON become messages: text of them is never what a model is to say.
+pub(crate) fn unpack(row: &mut Row) -> Result<(), Fault> {
+    for field in OF_MESSAGES {
+        let Some(Value::String(text)) = row.get(field) else { continue };
+        let text = text.trim();
+        if !text.starts_with(['[', '{']) {
+            continue;
+        }
+        let inner = text.trim_start_matches(['[', '{', ' ', '\n', '\r', '\t']);
+        let named = |quote: char, names: &[&str]| {
+            names.iter().any(|name| inner.strip_prefix(quote).is_some_and(|t| t.starts_with(&format!("{name}{quote}"))))
+        };
+        let keys = ["role", "content", "from", "value", "messages", "completion", "rank"];
+        if named('\'', &keys) {
+            let message = "messages as Python prints them; expected messages, or their text in JSON (json.dumps)";
+            return Err(Fault::new(Dirt::WrongType, field, message));
+        }
+        match source::value(text.as_bytes()) {
+            Ok(value) if speaks_of_messages(&value) => {
+                row.insert(field.to_owned(), value);
+            }
+            Err(e) if named('"', &keys[..4]) => {
+                let message = format!("text of messages in JSON that cannot be read: {e}");
+                return Err(Fault::new(Dirt::WrongType, field, message));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn speaks_of_messages(value: &Value) -> bool {
+    let message = |m: &Value| {
+        let has = |key: &str| m.get(key).is_some();
+        (has("role") && (has("content") || has("tool_calls"))) || (has("from") && has("value"))
+    };
+    match value {
+        Value::Array(list) => {
+            !list.is_empty() && list.iter().all(|m| message(m) || m.get("completion").is_some_and(speaks_of_messages))
+        }
+        Value::Object(object) => message(value) || object.get("messages").is_some_and(speaks_of_messages),
+        _ => false,
+    }
+}
+
+/// The columns that a row fills: null is as good as nothing, for files in which all rows have the same columns.
+fn has(row: &Row, field: &str) -> bool {
+    row.get(field).is_some_and(|v| !v.is_null())
+}
+
+/// The messages of a side that may be a list of them, or one.
+fn first_role(side: Option<&Value>) -> Option<&str> {
+    let first = match side? {
+        Value::Array(list) => list.first()?,
+        one => one,
+    };
+    first.get("role").and_then(Value::as_str)
+}
+
+/// The format that a row has, unless a text in it is read by none.
+pub(crate) fn recognise(row: &Row, options: &Options) -> Result<Format, Fault> {
+    let format = layout(row)?;
+    match unread(row, format, options) {
+        None => Ok(format),
+        Some(fault) => Err(fault),
+    }
+}
+
+fn layout(row: &Row) -> Result<Format, Fault> {
+    let has = |field: &str| has(row, field);
+    let is_list = |field: &str| row.get(field).is_some_and(|v| v.is_array() || v.is_object());
+    if has("preferred_output") || has("non_preferred_output") {
+        return Ok(Format::Openai);
+    }
+    if has("messages") && !has("chosen") && (has("rejected_response") || has("rejected_messages")) {
+        return Ok(Format::MsSwift);
+    }
+    if has("chosen_messages") || has("rejected_messages") {
         return Ok(Format::LlamafactoryV1);
     }
-    let expected = "expected `prompt`, `chosen`, `rejected` (strings or messages), `chosen`, `rejected` alone, or one \
-                    of LLaMA-Factory's ranking formats; other columns can be renamed with `columns`";
-    get(row, "chosen", expected)?;
-    get(row, "rejected", expected)?;
-    let forms = ["prompt", "conversations", "instruction"];
-    let present: Vec<_> = forms.into_iter().filter(|f| row.contains_key(*f)).collect();
+    if has("completions") && has("context") {
+        return Ok(Format::NemoRl);
+    }
+    let two = |v: &Value| v.as_array().is_some_and(|v| v.len() == 2 && v.iter().all(Value::is_string));
+    if has("instruction") && !has("chosen") && row.get("output").is_some_and(two) {
+        return Ok(Format::Alpaca);
+    }
+    let expected = "expected `prompt`, `chosen`, `rejected` (strings or messages), `chosen`, `rejected` alone, or \
+                    another layout of those that the documentation of data lists";
+    let expected = match renaming(row) {
+        Some(columns) => format!("`columns = {columns}` reads what the row has; {expected}"),
+        None => format!("{expected}; other columns can be renamed with `columns`"),
+    };
+    get(row, "chosen", &expected)?;
+    get(row, "rejected", &expected)?;
+    let sides = [row.get("chosen"), row.get("rejected")];
+    if let Some(field) = ["chosen", "rejected"].into_iter().zip(sides).find_map(|(field, side)| {
+        let list = side?.as_array()?;
+        (!list.is_empty() && list.iter().all(Value::is_string)).then_some(field)
+    }) {
+        let n = row[field].as_array().map_or(0, Vec::len);
+        return Err(Fault::other(field, format!("a list of {n} strings; expected the string itself, or messages")));
+    }
+    let answers = is_list("chosen") && is_list("rejected") && sides.iter().all(|s| first_role(*s) == Some("assistant"));
+    let forms = ["prompt", "conversations", "instruction", "messages"];
+    let present: Vec<_> =
+        forms.into_iter().filter(|f| has(f) && (*f != "messages" || (answers && is_list("messages")))).collect();
     match present[..] {
         ["prompt"] if row["prompt"].is_array() => Ok(Format::Conversational),
+        // A string can only be the user's message.
+        ["prompt"] if answers => Ok(Format::Conversational),
         ["prompt"] if is_list("chosen") || is_list("rejected") => {
             // The prompt beside two whole conversations (ultrafeedback_binarized) repeats their first user message.
             let chosen = row["chosen"].as_array().map(Vec::as_slice).unwrap_or_default();
@@ -156,6 +324,7 @@ pub(crate) fn recognise(row: &Row) -> Result<Format, Fault> {
         ["prompt"] => Ok(Format::Standard),
         ["conversations"] => Ok(Format::Sharegpt),
         ["instruction"] => Ok(Format::Alpaca),
+        ["messages"] => Ok(Format::Axolotl),
         [] if is_list("chosen") || is_list("rejected") => Ok(Format::ImplicitConversational),
         [] => Ok(Format::ImplicitStandard),
         [..] => Err(Fault::other(
@@ -166,6 +335,138 @@ pub(crate) fn recognise(row: &Row) -> Result<Format, Fault> {
             ),
         )),
     }
+}
+
+/// The `columns` that make a known layout of other projects' names.
+fn renaming(row: &Row) -> Option<String> {
+    let [chosen, rejected] = SIDES.into_iter().find(|sides| sides.iter().all(|side| has(row, side)))?;
+    let mut columns = Vec::new();
+    let texts = row[chosen].is_string();
+    if texts && !has(row, "prompt") {
+        let prompt = PROMPTS.into_iter().find(|name| row.get(*name).is_some_and(Value::is_string))?;
+        // The system's text has a place beside an instruction only.
+        let ours = if has(row, "system") { "instruction" } else { "prompt" };
+        if prompt != ours {
+            columns.push(format!("{prompt} = \"{ours}\""));
+        }
+    } else if texts && has(row, "system") {
+        columns.push("prompt = \"instruction\"".to_owned());
+    }
+    for (theirs, ours) in [(chosen, "chosen"), (rejected, "rejected")] {
+        if theirs != ours {
+            columns.push(format!("{theirs} = \"{ours}\""));
+        }
+    }
+    Some(format!("{{{}}}", columns.join(", ")))
+}
+
+/// Columns of text that can be no prompt.
+const ABOUT: [&str; 20] = [
+    "id",
+    "idx",
+    "index",
+    "uid",
+    "uuid",
+    "hash",
+    "split",
+    "source",
+    "dataset",
+    "dataset_name",
+    "subset",
+    "category",
+    "topic",
+    "lang",
+    "language",
+    "model",
+    "license",
+    "url",
+    "score",
+    "timestamp",
+];
+const SYSTEM: [&str; 3] = ["system", "system_prompt", "system_message"];
+
+fn speaks(value: &Value) -> bool {
+    match value {
+        Value::String(text) => !text.trim().is_empty(),
+        Value::Array(list) => list.iter().any(speaks),
+        Value::Object(object) => object.values().any(speaks),
+        _ => false,
+    }
+}
+
+/// A text that is part of what was asked, and that the format does not read.
+pub(crate) fn unread(row: &Row, format: Format, options: &Options) -> Option<Fault> {
+    let read = fields(format);
+    let others = || row.iter().filter(|(name, value)| !read.contains(&name.as_str()) && speaks(value));
+    let name = format.name();
+    let force = format!("`format = \"{name}\"` leaves it out");
+    if let Some((column, _)) = others().find(|(name, _)| SYSTEM.contains(&name.as_str())) {
+        let whole = match format {
+            Format::Standard => {
+                return Some(Fault::other(
+                    column,
+                    format!(
+                        "text for the system that nothing reads beside `prompt` as a string: ambiguous; `columns = {{prompt = \
+                     \"instruction\"{}}}` makes messages of both, {force}",
+                        if column == "system" { String::new() } else { format!(", {column} = \"system\"") }
+                    ),
+                ));
+            }
+            Format::Conversational => row.get("prompt"),
+            Format::Axolotl => row.get("messages"),
+            Format::ImplicitConversational => row.get("chosen"),
+            _ => None,
+        };
+        if whole.is_some() && first_role(whole) != Some("system") {
+            return Some(Fault::other(
+                column,
+                format!("text for the system that nothing reads: ambiguous; make it the first message, or {force}"),
+            ));
+        }
+    }
+    let (chosen, rejected) = (row.get("chosen")?, row.get("rejected")?);
+    match format {
+        Format::ImplicitStandard if options.implicit_prompt == ImplicitPrompt::Auto => {
+            let (a, b) = (chosen.as_str()?, rejected.as_str()?);
+            if a.contains(TURN) && b.contains(TURN) {
+                return None;
+            }
+            // What stands at the beginning of both is no news.
+            let repeated = |v: &Value| v.as_str().is_some_and(|t| a.starts_with(t) && b.starts_with(t));
+            let column = candidate(others().filter(|(_, value)| !repeated(value)))?;
+            let beside = if has(row, "system") { " (with `system`)" } else { "" };
+            Some(Fault::other(
+                column,
+                format!(
+                    "text that nothing reads, and the row has no `prompt`: ambiguous; `columns = {{{column} = \
+                     \"instruction\"}}` makes the alpaca layout of it{beside}, `columns = {{{column} = \"prompt\"}}` \
+                     the standard one; `format = \"{name}\"` says that the prompt stands inside `chosen` and \
+                     `rejected`"
+                ),
+            ))
+        }
+        Format::ImplicitConversational => {
+            let inside = [chosen, rejected].iter().all(|side| first_role(Some(side)).is_some_and(|r| r != "assistant"));
+            let column = candidate(others()).filter(|_| !inside)?;
+            Some(Fault::other(
+                column,
+                format!(
+                    "text that nothing reads, and neither `prompt` nor `chosen` and `rejected` say what was asked: \
+                     ambiguous; `columns = {{{column} = \"prompt\"}}` makes it the prompt, {force}"
+                ),
+            ))
+        }
+        _ => None,
+    }
+}
+
+/// The column that is likeliest the prompt.
+fn candidate<'r>(columns: impl Iterator<Item = (&'r String, &'r Value)>) -> Option<&'r str> {
+    let no_prompt = |name: &str| {
+        ABOUT.contains(&name) || SYSTEM.contains(&name) || name.ends_with("_id") || name.ends_with("_model")
+    };
+    let names: Vec<&str> = columns.map(|(name, _)| name.as_str()).filter(|name| !no_prompt(name)).collect();
+    PROMPTS.into_iter().find_map(|known| names.iter().find(|name| **name == known).copied()).or(names.first().copied())
 }
 
 /// The pair of a row, with dirt that can be told from the text alone. Faults come in the order of [`Dirt::ALL`]; with
@@ -203,19 +504,48 @@ fn convert(mut row: Row, format: Format, options: &Options, faults: &mut Vec<Fau
         }
         Format::Conversational => {
             let expected = "the conversational format has `prompt`, `chosen` and `rejected`, lists of messages each";
+            let prompt = match get(&row, "prompt", expected)? {
+                Value::String(asked) => vec![message("user", asked.clone())],
+                list => messages(list, "prompt", false)?,
+            };
             Ok(Example::Chat {
-                prompt: messages(get(&row, "prompt", expected)?, "prompt")?,
-                chosen: messages(get(&row, "chosen", expected)?, "chosen")?,
-                rejected: messages(get(&row, "rejected", expected)?, "rejected")?,
-                tools: tools(&row)?,
+                prompt,
+                chosen: messages(get(&row, "chosen", expected)?, "chosen", true)?,
+                rejected: messages(get(&row, "rejected", expected)?, "rejected", true)?,
+                tools: tools(row.get("tools"))?,
                 chat_template_kwargs: kwargs(&row)?,
             })
         }
+        Format::Axolotl => {
+            let expected = "axolotl's layout has `messages` before the answers `chosen` and `rejected`, a message each";
+            Ok(Example::Chat {
+                prompt: messages(get(&row, "messages", expected)?, "messages", false)?,
+                chosen: messages(get(&row, "chosen", expected)?, "chosen", true)?,
+                rejected: messages(get(&row, "rejected", expected)?, "rejected", true)?,
+                tools: tools(row.get("tools"))?,
+                chat_template_kwargs: kwargs(&row)?,
+            })
+        }
+        Format::MsSwift => ms_swift(row, faults),
+        Format::Openai => {
+            let expected = "OpenAI's export has `input` with `messages`, `preferred_output` and `non_preferred_output`";
+            let input = get(&row, "input", expected)?;
+            let asked =
+                input.get("messages").ok_or_else(|| Fault::wrong_type("input", "an object with `messages`", input))?;
+            Ok(Example::Chat {
+                prompt: messages(asked, "input.messages", false)?,
+                chosen: messages(get(&row, "preferred_output", expected)?, "preferred_output", true)?,
+                rejected: messages(get(&row, "non_preferred_output", expected)?, "non_preferred_output", true)?,
+                tools: tools(input.get("tools"))?,
+                chat_template_kwargs: Row::new(),
+            })
+        }
+        Format::NemoRl => nemo_rl(row),
         Format::ImplicitConversational => {
             let expected = "the implicit-conversational format has `chosen` and `rejected`, whole conversations each";
-            let chosen = messages(get(&row, "chosen", expected)?, "chosen")?;
-            let rejected = messages(get(&row, "rejected", expected)?, "rejected")?;
-            split_messages(chosen, rejected, tools(&row)?, kwargs(&row)?, faults)
+            let chosen = messages(get(&row, "chosen", expected)?, "chosen", true)?;
+            let rejected = messages(get(&row, "rejected", expected)?, "rejected", true)?;
+            split_messages(chosen, rejected, tools(row.get("tools"))?, kwargs(&row)?, faults)
         }
         Format::Alpaca => alpaca(row),
         Format::Sharegpt => sharegpt(row),
@@ -226,11 +556,12 @@ fn convert(mut row: Row, format: Format, options: &Options, faults: &mut Vec<Fau
             let n = common(&chosen, &rejected, |a, b| a.0 == b.0);
             for (field, side) in [("chosen_messages", &chosen), ("rejected_messages", &rejected)] {
                 if let Some((_, weight)) = side[n..].iter().find(|(_, w)| *w != 1.0) {
-                    return Err(Fault::other(field, format!("a completion with loss_weight {weight}; expected 1")));
+                    let message = format!("a completion with loss_weight {weight}; expected 1");
+                    return Err(Fault::new(Dirt::WrongType, field, message));
                 }
             }
             let strip = |side: Vec<(Value, f64)>| side.into_iter().map(|(m, _)| m).collect();
-            split_messages(strip(chosen), strip(rejected), tools(&row)?, Row::new(), faults)
+            split_messages(strip(chosen), strip(rejected), tools(row.get("tools"))?, Row::new(), faults)
         }
     }
 }
@@ -241,32 +572,38 @@ fn examine(example: &Example, options: &Options, faults: &mut Vec<Fault>) {
             for (dirt, field, text) in
                 [(Dirt::EmptyChosen, "chosen", chosen), (Dirt::EmptyRejected, "rejected", rejected)]
             {
-                if text.trim().is_empty() {
-                    faults.push(Fault::dirt(dirt, field, format!("an empty completion, {text:?}; expected text")));
+                if blank(text) {
+                    faults.push(Fault::new(dirt, field, format!("an empty completion, {text:?}; expected text")));
                 }
             }
             if chosen == rejected {
-                faults.push(Fault::dirt(Dirt::IdenticalPair, "rejected", "the same as `chosen`; nothing to prefer"));
+                faults.push(Fault::new(Dirt::IdenticalPair, "rejected", "the same as `chosen`; nothing to prefer"));
             }
         }
         Example::Chat { prompt, chosen, rejected, .. } => {
             if prompt.last().is_some_and(|m| role(m) == "assistant") {
-                faults.push(Fault::other("prompt", "the last message is the assistant's; expected a turn to answer"));
+                faults.push(Fault::new(
+                    Dirt::AssistantPrompt,
+                    "prompt",
+                    "the last message is the assistant's; expected a turn to answer",
+                ));
             }
             for (dirt, field, side) in
                 [(Dirt::EmptyChosen, "chosen", chosen), (Dirt::EmptyRejected, "rejected", rejected)]
             {
-                let said = |m: &Value| m.get("tool_calls").is_some() || !is_blank(m.get("content"));
-                if !side.iter().any(said) {
-                    faults.push(Fault::dirt(dirt, field, "an empty completion; expected a message with content"));
+                if !side.iter().any(says_something) {
+                    faults.push(Fault::new(dirt, field, "an empty completion; expected a message with content"));
+                } else if let Some(m) = side.iter().find(|m| !says_something(m) && !m["content"].is_string()) {
+                    let found = m.get("content").unwrap_or(&Value::Null);
+                    faults.push(Fault::wrong_type(&format!("{field}.content"), "a string", found));
                 }
             }
             if chosen == rejected {
-                faults.push(Fault::dirt(Dirt::IdenticalPair, "rejected", "the same as `chosen`; nothing to prefer"));
+                faults.push(Fault::new(Dirt::IdenticalPair, "rejected", "the same as `chosen`; nothing to prefer"));
             } else if !options.assistant_only_loss {
                 for (field, side) in [("chosen", chosen), ("rejected", rejected)] {
                     if let Some(m) = side.iter().find(|m| role(m) != "assistant") {
-                        faults.push(Fault::dirt(
+                        faults.push(Fault::new(
                             Dirt::DifferingPrompts,
                             field,
                             format!(
@@ -281,11 +618,29 @@ fn examine(example: &Example, options: &Options, faults: &mut Vec<Fault>) {
             }
         }
     }
-    let order = |f: &Fault| match f.kind {
-        FaultKind::Dirt(dirt, _) => Dirt::ALL.iter().position(|d| *d == dirt).unwrap_or(Dirt::ALL.len()),
-        _ => 0,
-    };
+    let order = |f: &Fault| f.dirt().and_then(|d| Dirt::ALL.iter().position(|other| *other == d)).unwrap_or(0);
     faults.sort_by_key(order);
+}
+
+/// Text that shows nothing: white space, and characters without a shape.
+pub(crate) fn blank(text: &str) -> bool {
+    let shapeless = |c: char| matches!(c, '\u{ad}' | '\u{200b}'..='\u{200f}' | '\u{2060}' | '\u{feff}');
+    text.chars().all(|c| c.is_whitespace() || c.is_control() || shapeless(c))
+}
+
+/// Whether a message has content, calls a tool, or thinks aloud.
+fn says_something(message: &Value) -> bool {
+    let called = |key: &str| match message.get(key) {
+        Some(Value::Array(calls)) => !calls.is_empty(),
+        Some(Value::Object(call)) => !call.is_empty(),
+        _ => false,
+    };
+    let thought = |key: &str| message.get(key).and_then(Value::as_str).is_some_and(|text| !blank(text));
+    !is_blank(message.get("content"))
+        || called("tool_calls")
+        || called("function_call")
+        || thought("reasoning_content")
+        || thought("thinking")
 }
 
 /// Where hh-rlhf's dialogues turn to the model.
@@ -297,7 +652,8 @@ fn split_strings(a: &str, b: &str, rule: ImplicitPrompt, faults: &mut Vec<Fault>
         ImplicitPrompt::Turn => {
             if let Some((field, text)) = both.into_iter().find(|(_, text)| !text.contains(TURN)) {
                 let start: String = text.chars().take(40).collect();
-                return Err(Fault::other(
+                return Err(Fault::new(
+                    Dirt::DifferingPrompts,
                     field,
                     format!("no {TURN:?} in it, which `implicit_prompt = \"turn\"` splits at; it begins {start:?}"),
                 ));
@@ -314,7 +670,7 @@ fn split_strings(a: &str, b: &str, rule: ImplicitPrompt, faults: &mut Vec<Fault>
         };
         let ((prompt, chosen), (other, rejected)) = (split(a), split(b));
         if prompt != other {
-            faults.push(Fault::dirt(
+            faults.push(Fault::new(
                 Dirt::DifferingPrompts,
                 "rejected",
                 format!("answers another prompt than `chosen`: {}", difference(&prompt, &other)),
@@ -323,7 +679,7 @@ fn split_strings(a: &str, b: &str, rule: ImplicitPrompt, faults: &mut Vec<Fault>
         return Ok(Example::Plain { prompt, chosen, rejected });
     }
     if a == b {
-        return Err(Fault::dirt(Dirt::IdenticalPair, "rejected", "the same as `chosen`; nothing to prefer"));
+        return Err(Fault::new(Dirt::IdenticalPair, "rejected", "the same as `chosen`; nothing to prefer"));
     }
     let mut at =
         a.char_indices().zip(b.chars()).find(|((_, x), y)| x != y).map_or(a.len().min(b.len()), |((i, _), _)| i);
@@ -338,7 +694,7 @@ fn split_strings(a: &str, b: &str, rule: ImplicitPrompt, faults: &mut Vec<Fault>
         at -= 1;
     }
     if at == 0 {
-        faults.push(Fault::dirt(
+        faults.push(Fault::new(
             Dirt::DifferingPrompts,
             "rejected",
             "begins otherwise than `chosen`; expected both to begin with the prompt",
@@ -365,13 +721,13 @@ fn split_messages(
     faults: &mut Vec<Fault>,
 ) -> Result<Example, Fault> {
     if chosen == rejected {
-        return Err(Fault::dirt(Dirt::IdenticalPair, "rejected", "the same as `chosen`; nothing to prefer"));
+        return Err(Fault::new(Dirt::IdenticalPair, "rejected", "the same as `chosen`; nothing to prefer"));
     }
     let n = common(&chosen, &rejected, |a, b| a == b);
     let asked = chosen[..n].iter().any(|m| role(m) != "system");
     let answers = chosen.get(n).into_iter().chain(rejected.get(n)).all(|m| role(m) == "assistant");
     if !asked || !answers {
-        faults.push(Fault::dirt(
+        faults.push(Fault::new(
             Dirt::DifferingPrompts,
             "rejected",
             format!("parts from `chosen` at message {}, before the assistant's turn", n + 1),
@@ -406,6 +762,14 @@ fn alpaca(mut row: Row) -> Result<Example, Fault> {
             }
         }
     }
+    // The older layout: `output` holds the better answer and the worse.
+    if let (None, Some(Value::Array(answers))) = (row.get("chosen"), row.get("output"))
+        && let [better, worse] = &answers[..]
+    {
+        let (better, worse) = (better.clone(), worse.clone());
+        row.insert("chosen".to_owned(), better);
+        row.insert("rejected".to_owned(), worse);
+    }
     let parts = [string(&mut row, "instruction", expected)?, optional(&mut row, "input")?];
     let asked: Vec<_> = parts.into_iter().filter(|p| !p.is_empty()).collect();
     prompt.push(message("user", asked.join("\n")));
@@ -414,6 +778,54 @@ fn alpaca(mut row: Row) -> Result<Example, Fault> {
         chosen: vec![message("assistant", string(&mut row, "chosen", expected)?)],
         rejected: vec![message("assistant", string(&mut row, "rejected", expected)?)],
         tools: None,
+        chat_template_kwargs: Row::new(),
+    })
+}
+
+/// A whole conversation with the better answer, and the worse one, or the conversation that has it.
+fn ms_swift(row: Row, faults: &mut Vec<Fault>) -> Result<Example, Fault> {
+    let expected = "ms-swift's layout has `messages` that end in the better answer, and `rejected_response` or \
+                    `rejected_messages`";
+    let mut prompt = messages(get(&row, "messages", expected)?, "messages", true)?;
+    let tools = tools(row.get("tools"))?;
+    if has(&row, "rejected_messages") {
+        let rejected = messages(&row["rejected_messages"], "rejected_messages", true)?;
+        return split_messages(prompt, rejected, tools, Row::new(), faults);
+    }
+    let rejected = match get(&row, "rejected_response", expected)? {
+        Value::String(text) => vec![message("assistant", text.clone())],
+        other => messages(other, "rejected_response", true)?,
+    };
+    match prompt.pop() {
+        Some(chosen) if role(&chosen) == "assistant" => {
+            Ok(Example::Chat { prompt, chosen: vec![chosen], rejected, tools, chat_template_kwargs: Row::new() })
+        }
+        _ => {
+            let message = "expected the assistant's answer, the better one, as the last message";
+            Err(Fault::new(Dirt::WrongType, "messages", message))
+        }
+    }
+}
+
+/// Completions with ranks, of which 0 is the best.
+fn nemo_rl(row: Row) -> Result<Example, Fault> {
+    let expected = "NeMo-RL's layout has `context` and two `completions` of {rank, completion}";
+    let completions = get(&row, "completions", expected)?;
+    let wrong = || Fault::wrong_type("completions", "two of {rank, completion} with different ranks", completions);
+    let [a, b] = &completions.as_array().ok_or_else(wrong)?[..] else { return Err(wrong()) };
+    let rank = |c: &Value| c.get("rank").and_then(Value::as_f64).ok_or_else(wrong);
+    let (first, second) = (rank(a)?, rank(b)?);
+    let (best, other) = match () {
+        () if first < second => (a, b),
+        () if second < first => (b, a),
+        () => return Err(wrong()),
+    };
+    let side = |c: &Value| messages(c.get("completion").ok_or_else(wrong)?, "completions.completion", true);
+    Ok(Example::Chat {
+        prompt: messages(get(&row, "context", expected)?, "context", false)?,
+        chosen: side(best)?,
+        rejected: side(other)?,
+        tools: tools(row.get("tools"))?,
         chat_template_kwargs: Row::new(),
     })
 }
@@ -439,12 +851,15 @@ fn sharegpt(row: Row) -> Result<Example, Fault> {
         prompt,
         chosen: turns("chosen")?,
         rejected: turns("rejected")?,
-        tools: tools(&row)?,
+        tools: tools(row.get("tools"))?,
         chat_template_kwargs: Row::new(),
     })
 }
 
 fn sharegpt_turn(turn: &Value, field: &str) -> Result<Value, Fault> {
+    if turn.get("from").is_none() && turn.get("role").is_some() {
+        return one_message(turn, field.to_owned(), true);
+    }
     let part = |key: &str| match turn.get(key) {
         Some(Value::String(text)) => Ok(text.clone()),
         Some(other) => Err(Fault::wrong_type(&format!("{field}.{key}"), "a string", other)),
@@ -458,14 +873,16 @@ fn sharegpt_turn(turn: &Value, field: &str) -> Result<Value, Fault> {
         "observation" | "tool" => message("tool", value),
         "function_call" => {
             let call: Value = serde_json::from_str(&value).map_err(|e| {
-                Fault::other(&format!("{field}.value"), format!("a function_call that is not JSON ({e})"))
+                let message = format!("a function_call that is not JSON ({e})");
+                Fault::new(Dirt::WrongType, &format!("{field}.value"), message)
             })?;
             let calls = if let Value::Array(all) = call { all } else { vec![call] };
             let calls: Vec<_> = calls.into_iter().map(|c| json!({"type": "function", "function": c})).collect();
             json!({"role": "assistant", "content": "", "tool_calls": calls})
         }
         other => {
-            return Err(Fault::other(
+            return Err(Fault::new(
+                Dirt::WrongType,
                 &format!("{field}.from"),
                 format!(
                     "unknown speaker {other:?}; known are human, user, gpt, assistant, system, observation, tool, \
@@ -484,6 +901,7 @@ fn weighted_messages(value: &Value, field: &str) -> Result<Vec<(Value, f64)>, Fa
         let who = m.get("role").and_then(Value::as_str).ok_or_else(|| {
             Fault::wrong_type(field, "messages with a `role`, a string", m.get("role").unwrap_or(&Value::Null))
         })?;
+        known_role(who, field)?;
         let mut text = String::new();
         match m.get("content") {
             Some(Value::String(s)) => text.push_str(s),
@@ -492,7 +910,8 @@ fn weighted_messages(value: &Value, field: &str) -> Result<Vec<(Value, f64)>, Fa
                     match (part.get("type").and_then(Value::as_str), part.get("value").and_then(Value::as_str)) {
                         (Some("text"), Some(value)) => text.push_str(value),
                         (Some(kind), _) => {
-                            return Err(Fault::other(field, format!("a part of type {kind:?}; only text is read")));
+                            let message = format!("a part of type {kind:?}; only text is read");
+                            return Err(Fault::new(Dirt::WrongType, field, message));
                         }
                         _ => return Err(Fault::wrong_type(field, "content parts {type, value}", part)),
                     }
@@ -522,9 +941,9 @@ fn role(message: &Value) -> &str {
 
 fn is_blank(content: Option<&Value>) -> bool {
     match content {
-        Some(Value::String(text)) => text.trim().is_empty(),
+        Some(Value::String(text)) => blank(text),
         Some(Value::Array(parts)) => {
-            parts.iter().all(|p| p.get("text").and_then(Value::as_str).unwrap_or_default().trim().is_empty())
+            parts.iter().all(|p| blank(p.get("text").and_then(Value::as_str).unwrap_or_default()))
         }
         _ => true,
     }
@@ -545,87 +964,113 @@ fn string(row: &mut Row, field: &str, expected: &str) -> Result<String, Fault> {
     }
 }
 
-/// A list of messages as chat templates take them; null fields, which Parquet adds to make rows alike, are left out.
-fn messages(value: &Value, field: &str) -> Result<Vec<Value>, Fault> {
+/// Names that other projects have for the speakers; no chat template knows them.
+const ROLES: [(&str, &[&str]); 3] = [
+    ("assistant", &["assistant", "model", "bot", "chatbot", "gpt", "ai"]),
+    ("user", &["user", "human", "prompter"]),
+    ("system", &["system"]),
+];
+
+fn known_role(role: &str, field: &str) -> Result<(), Fault> {
+    let lower = role.to_lowercase();
+    match ROLES.iter().find(|(ours, names)| role != *ours && names.contains(&lower.as_str())) {
+        None => Ok(()),
+        Some((ours, _)) => {
+            let message = format!("the role {role:?}, which chat templates do not know; write {ours:?}");
+            Err(Fault::new(Dirt::WrongType, field, message))
+        }
+    }
+}
+
+/// A list of messages as chat templates take them, nulls and all. `answers`: they end in the model's answer, which may
+/// be empty.
+fn messages(value: &Value, field: &str, answers: bool) -> Result<Vec<Value>, Fault> {
     let list = match value {
         Value::Array(list) => list.as_slice(),
         Value::Object(_) => std::slice::from_ref(value),
         other => return Err(Fault::wrong_type(field, "a list of messages {role, content}", other)),
     };
-    list.iter()
-        .enumerate()
-        .map(|(i, m)| {
-            let at = |key: &str| format!("{field}[{i}].{key}");
-            let object = m
-                .as_object()
-                .ok_or_else(|| Fault::wrong_type(&format!("{field}[{i}]"), "a message {role, content}", m))?;
-            match object.get("role") {
-                Some(Value::String(_)) => {}
-                other => return Err(Fault::wrong_type(&at("role"), "a string", other.unwrap_or(&Value::Null))),
-            }
-            match object.get("content") {
-                Some(Value::String(_)) => {}
-                Some(Value::Array(parts)) => {
-                    for part in parts {
-                        let kind = part.get("type").and_then(Value::as_str);
-                        if kind != Some("text") || !part.get("text").is_some_and(Value::is_string) {
-                            return Err(Fault::wrong_type(
-                                &at("content"),
-                                "text, or parts {type: \"text\", text}",
-                                part,
-                            ));
-                        }
-                    }
-                }
-                None | Some(Value::Null) if object.get("tool_calls").is_some_and(|c| !c.is_null()) => {}
-                other => return Err(Fault::wrong_type(&at("content"), "a string", other.unwrap_or(&Value::Null))),
-            }
-            let mut clean = without_nulls(m);
-            if object.get("content").is_some_and(Value::is_null) {
-                clean["content"] = Value::Null; // templates ask `message.content is none`
-            }
-            Ok(clean)
-        })
-        .collect()
+    let last = list.len().saturating_sub(1);
+    let one = |(i, m)| one_message(m, format!("{field}[{i}]"), answers && i == last);
+    list.iter().enumerate().map(one).collect()
 }
 
-fn without_nulls(value: &Value) -> Value {
-    match value {
-        Value::Object(map) => {
-            map.iter().filter(|(_, v)| !v.is_null()).map(|(k, v)| (k.clone(), without_nulls(v))).collect()
-        }
-        Value::Array(list) => list.iter().map(without_nulls).collect(),
-        other => other.clone(),
+fn one_message(m: &Value, field: String, may_be_empty: bool) -> Result<Value, Fault> {
+    let at = |key: &str| format!("{field}.{key}");
+    let object = m.as_object().ok_or_else(|| Fault::wrong_type(&field, "a message {role, content}", m))?;
+    match object.get("role") {
+        Some(Value::String(role)) => known_role(role, &at("role"))?,
+        other => return Err(Fault::wrong_type(&at("role"), "a string", other.unwrap_or(&Value::Null))),
     }
+    match object.get("content") {
+        Some(Value::String(_)) => {}
+        Some(Value::Array(parts)) => {
+            for part in parts {
+                let kind = part.get("type").and_then(Value::as_str);
+                if kind != Some("text") || !part.get("text").is_some_and(Value::is_string) {
+                    return Err(Fault::wrong_type(&at("content"), "text, or parts {type: \"text\", text}", part));
+                }
+            }
+        }
+        None | Some(Value::Null) if says_something(m) || (may_be_empty && role(m) == "assistant") => {}
+        other => return Err(Fault::wrong_type(&at("content"), "a string", other.unwrap_or(&Value::Null))),
+    }
+    Ok(m.clone())
 }
 
-/// Tool definitions: a list, or JSON text of one (Parquet cannot hold free-form objects).
-fn tools(row: &Row) -> Result<Option<Value>, Fault> {
-    let parsed = match row.get("tools") {
+/// Tool definitions: a list, or JSON text of one (older Parquet cannot hold free-form objects).
+fn tools(value: Option<&Value>) -> Result<Option<Value>, Fault> {
+    let wrong = |message| Fault::new(Dirt::WrongType, "tools", message);
+    let parsed = match value {
         None | Some(Value::Null) => return Ok(None),
         Some(Value::String(text)) if text.trim().is_empty() => return Ok(None),
-        Some(Value::String(text)) => serde_json::from_str(text)
-            .map_err(|e| Fault::other("tools", format!("a string that is not JSON ({e}); expected a list of tools")))?,
+        Some(Value::String(text)) => source::value(text.as_bytes())
+            .map_err(|e| wrong(format!("a string that is not JSON ({e}); expected a list of tools")))?,
         Some(other) => other.clone(),
     };
     match parsed {
         Value::Array(list) if list.is_empty() => Ok(None),
-        Value::Array(_) => Ok(Some(without_nulls(&parsed))),
+        Value::Array(_) => Ok(Some(parsed)),
         other => Err(Fault::wrong_type("tools", "a list of tools", &other)),
     }
 }
 
 fn kwargs(row: &Row) -> Result<Row, Fault> {
-    match row.get("chat_template_kwargs") {
+    let field = "chat_template_kwargs";
+    match row.get(field) {
         None | Some(Value::Null) => Ok(Row::new()),
         Some(Value::Object(map)) => Ok(map.clone()),
-        Some(Value::String(text)) => serde_json::from_str(text)
-            .map_err(|e| Fault::other("chat_template_kwargs", format!("a string that is not a JSON object ({e})"))),
-        Some(other) => Err(Fault::wrong_type("chat_template_kwargs", "an object", other)),
+        Some(Value::String(text)) if text.trim().is_empty() => Ok(Row::new()),
+        Some(Value::String(text)) => match source::value(text.as_bytes()) {
+            Ok(Value::Object(map)) => Ok(map),
+            Ok(other) => Err(Fault::wrong_type(field, "an object", &other)),
+            Err(e) => {
+                let message = format!("a string that is not a JSON object ({e})");
+                Err(Fault::new(Dirt::WrongType, field, message))
+            }
+        },
+        Some(other) => Err(Fault::wrong_type(field, "an object", other)),
     }
 }
 
-fn describe(value: &Value) -> String {
+/// The first of `fields` in whose value a number stands that JSON does not have.
+pub(crate) fn odd_number(row: &Row, fields: &[&str]) -> Option<Fault> {
+    fn find(value: &Value) -> Option<&str> {
+        match value {
+            Value::Array(list) => list.iter().find_map(find),
+            Value::Object(map) => source::odd(value).or_else(|| map.values().find_map(find)),
+            _ => None,
+        }
+    }
+    let (field, name) = fields.iter().find_map(|field| Some((field, find(row.get(*field)?)?)))?;
+    let message = format!("the number {name}, which JSON does not have; expected text or messages without it");
+    Some(Fault::new(Dirt::WrongType, field, message))
+}
+
+pub(crate) fn describe(value: &Value) -> String {
+    if let Some(name) = source::odd(value) {
+        return format!("the number {name}");
+    }
     match value {
         Value::Null => "null".to_owned(),
         Value::Bool(b) => format!("the boolean {b}"),

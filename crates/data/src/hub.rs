@@ -20,6 +20,9 @@ pub enum Kind {
 /// Without the feature `hub`: a name that is no file. With it: a download that fails.
 pub fn locate(path: &Path, kind: Kind) -> Result<PathBuf, Error> {
     let name = path.to_string_lossy();
+    if !path.exists() && name.contains("://") {
+        return Err(Error::file(Path::new(&shown(&name)), "a URL; download it, and give the file or folder"));
+    }
     if path.exists() || !is_name(&name) {
         return Ok(path.to_owned());
     }
@@ -35,13 +38,23 @@ pub fn locate(path: &Path, kind: Kind) -> Result<PathBuf, Error> {
     }));
 }
 
+/// A URL without what may be secret in it: user and password, and all after the path.
+fn shown(url: &str) -> String {
+    let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
+    let rest = rest.split(['?', '#']).next().unwrap_or_default();
+    let (host, path) = rest.find('/').map_or((rest, ""), |at| rest.split_at(at));
+    let host = host.rsplit('@').next().unwrap_or_default();
+    format!("{scheme}://{host}{path}")
+}
+
 /// `owner/name`, of the characters that the Hub allows, and not a file by its ending.
 pub fn is_name(name: &str) -> bool {
     let part = |p: &str| {
         !p.is_empty() && !p.starts_with('.') && p.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
     };
-    let ending =
-        [".json", ".jsonl", ".ndjson", ".parquet", ".arrow", ".gz", ".zst", ".txt"].iter().any(|e| name.ends_with(e));
+    let ending = [".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".arrow", ".gz", ".zst", ".txt"]
+        .iter()
+        .any(|e| name.ends_with(e));
     !ending && name.split_once('/').is_some_and(|(owner, repository)| part(owner) && part(repository))
 }
 
@@ -55,7 +68,7 @@ mod download {
 
     use serde_json::Value;
 
-    use super::Kind;
+    use super::{Kind, shown};
     use crate::Error;
     use crate::folder::{is_about_data, is_data};
 
@@ -97,9 +110,13 @@ mod download {
                 Kind::Model => ("api/models", String::new(), "models"),
                 Kind::Dataset => ("api/datasets", "datasets/".to_owned(), "datasets"),
             };
-            let url = format!("{}/{api}/{name}/revision/{revision}", self.endpoint);
+            let address = format!("{}/{api}/{name}/revision/{revision}", self.endpoint);
+            let url = shown(&address);
             let mut text = String::new();
-            self.get(&url).map_err(&failure)?.read_to_string(&mut text).map_err(|e| failure(format!("{url}: {e}")))?;
+            self.get(&address)
+                .map_err(&failure)?
+                .read_to_string(&mut text)
+                .map_err(|e| failure(format!("{url}: {e}")))?;
             let info: Value = serde_json::from_str(&text).map_err(|e| failure(format!("{url}: not JSON: {e}")))?;
             let commit = info["sha"].as_str().ok_or_else(|| failure(format!("{url}: names no `sha`")))?;
             let listed = info["siblings"].as_array().ok_or_else(|| failure(format!("{url}: lists no `siblings`")))?;
@@ -128,7 +145,9 @@ mod download {
             if let Some(token) = &self.token {
                 request = request.header("Authorization", format!("Bearer {token}"));
             }
-            match request.call() {
+            let asked = request.call();
+            let url = shown(url);
+            match asked {
                 Ok(response) => Ok(response.into_body().into_reader()),
                 Err(ureq::Error::StatusCode(code @ (401 | 403))) => {
                     Err(format!("{url}: {code}: no access, or no such repository; HF_TOKEN holds the token"))
@@ -144,7 +163,7 @@ mod download {
             let mut reader = self.get(url).map_err(failure)?;
             // Written beside and renamed: a file that is there is whole.
             let mut beside = tempfile::NamedTempFile::new_in(folder).map_err(Error::io(folder, "write in"))?;
-            std::io::copy(&mut reader, &mut beside).map_err(|e| failure(format!("{url}: {e}")))?;
+            std::io::copy(&mut reader, &mut beside).map_err(|e| failure(format!("{}: {e}", shown(url))))?;
             beside.flush().map_err(Error::io(path, "write"))?;
             beside.persist(path).map_err(|e| Error::io(path, "rename to")(e.error))?;
             Ok(())
@@ -176,6 +195,10 @@ mod tests {
         {
             assert!(!is_name(file), "{file}");
         }
+        let secret = "https://me:hf_secret@huggingface.co/datasets/o/n/a.jsonl?token=hf_secret#hf_secret";
+        assert_eq!(shown(secret), "https://huggingface.co/datasets/o/n/a.jsonl");
+        let said = locate(Path::new(secret), Kind::Dataset).unwrap_err().to_string();
+        assert!(said.contains("a URL") && !said.contains("secret"), "{said}");
         let here = env!("CARGO_MANIFEST_DIR");
         assert_eq!(locate(Path::new(here), Kind::Model).unwrap(), Path::new(here));
         assert_eq!(locate(Path::new("none.jsonl"), Kind::Dataset).unwrap(), Path::new("none.jsonl"));

@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::encode::{Encoder, Tokens};
 use crate::format::Example;
 use crate::load::{Files, run};
-use crate::options::{Boundary, Dirt, Duplicates, Options, Overlong, Policy};
+use crate::options::{Boundary, Dirt, Options, Overlong, Policy, Verdict};
 use crate::{Error, Report, Source, Tokenizer};
 
 /// What was found in the data.
@@ -32,6 +32,8 @@ pub struct Inspection {
     pub equally_long: f64,
     /// `max_length`, and the pairs of which one side is longer. Without truncation here, whatever `overlong` says.
     pub overlong: Option<(usize, usize)>,
+    /// The kinds of dirt at which training on this data would stop, under the options as they are.
+    pub stops: Vec<Dirt>,
     /// Rows as the model will see them.
     pub samples: Vec<Sample>,
 }
@@ -90,7 +92,7 @@ const BINS: usize = 24;
 /// `boundary` says, and by `merge` where it says `error`. The first `samples` pairs are shown.
 ///
 /// # Errors
-/// What no policy covers: files that cannot be read, rows that are not JSON or lack a field, templates that fail.
+/// What no policy covers: files that cannot be read, rows of which it cannot be told how to read them.
 pub fn inspect(
     sources: &[Source],
     tokenizer: Option<&Tokenizer>,
@@ -101,13 +103,7 @@ pub fn inspect(
         max_length: None,
         overlong: Overlong::Error,
         boundary: if options.boundary == Boundary::Error { Boundary::Merge } else { options.boundary },
-        empty_completion: Policy::Drop,
-        empty_prompt: Policy::Drop,
-        identical_pair: Policy::Drop,
-        differing_prompts: Policy::Drop,
-        wrong_type: Policy::Drop,
-        duplicate_row: Duplicates::Keep,
-        inner_eos: Policy::Drop,
+        dirty_rows: Policy::Drop,
         cache_dir: None,
         ..options.clone()
     };
@@ -151,13 +147,18 @@ pub fn inspect(
         prompts.iter().zip(chosen.iter().zip(&rejected)).map(|(p, (c, r))| p.saturating_add(*c.max(r))).collect();
     let longest = chosen.iter().chain(&rejected).copied().max().unwrap_or(0) as usize;
     let own = |all: &[u32]| all.iter().copied().max().unwrap_or(0) as usize;
+    let overlong = options.max_length.map(|max| (max, totals.iter().filter(|n| **n as usize > max).count()));
+    let mut stops: Vec<_> = report.dirt.keys().copied().collect();
+    stops.extend(overlong.filter(|(_, n)| *n > 0).map(|_| Dirt::Overlong));
+    stops.retain(|dirt| options.verdict(*dirt) == Verdict::Refuse);
     Ok(Inspection {
+        stops,
         unit: if tokenizer.is_some() { "tokens" } else { "characters" },
         prompt: distribution(&prompts, own(&prompts)),
         total: distribution(&totals, own(&totals)),
         chosen_longer: share(|c, r| c > r),
         equally_long: share(|c, r| c == r),
-        overlong: options.max_length.map(|max| (max, totals.iter().filter(|n| **n as usize > max).count())),
+        overlong,
         // The same bins, so that the two can be laid over each other.
         chosen: distribution(&chosen, longest),
         rejected: distribution(&rejected, longest),
@@ -214,7 +215,7 @@ fn pieces(tokens: &Tokens, tokenizer: &Tokenizer) -> Result<Vec<Vec<Piece>>, Err
     let masks = [None, tokens.chosen_mask.as_ref(), tokens.rejected_mask.as_ref()];
     let mut out = Vec::new();
     for (i, (ids, mask)) in [&tokens.prompt, &tokens.chosen, &tokens.rejected].into_iter().zip(masks).enumerate() {
-        let mut decoder = tokenizer.decode_stream(false);
+        let mut decoder = tokenizer.decode_eagerly();
         let mut side = Vec::with_capacity(ids.len());
         for (t, id) in ids.iter().enumerate() {
             let scored = i > 0 && mask.is_none_or(|m| m[t]);
@@ -243,7 +244,16 @@ impl Inspection {
             let _ = writeln!(out, "{}: {}", dirt.words(), dirt.hint());
         }
         if let Some((max, n)) = self.overlong {
-            let _ = writeln!(out, "longer than max_length {max}: {n} pairs; {}", Dirt::Overlong.hint());
+            let hint = if n > 0 { format!("; {}", Dirt::Overlong.hint()) } else { String::new() };
+            let _ = writeln!(out, "longer than max_length {max}: {n} pairs{hint}");
+        }
+        if !self.stops.is_empty() {
+            let kinds: Vec<_> = self.stops.iter().map(|dirt| dirt.words()).collect();
+            let _ = writeln!(
+                out,
+                "\ntraining would stop at: {} (`dirty_rows = \"drop\"` leaves all out)",
+                kinds.join(", ")
+            );
         }
         let _ = writeln!(
             out,

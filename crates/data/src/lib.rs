@@ -16,6 +16,7 @@ pub mod hub;
 pub mod inspect;
 mod load;
 pub mod options;
+mod quiet;
 pub mod report;
 mod source;
 mod template;

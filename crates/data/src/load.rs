@@ -1,8 +1,10 @@
 //! The way from files to tokens: one thread reads, all cores parse and tokenise, and the rows come out in order.
 
 use std::collections::{BTreeMap, HashSet};
+use std::fs::{File, FileType};
 use std::ops::ControlFlow;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::sync_channel;
 
@@ -13,10 +15,10 @@ use crate::dataset::{Builder, Dataset};
 use crate::encode::{Encoded, Encoder};
 use crate::error::{Error, Place};
 use crate::folder;
-use crate::format::{self, Example, Fault, FaultKind};
+use crate::format::{self, Example, Fault, Row};
 use crate::options::{self, Dirt, Format, Options, Verdict};
 use crate::report::{FileReport, Report};
-use crate::source::{self, Body, Raw, Source};
+use crate::source::{self, Raw, Source};
 use crate::tokenizer::Tokenizer;
 
 /// How far loading is.
@@ -106,6 +108,7 @@ pub(crate) struct Item {
     pub encoded: Option<Encoded>,
 }
 
+#[derive(Debug)]
 pub(crate) struct SourceFile {
     pub path: PathBuf,
     pub weight: f64,
@@ -113,8 +116,42 @@ pub(crate) struct SourceFile {
     /// Its source's, or those of all.
     pub columns: BTreeMap<String, String>,
     pub format: Option<Format>,
+    /// What came out of a pipe, which can be read but once.
+    piped: Option<File>,
 }
 
+impl SourceFile {
+    fn open(&self) -> Result<File, Error> {
+        match &self.piped {
+            None => File::open(&self.path).map_err(Error::io(&self.path, "open")),
+            Some(copy) => {
+                let mut copy = copy.try_clone().map_err(Error::io(&self.path, "open"))?;
+                std::io::Seek::rewind(&mut copy).map_err(Error::io(&self.path, "read"))?;
+                Ok(copy)
+            }
+        }
+    }
+}
+
+/// A copy of what a pipe gives, without a name; None for a file.
+fn piped(path: &Path, kind: FileType) -> Result<Option<File>, Error> {
+    if kind.is_file() {
+        return Ok(None);
+    }
+    #[cfg(unix)]
+    let pipe = std::os::unix::fs::FileTypeExt::is_fifo(&kind);
+    #[cfg(not(unix))]
+    let pipe = false;
+    if !pipe {
+        return Err(Error::file(path, "neither a file, a folder nor a pipe"));
+    }
+    let mut from = File::open(path).map_err(Error::io(path, "open"))?;
+    let mut copy = tempfile::tempfile().map_err(Error::io(&std::env::temp_dir(), "create a temporary file in"))?;
+    std::io::copy(&mut from, &mut copy).map_err(Error::io(path, "copy the pipe"))?;
+    Ok(Some(copy))
+}
+
+#[derive(Debug)]
 pub(crate) struct Files {
     pub read: Vec<SourceFile>,
     pub skipped: Vec<PathBuf>,
@@ -138,9 +175,14 @@ impl Files {
             let format = source.format.or(options.format);
             let folder::Files { read, skipped } = folder::files(source, options)?;
             for path in read {
-                let bytes = std::fs::metadata(&path).map_err(Error::io(&path, "open"))?.len();
+                let meta = std::fs::metadata(&path).map_err(Error::io(&path, "open"))?;
+                let piped = piped(&path, meta.file_type())?;
+                let bytes = match &piped {
+                    None => meta.len(),
+                    Some(copy) => copy.metadata().map_err(Error::io(&path, "read"))?.len(),
+                };
                 let columns = columns.clone();
-                out.read.push(SourceFile { path, weight: source.weight, bytes, columns, format });
+                out.read.push(SourceFile { path, weight: source.weight, bytes, columns, format, piped });
             }
             out.skipped.extend(skipped);
         }
@@ -152,6 +194,7 @@ impl Files {
 }
 
 /// What a worker made of one row.
+#[derive(Default)]
 struct Worked {
     row: usize,
     /// Columns that were renamed, and those that the format does not read.
@@ -168,6 +211,27 @@ struct Worked {
 const BATCH_BYTES: usize = 1 << 20;
 const BATCH_ROWS: usize = 2048;
 
+/// Starts the threads that rows are spread over, if none have been, so that a number of them that the system does not give
+/// is an error.
+fn threads() -> Result<(), Error> {
+    static STARTED: OnceLock<Result<(), String>> = OnceLock::new();
+    const MOST: usize = 1024;
+    let start = || {
+        let asked = std::env::var("RAYON_NUM_THREADS").ok().and_then(|n| n.parse::<usize>().ok());
+        if asked.is_some_and(|n| n > MOST) {
+            return Err(format!("at most {MOST} can"));
+        }
+        match rayon::ThreadPoolBuilder::new().build_global() {
+            Err(e) if std::error::Error::source(&e).is_some() => Err(e.to_string()),
+            _ => Ok(()), // there, or started by someone else
+        }
+    };
+    STARTED.get_or_init(start).clone().map_err(|e| Error::Option {
+        key: "RAYON_NUM_THREADS",
+        message: format!("so many threads cannot be started: {e}; leave the variable out, or ask for fewer"),
+    })
+}
+
 pub(crate) fn run(
     files: &Files,
     encoder: Option<&Encoder>,
@@ -176,18 +240,20 @@ pub(crate) fn run(
     progress: &mut dyn FnMut(Progress),
     each: &mut dyn FnMut(Item) -> Result<(), Error>,
 ) -> Result<(), Error> {
+    threads()?;
     let total_bytes = files.read.iter().map(|f| f.bytes).sum();
     let bytes = AtomicU64::new(0);
-    let mut seen = HashSet::new();
     report.columns_not_found = files.read.iter().flat_map(|file| file.columns.keys().cloned()).collect();
+    let mut walk = Walk { encoder, options, report, seen: HashSet::new(), refused: None, nothing_read: None, each };
     for (index, file) in files.read.iter().enumerate() {
-        report.files.push(FileReport { path: file.path.clone(), format: file.format, rows: 0, pairs: 0 });
+        walk.report.files.push(FileReport { path: file.path.clone(), format: file.format, rows: 0, pairs: 0 });
+        let opened = file.open()?;
         std::thread::scope(|scope| {
             let (send, receive) = sync_channel::<Vec<Raw>>(2);
             let bytes = &bytes;
             let reader = scope.spawn(move || {
                 let (mut batch, mut size) = (Vec::new(), 0);
-                let tally = source::rows(&file.path, bytes, &mut |raw| {
+                let tally = source::rows(&file.path, opened, bytes, &mut |raw| {
                     size += raw.body.size();
                     batch.push(raw);
                     if size < BATCH_BYTES && batch.len() < BATCH_ROWS {
@@ -205,162 +271,214 @@ pub(crate) fn run(
             });
             let mut result = Ok(());
             for batch in &receive {
-                result = work(index, file, batch, encoder, options, report, &mut seen, each);
+                result = walk.batch(index, file, batch);
                 if result.is_err() {
                     break;
                 }
                 let bytes = bytes.load(Ordering::Relaxed);
-                progress(Progress { bytes, total_bytes, rows: report.rows, pairs: report.pairs });
+                progress(Progress { bytes, total_bytes, rows: walk.report.rows, pairs: walk.report.pairs });
             }
             drop(receive);
             let tally = reader.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            if let Some(refused) = walk.refused.take() {
+                return Err(refused.into_error(result.is_ok() && tally.is_ok()));
+            }
             result?;
-            report.blank_lines += tally?.blank_lines;
-            Ok(())
+            walk.report.blank_lines += tally?.blank_lines;
+            // Where no row of a file is like a known one, it is the file that is at fault.
+            match walk.nothing_read.take().filter(|_| walk.report.files[index].format.is_none()) {
+                None => Ok(()),
+                Some(first) => Err(first),
+            }
         })?;
     }
     Ok(())
 }
 
-#[allow(clippy::too_many_arguments)] // one caller; a struct would only rename the list
-fn work(
-    index: usize,
-    file: &SourceFile,
-    batch: Vec<Raw>,
-    encoder: Option<&Encoder>,
-    options: &Options,
-    report: &mut Report,
-    seen: &mut HashSet<u128>,
-    each: &mut dyn FnMut(Item) -> Result<(), Error>,
-) -> Result<(), Error> {
-    let Some(first) = batch.first() else { return Ok(()) };
-    let format = match report.files[index].format {
-        Some(format) => format,
-        None => {
-            let row = match &first.body {
-                Body::Line(line) => Body::Line(line.clone()).parse(),
-                Body::Row(row) => Ok(row.clone()),
-            };
-            let format = row.and_then(|row| format::recognise(&format::rename(row, &file.columns)?));
-            *report.files[index].format.insert(format.map_err(|f| f.into_error(Place::new(&file.path, first.row)))?)
-        }
-    };
-    let worked: Vec<Worked> =
-        batch.into_par_iter().map(|raw| one(raw, format, &file.columns, encoder, options)).collect();
-    for Worked { row, renamed, unknown, example, key, text_faults, encoded, token_faults } in worked {
-        let place = || Place::new(&file.path, row);
-        report.rows += 1;
-        report.files[index].rows += 1;
-        for column in renamed {
-            report.columns_not_found.remove(&column);
-        }
-        for column in unknown {
-            *report.columns_not_read.entry(column).or_default() += 1;
-        }
-        let mut dropped = judge(text_faults, options, report, &place, false)?;
-        if example.is_some() && !seen.insert(key) {
-            let again =
-                Fault::dirt(Dirt::DuplicateRow, "prompt", "prompt, chosen and rejected stand in an earlier row");
-            dropped = judge(vec![again], options, report, &place, dropped)?;
-        }
-        if dropped {
-            continue;
-        }
-        let overlong = token_faults.iter().any(|f| matches!(f.kind, FaultKind::Dirt(Dirt::Overlong, _)));
-        let dropped = judge(token_faults, options, report, &place, false)?;
-        if dropped {
-            if let (true, Some(encoded)) = (overlong, &encoded) {
-                report.tokens_dropped += encoded.touches.length;
-            }
-            continue;
-        }
-        let Some(example) = example else { continue };
-        report.pairs += 1;
-        report.files[index].pairs += 1;
-        if let Some(encoded) = &encoded {
-            encoded.count(report);
-        }
-        each(Item { file: index, row, key: key as u64, example, encoded })?;
-    }
-    Ok(())
+/// The first row that the policies refuse, and what else of its file they would.
+struct Refused {
+    first: Box<Error>,
+    rows: usize,
+    dirty: usize,
+    found: BTreeMap<Dirt, usize>,
 }
 
-/// Counts the faults of a row and says whether the row is left out.
-fn judge(
-    faults: Vec<Fault>,
-    options: &Options,
-    report: &mut Report,
-    place: &dyn Fn() -> Place,
-    mut dropped: bool,
-) -> Result<bool, Error> {
-    let mut counted = Vec::new();
-    for fault in faults {
-        let FaultKind::Dirt(dirt, _) = fault.kind else {
-            if dropped {
+impl Refused {
+    fn count(&mut self, dirt: impl Iterator<Item = Dirt>) {
+        let mut kinds: Vec<_> = dirt.collect();
+        kinds.sort_unstable();
+        kinds.dedup();
+        self.dirty += usize::from(!kinds.is_empty());
+        for kind in kinds {
+            *self.found.entry(kind).or_default() += 1;
+        }
+    }
+
+    /// `whole`: the file was read to its end.
+    fn into_error(self, whole: bool) -> Error {
+        if self.dirty < 2 {
+            return *self.first;
+        }
+        let kinds: Vec<_> = self.found.iter().map(|(dirt, n)| format!("{n} {}", dirt.words())).collect();
+        let of = if whole { format!("the {} rows", self.rows) } else { format!("the first {} rows", self.rows) };
+        let others = format!(
+            "{} of {of} of this file are refused ({}); `dirty_rows = \"drop\"` leaves all of them out",
+            self.dirty,
+            kinds.join(", ")
+        );
+        Error::Dirty { first: self.first, others }
+    }
+}
+
+/// The way through the rows.
+struct Walk<'w, 'e> {
+    encoder: Option<&'w Encoder<'e>>,
+    options: &'w Options,
+    report: &'w mut Report,
+    seen: HashSet<u128>,
+    /// Once there is one, rows are only counted.
+    refused: Option<Refused>,
+    /// What was wrong with the first row of the file, where none before it could be read.
+    nothing_read: Option<Error>,
+    each: &'w mut dyn FnMut(Item) -> Result<(), Error>,
+}
+
+impl Walk<'_, '_> {
+    fn batch(&mut self, index: usize, file: &SourceFile, batch: Vec<Raw>) -> Result<(), Error> {
+        if self.report.files[index].format.is_none() {
+            self.report.files[index].format = self.recognise(file, &batch)?;
+        }
+        let format = self.report.files[index].format;
+        let (encoder, options) = (self.encoder, self.options);
+        let worked: Vec<Worked> = batch.into_par_iter().map(|raw| one(raw, format, file, encoder, options)).collect();
+        for worked in worked {
+            self.report.rows += 1;
+            self.report.files[index].rows += 1;
+            let result = self.row(index, file, worked);
+            match (result, &mut self.refused) {
+                (Ok(()), _) => {}
+                // Only dirt is looked for from here on.
+                (Err(Stop::Dirt(error, kinds)), refused) => {
+                    let rows = self.report.files[index].rows;
+                    let start = || Refused { first: error, rows, dirty: 0, found: BTreeMap::new() };
+                    let refused = refused.get_or_insert_with(start);
+                    refused.count(kinds.into_iter());
+                }
+                (Err(Stop::Other(_)), Some(_)) => {}
+                (Err(Stop::Other(error)), None) => return Err(*error),
+            }
+            if let Some(refused) = &mut self.refused {
+                refused.rows = self.report.files[index].rows;
+            }
+        }
+        Ok(())
+    }
+
+    /// By the first row that lacks nothing.
+    fn recognise(&self, file: &SourceFile, batch: &[Raw]) -> Result<Option<Format>, Error> {
+        for raw in batch {
+            let Ok(mut row) = raw.body.clone().parse() else { continue };
+            if !file.columns.is_empty() {
+                row = format::rename(row, &file.columns).map_err(|f| f.into_error(Place::new(&file.path, raw.row)))?;
+            }
+            if format::unpack(&mut row).is_err() {
                 continue;
             }
-            return Err(fault.into_error(place()));
-        };
-        if counted.contains(&dirt) {
-            continue;
-        }
-        counted.push(dirt);
-        let entry = report.dirt.entry(dirt).or_default();
-        entry.found += 1;
-        if entry.examples.len() < 5 {
-            let Place { file, row } = place();
-            entry.examples.push((file, row));
-        }
-        match options.verdict(dirt) {
-            _ if dropped => {}
-            Verdict::Keep => {}
-            Verdict::Refuse => return Err(fault.into_error(place())),
-            Verdict::Drop => {
-                entry.dropped += 1;
-                dropped = true;
+            match format::recognise(&row, self.options) {
+                Ok(format) => return Ok(Some(format)),
+                Err(fault) if fault.dirt().is_some() => {}
+                Err(fault) => return Err(fault.into_error(Place::new(&file.path, raw.row))),
             }
         }
+        Ok(None)
     }
-    Ok(dropped)
+
+    fn row(&mut self, index: usize, file: &SourceFile, worked: Worked) -> Result<(), Stop> {
+        let Worked { row, renamed, unknown, example, key, text_faults, encoded, token_faults } = worked;
+        let place = || Place::new(&file.path, row);
+        for column in renamed {
+            self.report.columns_not_found.remove(&column);
+        }
+        for column in unknown {
+            *self.report.columns_not_read.entry(column).or_default() += 1;
+        }
+        let mut faults = text_faults;
+        if example.is_some() && !self.seen.insert(key) {
+            let again = "prompt, chosen and rejected stand in an earlier row";
+            faults.push(Fault::new(Dirt::DuplicateRow, "prompt", again));
+        }
+        let of_text = faults.len();
+        faults.extend(token_faults);
+        let refuses = |fault: &Fault| fault.dirt().is_some_and(|d| self.options.verdict(d) == Verdict::Refuse);
+        let drops = |fault: &Fault| fault.dirt().is_some_and(|d| self.options.verdict(d) == Verdict::Drop);
+        // The first that decides; a row that is left out for its text is not asked for its tokens.
+        let dropped = faults.iter().position(drops);
+        let stops = faults.iter().position(|f| refuses(f) || f.dirt().is_none());
+        if let Some(at) = stops.filter(|at| dropped.is_none_or(|d| *at < d)) {
+            let kinds: Vec<_> = faults.iter().filter(|f| refuses(f)).filter_map(Fault::dirt).collect();
+            let fault = faults.swap_remove(at);
+            return Err(match fault.dirt() {
+                Some(_) => Stop::Dirt(Box::new(fault.into_error(place())), kinds),
+                None => Stop::Other(Box::new(fault.into_error(place()))),
+            });
+        }
+        if self.refused.is_some() {
+            return Ok(());
+        }
+        let mut counted = Vec::new();
+        for (at, fault, dirt) in faults.iter().enumerate().filter_map(|(at, f)| Some((at, f, f.dirt()?))) {
+            if counted.contains(&dirt) || dropped.is_some_and(|d| d < of_text && at >= of_text) {
+                continue;
+            }
+            counted.push(dirt);
+            let entry = self.report.dirt.entry(dirt).or_default();
+            entry.found += 1;
+            entry.dropped += usize::from(dropped == Some(at));
+            if entry.examples.is_empty() {
+                entry.first = fault.message();
+            }
+            if entry.examples.len() < 5 {
+                entry.examples.push((file.path.clone(), row));
+            }
+        }
+        if let Some(at) = dropped {
+            if self.report.files[index].format.is_none() && self.nothing_read.is_none() {
+                self.nothing_read = Some(faults.swap_remove(at).into_error(place()));
+                return Ok(());
+            }
+            let overlong = at >= of_text && faults.iter().any(|f| f.dirt() == Some(Dirt::Overlong));
+            if let (true, Some(encoded)) = (overlong, &encoded) {
+                self.report.tokens_dropped += encoded.touches.length;
+            }
+            return Ok(());
+        }
+        let Some(example) = example else { return Ok(()) };
+        self.report.pairs += 1;
+        self.report.files[index].pairs += 1;
+        if let Some(encoded) = &encoded {
+            encoded.count(self.report);
+        }
+        (self.each)(Item { file: index, row, key: key as u64, example, encoded }).map_err(|e| Stop::Other(Box::new(e)))
+    }
 }
 
-fn one(
-    raw: Raw,
-    format: Format,
-    columns: &BTreeMap<String, String>,
-    encoder: Option<&Encoder>,
-    options: &Options,
-) -> Worked {
-    let mut worked = Worked {
-        row: raw.row,
-        renamed: Vec::new(),
-        unknown: Vec::new(),
-        example: None,
-        key: 0,
-        text_faults: Vec::new(),
-        encoded: None,
-        token_faults: Vec::new(),
-    };
-    let parsed = raw.body.parse().and_then(|row| {
-        let renamed = columns.keys().filter(|c| row.contains_key(*c)).cloned().collect();
-        Ok((renamed, format::rename(row, columns)?))
-    });
-    let row = match parsed {
-        Ok((renamed, row)) => {
-            worked.renamed = renamed;
-            row
-        }
-        Err(fault) => {
-            worked.text_faults.push(fault);
-            return worked;
-        }
-    };
-    let known = format::fields(format);
-    worked.unknown = row.keys().filter(|k| !known.contains(&k.as_str())).cloned().collect();
-    (worked.example, worked.text_faults) = format::example(row, format, options);
+/// Why the walk ends at a row.
+enum Stop {
+    /// Dirt that the policies refuse: the first of it, and all kinds in the row.
+    Dirt(Box<Error>, Vec<Dirt>),
+    Other(Box<Error>),
+}
+
+/// `format` is none where no row before had one.
+fn one(raw: Raw, format: Option<Format>, file: &SourceFile, encoder: Option<&Encoder>, options: &Options) -> Worked {
+    let mut worked = Worked { row: raw.row, ..Worked::default() };
+    match read_row(raw, format, file, options, &mut worked) {
+        Err(fault) => worked.text_faults.push(fault),
+        Ok((row, format)) => (worked.example, worked.text_faults) = format::example(row, format, options),
+    }
     if let Some(example) = &worked.example {
         worked.key = key(example);
-        let sound = |f: &Fault| matches!(f.kind, FaultKind::Dirt(d, _) if options.verdict(d) == Verdict::Keep);
+        let sound = |f: &Fault| f.dirt().is_some_and(|d| options.verdict(d) == Verdict::Keep);
         if let Some(encoder) = encoder
             && worked.text_faults.iter().all(sound)
         {
@@ -368,6 +486,35 @@ fn one(
         }
     }
     worked
+}
+
+/// The row under its format's names.
+fn read_row(
+    raw: Raw,
+    format: Option<Format>,
+    file: &SourceFile,
+    options: &Options,
+    worked: &mut Worked,
+) -> Result<(Row, Format), Fault> {
+    let row = raw.body.parse()?;
+    worked.renamed = file.columns.keys().filter(|c| row.contains_key(*c)).cloned().collect();
+    let mut row = format::rename(row, &file.columns)?;
+    format::unpack(&mut row)?;
+    let format = match format {
+        Some(format) => format,
+        None => format::recognise(&row, options)?,
+    };
+    let known = format::fields(format);
+    worked.unknown = row.keys().filter(|k| !known.contains(&k.as_str())).cloned().collect();
+    if let Some(fault) = format::odd_number(&row, known) {
+        return Err(fault);
+    }
+    if file.format.is_none()
+        && let Some(fault) = format::unread(&row, format, options)
+    {
+        return Err(fault);
+    }
+    Ok((row, format))
 }
 
 /// A hash of what the pair says, the same whatever file and format it came from.
@@ -393,13 +540,13 @@ fn key(example: &Example) -> u128 {
 }
 
 /// Changes when the same input would give other tokens or another report.
-const CACHE_VERSION: u32 = 2;
+const CACHE_VERSION: u32 = 3;
 
 fn fingerprint(files: &Files, encoder: &Encoder, options: &Options) -> Result<u128, Error> {
     let mut facts = CACHE_VERSION.to_le_bytes().to_vec();
     for file in &files.read {
         facts.extend(file.path.to_string_lossy().bytes());
-        let mut reader = std::fs::File::open(&file.path).map_err(Error::io(&file.path, "open"))?;
+        let mut reader = file.open()?;
         let mut hash = Xxh3::new();
         std::io::copy(&mut std::io::BufReader::with_capacity(1 << 20, &mut reader), &mut Hashing(&mut hash))
             .map_err(Error::io(&file.path, "read"))?;

@@ -27,6 +27,22 @@ pub struct Options {
     pub boundary: Boundary,
     /// How the prompt is told from the completions where it stands only inside them.
     pub implicit_prompt: ImplicitPrompt,
+    /// One for all: `drop` leaves out every row that another policy here would stop at, and counts it.
+    pub dirty_rows: Policy,
+    /// A row that is no object of JSON, names a key twice, has half a character (a lone surrogate), or is too large.
+    pub malformed_row: Policy,
+    /// A row that lacks a field of its format.
+    pub missing_field: Policy,
+    /// A conversation whose prompt ends in the assistant's turn.
+    pub assistant_prompt: AssistantPrompt,
+    /// A conversation that the chat template refuses, or cannot write.
+    pub refused_by_template: Policy,
+    /// A token that is beyond the model's vocabulary (`vocab_size` in config.json).
+    pub unknown_id: Policy,
+    /// BOS anywhere but at the beginning.
+    pub inner_bos: Policy,
+    /// Another special token that a text spells out.
+    pub inner_special: Leniency,
     /// A completion without a character other than white space.
     pub empty_completion: Policy,
     /// A prompt that leaves no token before the completion (no text, and a tokenizer without BOS).
@@ -45,7 +61,7 @@ pub struct Options {
     pub untruncatable: Policy,
     /// A completion that has the EOS token somewhere before its end.
     pub inner_eos: Policy,
-    /// The text of a chat template, or a path to one ending in `.jinja`, in place of the checkpoint's own.
+    /// The text of a chat template, or a path to one, in place of the checkpoint's own.
     pub chat_template: Option<String>,
     /// Variables handed to the chat template of every row; a row's own `chat_template_kwargs` go before these.
     pub chat_template_kwargs: serde_json::Map<String, serde_json::Value>,
@@ -74,6 +90,14 @@ impl Default for Options {
             overlong: Overlong::Error,
             boundary: Boundary::Error,
             implicit_prompt: ImplicitPrompt::Auto,
+            dirty_rows: Policy::Error,
+            malformed_row: Policy::Error,
+            missing_field: Policy::Error,
+            assistant_prompt: AssistantPrompt::Error,
+            refused_by_template: Policy::Error,
+            unknown_id: Policy::Error,
+            inner_bos: Policy::Error,
+            inner_special: Leniency::Keep,
             empty_completion: Policy::Error,
             empty_prompt: Policy::Error,
             identical_pair: Policy::Error,
@@ -111,6 +135,14 @@ pub enum Format {
     Sharegpt,
     /// LLaMA-Factory's version 1: `chosen_messages`, `rejected_messages`, each content a list of parts.
     LlamafactoryV1,
+    /// axolotl's: `messages`, and the answers `chosen` and `rejected`, a message each.
+    Axolotl,
+    /// ms-swift's: `messages` that end in the better answer, and `rejected_response` or `rejected_messages`.
+    MsSwift,
+    /// OpenAI's export: `input` with `messages`, `preferred_output`, `non_preferred_output`.
+    Openai,
+    /// NeMo-RL's: `context`, and two `completions` of {rank, completion}, the lower rank preferred.
+    NemoRl,
 }
 
 impl Format {
@@ -124,6 +156,10 @@ impl Format {
             Format::Alpaca => "alpaca",
             Format::Sharegpt => "sharegpt",
             Format::LlamafactoryV1 => "llamafactory-v1",
+            Format::Axolotl => "axolotl",
+            Format::MsSwift => "ms-swift",
+            Format::Openai => "openai",
+            Format::NemoRl => "nemo-rl",
         }
     }
 }
@@ -152,6 +188,8 @@ pub enum Boundary {
     /// Stop and name the row.
     #[default]
     Error,
+    /// Leave the pair out, and count it.
+    Drop,
     /// Tokenise the completion apart from the prompt.
     Separate,
     /// Move the boundary back to the last token that the prompt alone, prompt + chosen and prompt + rejected have in
@@ -184,6 +222,32 @@ pub enum Policy {
     Drop,
 }
 
+/// What happens to a conversation whose prompt ends in the assistant's turn. Either way it is counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum AssistantPrompt {
+    /// Stop and name the row.
+    #[default]
+    Error,
+    /// Leave the row out.
+    Drop,
+    /// The completion goes on with the turn: the two are one message for the chat template.
+    Continue,
+}
+
+/// What happens to a row with something in it that may be meant. Either way it is counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Leniency {
+    /// Train on it as it is.
+    #[default]
+    Keep,
+    /// Leave the row out.
+    Drop,
+    /// Stop and name the row.
+    Error,
+}
+
 /// What happens to a row that stood in the data before. Either way it is counted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -197,14 +261,20 @@ pub enum Duplicates {
     Error,
 }
 
-/// The kinds of dirt that are looked for.
+/// The kinds of dirt that are looked for, in the order in which a row is examined.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Dirt {
+    /// No object of JSON, a key twice, half a character, or too large.
+    MalformedRow,
+    /// A field of the format is missing.
+    MissingField,
     /// A field that should be text (or messages) and is something else.
     WrongType,
     /// The two sides answer different prompts.
     DifferingPrompts,
+    /// The prompt ends in the assistant's turn.
+    AssistantPrompt,
     /// No token before the completion.
     EmptyPrompt,
     /// A chosen completion without a character other than white space.
@@ -215,8 +285,16 @@ pub enum Dirt {
     IdenticalPair,
     /// Prompt, chosen and rejected all stood in an earlier row.
     DuplicateRow,
+    /// The chat template refuses the conversation.
+    RefusedByTemplate,
+    /// A token beyond the model's vocabulary.
+    UnknownId,
+    /// BOS anywhere but at the beginning.
+    InnerBos,
     /// EOS before the end of a completion.
     InnerEos,
+    /// Another special token that a text spells out.
+    InnerSpecial,
     /// One side is longer than `max_length`.
     Overlong,
     /// Truncation would leave no completion or no prompt.
@@ -229,32 +307,46 @@ pub enum Dirt {
 
 impl Dirt {
     /// Every kind, in the order in which a row is examined.
-    pub const ALL: [Dirt; 12] = [
+    pub const ALL: [Dirt; 19] = [
+        Dirt::MalformedRow,
+        Dirt::MissingField,
         Dirt::WrongType,
         Dirt::DifferingPrompts,
+        Dirt::AssistantPrompt,
         Dirt::EmptyPrompt,
         Dirt::EmptyChosen,
         Dirt::EmptyRejected,
         Dirt::IdenticalPair,
         Dirt::DuplicateRow,
+        Dirt::RefusedByTemplate,
+        Dirt::UnknownId,
+        Dirt::InnerBos,
         Dirt::InnerEos,
-        Dirt::Boundary,
+        Dirt::InnerSpecial,
         Dirt::Overlong,
         Dirt::Untruncatable,
         Dirt::IdenticalAfterTruncation,
+        Dirt::Boundary,
     ];
 
-    /// In words, for reports: "empty chosen".
+    /// In words.
     pub fn words(self) -> &'static str {
         match self {
-            Dirt::WrongType => "field of the wrong type",
+            Dirt::MalformedRow => "malformed rows",
+            Dirt::MissingField => "missing fields",
+            Dirt::WrongType => "wrong type",
             Dirt::DifferingPrompts => "prompts that differ",
+            Dirt::AssistantPrompt => "prompts that end in the assistant's turn",
             Dirt::EmptyPrompt => "empty prompt",
             Dirt::EmptyChosen => "empty chosen",
             Dirt::EmptyRejected => "empty rejected",
             Dirt::IdenticalPair => "identical pair",
             Dirt::DuplicateRow => "duplicated row",
+            Dirt::RefusedByTemplate => "refused by the chat template",
+            Dirt::UnknownId => "tokens beyond the model's vocabulary",
+            Dirt::InnerBos => "BOS inside a text",
             Dirt::InnerEos => "EOS inside a completion",
+            Dirt::InnerSpecial => "special tokens spelled out in texts",
             Dirt::Overlong => "longer than max_length",
             Dirt::Untruncatable => "cannot be truncated",
             Dirt::IdenticalAfterTruncation => "identical after truncation",
@@ -265,15 +357,24 @@ impl Dirt {
     /// Which key decides, and its other values.
     pub(crate) fn hint(self) -> &'static str {
         match self {
+            Dirt::MalformedRow => "`malformed_row = \"drop\"` leaves such rows out and counts them",
+            Dirt::MissingField => "`missing_field = \"drop\"` leaves such rows out and counts them",
             Dirt::WrongType => "`wrong_type = \"drop\"` leaves such rows out and counts them",
             Dirt::DifferingPrompts => "`differing_prompts = \"drop\"` leaves such rows out and counts them",
+            Dirt::AssistantPrompt => {
+                "`assistant_prompt` may be \"continue\", so that the completion goes on with that turn, or \"drop\""
+            }
             Dirt::EmptyPrompt => "`empty_prompt = \"drop\"` leaves such rows out and counts them",
             Dirt::EmptyChosen | Dirt::EmptyRejected => {
                 "`empty_completion = \"drop\"` leaves such rows out and counts them"
             }
             Dirt::IdenticalPair => "`identical_pair = \"drop\"` leaves such rows out and counts them",
             Dirt::DuplicateRow => "`duplicate_row = \"drop\"` keeps the first of them, \"keep\" all",
+            Dirt::RefusedByTemplate => "`refused_by_template = \"drop\"` leaves such rows out and counts them",
+            Dirt::UnknownId => "`unknown_id = \"drop\"` leaves such rows out and counts them",
+            Dirt::InnerBos => "`inner_bos = \"drop\"` leaves such rows out and counts them",
             Dirt::InnerEos => "`inner_eos = \"drop\"` leaves such rows out and counts them",
+            Dirt::InnerSpecial => "`inner_special` may be \"drop\", \"keep\" or \"error\"",
             Dirt::Overlong => {
                 "`overlong` may be \"drop\", \"truncate-prompt\", \"truncate-completion\" or \
                  \"truncate-completion-keep-eos\", or raise `max_length`"
@@ -282,7 +383,7 @@ impl Dirt {
             Dirt::IdenticalAfterTruncation => {
                 "`identical_after_truncation = \"drop\"` leaves such rows out and counts them"
             }
-            Dirt::Boundary => "`boundary` may be \"separate\" or \"merge\"",
+            Dirt::Boundary => "`boundary` may be \"separate\" or \"merge\", or \"drop\"",
         }
     }
 }
@@ -311,41 +412,51 @@ impl Options {
         Ok(())
     }
 
+    /// What the policies say of a row that has `dirt`.
     pub(crate) fn verdict(&self, dirt: Dirt) -> Verdict {
-        let policy = match dirt {
-            Dirt::WrongType => self.wrong_type,
-            Dirt::DifferingPrompts => self.differing_prompts,
-            Dirt::EmptyPrompt => self.empty_prompt,
-            Dirt::EmptyChosen | Dirt::EmptyRejected => self.empty_completion,
-            Dirt::IdenticalPair => self.identical_pair,
-            Dirt::InnerEos => self.inner_eos,
-            Dirt::Untruncatable => self.untruncatable,
-            Dirt::IdenticalAfterTruncation => self.identical_after_truncation,
-            Dirt::DuplicateRow => {
-                return match self.duplicate_row {
-                    Duplicates::Keep => Verdict::Keep,
-                    Duplicates::Drop => Verdict::Drop,
-                    Duplicates::Error => Verdict::Refuse,
-                };
-            }
-            Dirt::Overlong => {
-                return match self.overlong {
-                    Overlong::Error => Verdict::Refuse,
-                    Overlong::Drop => Verdict::Drop,
-                    _ => Verdict::Keep,
-                };
-            }
-            Dirt::Boundary => {
-                return match self.boundary {
-                    Boundary::Error => Verdict::Refuse,
-                    _ => Verdict::Keep,
-                };
-            }
+        use Verdict::{Drop, Keep, Refuse};
+        let policy = |policy| if policy == Policy::Error { Refuse } else { Drop };
+        let own = match dirt {
+            Dirt::MalformedRow => policy(self.malformed_row),
+            Dirt::MissingField => policy(self.missing_field),
+            Dirt::WrongType => policy(self.wrong_type),
+            Dirt::DifferingPrompts => policy(self.differing_prompts),
+            Dirt::AssistantPrompt => match self.assistant_prompt {
+                AssistantPrompt::Error => Refuse,
+                AssistantPrompt::Drop => Drop,
+                AssistantPrompt::Continue => Keep,
+            },
+            Dirt::EmptyPrompt => policy(self.empty_prompt),
+            Dirt::EmptyChosen | Dirt::EmptyRejected => policy(self.empty_completion),
+            Dirt::IdenticalPair => policy(self.identical_pair),
+            Dirt::DuplicateRow => match self.duplicate_row {
+                Duplicates::Keep => Keep,
+                Duplicates::Drop => Drop,
+                Duplicates::Error => Refuse,
+            },
+            Dirt::RefusedByTemplate => policy(self.refused_by_template),
+            Dirt::UnknownId => policy(self.unknown_id),
+            Dirt::InnerBos => policy(self.inner_bos),
+            Dirt::InnerEos => policy(self.inner_eos),
+            Dirt::InnerSpecial => match self.inner_special {
+                Leniency::Keep => Keep,
+                Leniency::Drop => Drop,
+                Leniency::Error => Refuse,
+            },
+            Dirt::Overlong => match self.overlong {
+                Overlong::Error => Refuse,
+                Overlong::Drop => Drop,
+                _ => Keep,
+            },
+            Dirt::Untruncatable => policy(self.untruncatable),
+            Dirt::IdenticalAfterTruncation => policy(self.identical_after_truncation),
+            Dirt::Boundary => match self.boundary {
+                Boundary::Error => Refuse,
+                Boundary::Drop => Drop,
+                _ => Keep,
+            },
         };
-        match policy {
-            Policy::Error => Verdict::Refuse,
-            Policy::Drop => Verdict::Drop,
-        }
+        if own == Refuse && self.dirty_rows == Policy::Drop { Drop } else { own }
     }
 }
 

@@ -47,6 +47,8 @@ pub struct Report {
     pub tokens_dropped: usize,
     /// Prompts that began with BOS themselves, where a second one was not added.
     pub bos_not_doubled: usize,
+    /// Completions that began with BOS, which was left out.
+    pub bos_left_out: usize,
     /// Completions that ended with EOS themselves, where a second one was not added.
     pub eos_not_doubled: usize,
     /// Completions without EOS at their end: the chat template writes none, or they were cut.
@@ -79,6 +81,8 @@ pub struct DirtReport {
     pub dropped: usize,
     /// The first rows that had it: file and 1-based row.
     pub examples: Vec<(PathBuf, usize)>,
+    /// What is wrong with the first of them.
+    pub first: String,
 }
 
 /// Token counts over the pairs that were kept.
@@ -119,10 +123,10 @@ impl fmt::Display for Report {
         for (dirt, d) in &self.dirt {
             write!(f, "\n{}: {} rows, {} dropped", dirt.words(), d.found, d.dropped)?;
             if let Some((_, row)) = d.examples.first() {
-                write!(f, " (first: row {row})")?;
+                write!(f, " (first: row {row}: {})", d.first)?;
             }
         }
-        let lines: [(usize, &str); 12] = [
+        let lines: [(usize, &str); 13] = [
             (self.boundary_separate, "pairs tokenised apart from their prompt"),
             (self.boundary_merged, "pairs whose boundary moved to the last common token"),
             (self.boundary_tokens_moved, "prompt tokens moved into the completions"),
@@ -132,6 +136,7 @@ impl fmt::Display for Report {
             (self.completion_tokens_lost, "completion tokens lost"),
             (self.tokens_dropped, "tokens in the pairs dropped for length"),
             (self.bos_not_doubled, "prompts had BOS already"),
+            (self.bos_left_out, "completions began with BOS, which was left out"),
             (self.eos_not_doubled, "completions had EOS already"),
             (self.completions_without_eos, "completions end without EOS"),
             (self.blank_lines, "blank lines"),

@@ -1,11 +1,13 @@
 //! Chat templates: from messages to the text that the model reads, as `transformers` renders it.
 
 use std::ops::Range;
-use std::time::{SystemTime, UNIX_EPOCH};
 
+use jiff::Timestamp;
+use jiff::civil::Date;
+use jiff::tz::TimeZone;
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, Serde, Value as Jinja, ValueKind};
-use minijinja::{AutoEscape, Environment, Error as JinjaError, ErrorKind};
+use minijinja::{AutoEscape, Environment, Error as JinjaError, ErrorKind, State};
 use serde_json::Value;
 
 use crate::format::Row;
@@ -15,8 +17,16 @@ use crate::{Error, Tokenizer};
 /// text has them; a conversation that does is refused.
 const OPEN: char = '\u{fdd0}';
 const CLOSE: char = '\u{fdd1}';
-/// Steps of the template engine before a template counts as one that never ends.
-const FUEL: u64 = 50_000_000;
+/// What one rendering may take: a step costs one, and so do 64 bytes of what it makes or reads. 256 MiB in all.
+const FUEL: u64 = 4 << 20;
+/// Values inside each other, and values in one that a template makes, at most. The engine itself counts only what it makes
+/// at each step, and what is made of few parts many times over may be endless.
+const DEPTH: usize = 64;
+const VALUES: usize = 1 << 20;
+/// Bytes of a template's text, at most.
+const SOURCE: usize = 4 << 20;
+/// Columns that a number may be padded to.
+const WIDTH: usize = 10_000;
 
 /// A compiled chat template.
 ///
@@ -28,7 +38,7 @@ pub struct ChatTemplate {
     special: Vec<(&'static str, String)>,
     generation: bool,
     dated: bool,
-    day: Option<i64>,
+    day: Option<Date>,
 }
 
 /// A conversation, rendered.
@@ -51,14 +61,26 @@ impl ChatTemplate {
         special: impl IntoIterator<Item = (&'static str, &'s str)>,
         date: Option<&str>,
     ) -> Result<Self, Error> {
+        if text.len() > SOURCE {
+            let message = format!("{} bytes; expected at most {} MiB", text.len(), SOURCE >> 20);
+            return Err(Error::Template { place: None, message });
+        }
+        // As Jinja2 reads them.
+        let text = &text.replace("\r\n", "\n").replace('\r', "\n");
         let mut environment = Environment::new();
         let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
         environment.set_syntax(syntax.map_err(failure)?);
         environment.set_auto_escape_callback(|_| AutoEscape::None);
-        environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+        environment.set_unknown_method_callback(method);
+        environment.set_formatter(|out, state, value| {
+            measure(state, value, 0)?;
+            minijinja::escape_formatter(out, state, value)
+        });
         environment.set_fuel(Some(FUEL));
         environment.add_filter("tojson", tojson);
         environment.add_filter(MARK, |body: String| format!("{OPEN}{body}{CLOSE}"));
+        environment.add_filter(CHECK, |state: &State, value: Jinja| measure(state, &value, 0).map(|()| value));
+        environment.add_filter(CHECK_INNER, |state: &State, value: Jinja| measure(state, &value, 1).map(|()| value));
         environment.add_test("sequence", |v: &Jinja| {
             // Python's strings and dicts are sequences to Jinja's test.
             matches!(v.kind(), ValueKind::Seq | ValueKind::String | ValueKind::Map)
@@ -71,16 +93,9 @@ impl ChatTemplate {
         environment.add_function("raise_exception", |message: String| -> Result<String, JinjaError> {
             Err(JinjaError::new(ErrorKind::InvalidOperation, message))
         });
-        let day = match date {
-            None => None,
-            Some(date) => Some(day_of(date).ok_or_else(|| Error::Option {
-                key: "template_date",
-                message: format!("{date:?} is no date; expected YYYY-MM-DD"),
-            })?),
-        };
+        let day = date.map(day_of).transpose()?;
         environment.add_function("strftime_now", move |format: String| -> Result<String, JinjaError> {
-            let seconds = clock(day);
-            strftime(&format, seconds).ok_or_else(|| {
+            strftime(&format, clock(day)).ok_or_else(|| {
                 JinjaError::new(ErrorKind::InvalidOperation, format!("strftime_now({format:?}) is not supported"))
             })
         });
@@ -110,8 +125,7 @@ impl ChatTemplate {
 
     /// The date that `strftime_now` tells, `YYYY-MM-DD`.
     pub fn date(&self) -> String {
-        let (y, m, d) = civil(clock(self.day).div_euclid(86_400));
-        format!("{y:04}-{m:02}-{d:02}")
+        clock(self.day).to_zoned(TimeZone::UTC).date().to_string()
     }
 
     /// Renders `messages`, `{role, content, …}` each. With `add_generation_prompt` the text ends where the assistant
@@ -156,10 +170,17 @@ impl ChatTemplate {
 const RESERVED: [&str; 3] = ["messages", "tools", "add_generation_prompt"];
 const NAME: &str = "chat_template";
 const MARK: &str = "collimate_generation";
+const CHECK: &str = "collimate_check";
+/// For what becomes a part of a namespace.
+const CHECK_INNER: &str = "collimate_check_inner";
 
 fn failure(e: JinjaError) -> Error {
     // The engine's message, and the line it stands at; a template's own words come as they are.
-    let detail = e.detail().map_or_else(|| e.kind().to_string(), str::to_owned);
+    let detail = match (e.kind(), e.detail()) {
+        (_, Some(detail)) => detail.to_owned(),
+        (ErrorKind::OutOfFuel, None) => "takes more time or memory than a template may (out of fuel)".to_owned(),
+        (kind, None) => kind.to_string(),
+    };
     let message = match e.line() {
         Some(line) => format!("{detail} (line {line} of the template)"),
         None => detail,
@@ -167,18 +188,47 @@ fn failure(e: JinjaError) -> Error {
     Error::Template { place: None, message }
 }
 
+/// The bytes of `rest`, the inside of a tag, up to its end: `%}` outside of texts.
+fn tag_length(rest: &str) -> usize {
+    let (mut quote, mut escaped) = (None, false);
+    for (i, c) in rest.char_indices() {
+        match quote {
+            Some(_) if escaped => escaped = false,
+            Some(_) if c == '\\' => escaped = true,
+            Some(q) if c == q => quote = None,
+            Some(_) => {}
+            None if c == '"' || c == '\'' => quote = Some(c),
+            None if rest[i..].starts_with("%}") => return i,
+            None => {}
+        }
+    }
+    rest.len()
+}
+
+/// The assignment that a `set` tag makes, with a check around its value; None for a block that is set.
+fn checked(assignment: &str) -> Option<String> {
+    let (target, value) = assignment.split_once('=')?;
+    let body = value.trim_end();
+    let sign = body.ends_with(['-', '+']);
+    let (body, sign) = if sign { body.split_at(body.len() - 1) } else { (body, "") };
+    let body = body.trim_end();
+    let check = if target.contains('.') { CHECK_INNER } else { CHECK };
+    Some(format!("{target}= ({body}) | {check} {sign}"))
+}
+
 /// Turns `{% generation %}` blocks, which the engine does not know, into filter blocks that put marks around their
-/// text: the same kind of tag, so that white space around it is treated the same.
+/// text: the same kind of tag, so that white space around it is treated the same. What `{% set %}` gives a name to is
+/// checked on the way.
 fn mark(template: &str) -> (String, bool) {
     let mut out = String::with_capacity(template.len());
     let mut rest = template;
-    let mut found = false;
+    let (mut found, mut raw) = (false, false);
     // Comments may talk about the tag; they stay as they are.
     while let Some(at) = rest.find("{%").into_iter().chain(rest.find("{#")).min() {
         out.push_str(&rest[..at]);
         rest = &rest[at..];
         if rest.starts_with("{#") {
-            let end = rest.find("#}").map_or(rest.len(), |n| n + 2);
+            let end = if raw { 2 } else { rest.find("#}").map_or(rest.len(), |n| n + 2) };
             out.push_str(&rest[..end]);
             rest = &rest[end..];
             continue;
@@ -189,8 +239,27 @@ fn mark(template: &str) -> (String, bool) {
         let word = rest[sign..].trim_start();
         let end = word.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(word.len());
         let tag = match &word[..end] {
+            "endraw" => {
+                raw = false;
+                continue;
+            }
+            _ if raw => continue,
+            "raw" => {
+                raw = true;
+                continue;
+            }
             "generation" => format!(" filter {MARK} "),
             "endgeneration" => " endfilter ".to_owned(),
+            "set" => {
+                let inner = &word[end..][..tag_length(&word[end..])];
+                if let Some(assignment) = checked(inner) {
+                    out.push_str(&rest[..sign]);
+                    out.push_str(" set");
+                    out.push_str(&assignment);
+                    rest = &word[end + inner.len()..];
+                }
+                continue;
+            }
             _ => continue,
         };
         found = true;
@@ -200,6 +269,85 @@ fn mark(template: &str) -> (String, bool) {
     }
     out.push_str(rest);
     (out, found)
+}
+
+fn too_much(what: &str) -> JinjaError {
+    JinjaError::new(ErrorKind::OutOfFuel, format!("more than a template may make: {what}"))
+}
+
+/// Refuses values that are too deep, too many or endless, before they are walked by what does not count.
+fn measure(state: &State, value: &Jinja, depth: usize) -> Result<(), JinjaError> {
+    let mut left = VALUES;
+    walk(value, depth, &mut left)?;
+    // Visiting is work.
+    state.consume_fuel((VALUES - left) as u64 / 8)
+}
+
+fn walk(value: &Jinja, depth: usize, left: &mut usize) -> Result<(), JinjaError> {
+    let Some(object) = value.as_object() else { return Ok(()) };
+    if depth > DEPTH {
+        return Err(too_much(&format!("values more than {DEPTH} deep in each other")));
+    }
+    // One inside another may be that other.
+    if depth > 0 && object.type_name().ends_with("::Namespace") {
+        return Err(too_much("a namespace inside another value"));
+    }
+    let mut visit = |value: &Jinja| {
+        *left = left.checked_sub(1).ok_or_else(|| too_much(&format!("{VALUES} values in one")))?;
+        walk(value, depth + 1, left)
+    };
+    match object.repr() {
+        minijinja::value::ObjectRepr::Map => {
+            for (key, value) in object.try_iter_pairs().into_iter().flatten() {
+                visit(&key)?;
+                visit(&value)?;
+            }
+        }
+        minijinja::value::ObjectRepr::Seq | minijinja::value::ObjectRepr::Iterable => {
+            for value in object.try_iter().into_iter().flatten() {
+                visit(&value)?;
+            }
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
+/// Python's methods of strings, lists and dicts, of which some are asked for their size before they make it.
+fn method(state: &mut State, value: &Jinja, name: &str, args: &[Jinja]) -> Result<Jinja, JinjaError> {
+    let size = |bytes: usize| state.consume_fuel(bytes as u64 / 64);
+    match (value.as_str(), name) {
+        (Some(text), "format") => {
+            let widths = text.split(|c: char| !c.is_ascii_digit()).filter(|n| !n.is_empty());
+            let wide = widths.map(|n| n.parse().unwrap_or(usize::MAX)).any(|n| n > WIDTH);
+            if wide || (text.contains(":{") && args.iter().any(|n| n.as_usize().is_some_and(|n| n > WIDTH))) {
+                return Err(too_much(&format!("a column of more than {WIDTH} characters")));
+            }
+            args.iter().try_for_each(|value| measure(state, value, 0))?;
+        }
+        (Some(text), "replace") => {
+            if let [old, new, ..] = args
+                && let (Some(old), Some(new)) = (old.as_str(), new.as_str())
+            {
+                let times = if old.is_empty() { text.chars().count() + 1 } else { text.matches(old).count() };
+                size(text.len().saturating_add(times.saturating_mul(new.len())))?;
+            }
+        }
+        (Some(joiner), "join") => {
+            let mut bytes = 0_usize;
+            for item in args.first().and_then(|list| list.try_iter().ok()).into_iter().flatten() {
+                measure(state, &item, 0)?;
+                bytes = bytes.saturating_add(joiner.len() + item.as_str().map_or(8, str::len));
+                if bytes > 1 << 20 {
+                    size(bytes)?;
+                    bytes = 0;
+                }
+            }
+            size(bytes)?;
+        }
+        _ => {}
+    }
+    minijinja_contrib::pycompat::unknown_method_callback(state, value, name, args)
 }
 
 fn unmark(marked: &str) -> Result<Rendered, Error> {
@@ -230,7 +378,8 @@ fn unmark(marked: &str) -> Result<Rendered, Error> {
 }
 
 /// `json.dumps(value, ensure_ascii=False, indent=…, separators=…, sort_keys=…)`.
-fn tojson(value: &Jinja, kwargs: Kwargs) -> Result<String, JinjaError> {
+fn tojson(state: &State, value: &Jinja, kwargs: Kwargs) -> Result<String, JinjaError> {
+    measure(state, value, 0)?;
     let bad = |what: &str| JinjaError::new(ErrorKind::InvalidOperation, format!("tojson: {what}"));
     let ascii = kwargs.get::<Option<bool>>("ensure_ascii")?.unwrap_or(false);
     let indent = match kwargs.get::<Option<Jinja>>("indent")? {
@@ -364,106 +513,35 @@ fn python_float(x: f64) -> String {
     if text.contains('.') { text } else { format!("{text}.0") }
 }
 
-/// Seconds since 1970: the beginning of `day`, or now.
-fn clock(day: Option<i64>) -> i64 {
-    let now = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs() as i64);
-    day.map_or_else(now, |day| day * 86_400)
+/// The beginning of `day` (UTC), or now.
+fn clock(day: Option<Date>) -> Timestamp {
+    let begin = |day: Date| day.to_zoned(TimeZone::UTC).map(|z| z.timestamp());
+    day.and_then(|day| begin(day).ok()).unwrap_or_else(Timestamp::now)
 }
 
-/// Days from 1970-01-01 of `YYYY-MM-DD`.
-fn day_of(date: &str) -> Option<i64> {
-    let mut parts = date.split('-');
-    let (y, m, d) =
-        (parts.next()?.parse::<i64>().ok()?, parts.next()?.parse::<i64>().ok()?, parts.next()?.parse::<i64>().ok()?);
-    if parts.next().is_some() || !(1..=9999).contains(&y) || !(1..=12).contains(&m) || !(1..=31).contains(&d) {
-        return None;
-    }
-    // Days from civil, for the proleptic Gregorian calendar with years that begin in March.
-    let y = if m <= 2 { y - 1 } else { y };
-    let era = y.div_euclid(400);
-    let of_era = y.rem_euclid(400);
-    let of_year = (153 * ((m + 9) % 12) + 2) / 5 + d - 1;
-    let day = era * 146_097 + of_era * 365 + of_era / 4 - of_era / 100 + of_year - 719_468;
-    (civil(day) == (if m <= 2 { y + 1 } else { y }, m, d)).then_some(day)
+fn day_of(date: &str) -> Result<Date, Error> {
+    let plain = date.len() == 10 && date.bytes().all(|b| b.is_ascii_digit() || b == b'-');
+    let day = if plain { date.parse().ok() } else { None };
+    day.ok_or_else(|| Error::Option {
+        key: "template_date",
+        message: format!("{date:?} is no date; expected YYYY-MM-DD"),
+    })
 }
 
-/// Year, month and day of a day since 1970-01-01.
-fn civil(day: i64) -> (i64, i64, i64) {
-    let z = day + 719_468;
-    let era = z.div_euclid(146_097);
-    let doe = z.rem_euclid(146_097);
-    let yoe = (doe - doe / 1460 + doe / 36_524 - doe / 146_096) / 365;
-    let doy = doe - (365 * yoe + yoe / 4 - yoe / 100);
-    let mp = (5 * doy + 2) / 153;
-    let (d, m) = (doy - (153 * mp + 2) / 5 + 1, (mp + 2) % 12 + 1);
-    (yoe + era * 400 + i64::from(m <= 2), m, d)
-}
-
-/// Python's `strftime` in the C locale, UTC; None for a directive that is not known.
-fn strftime(format: &str, seconds: i64) -> Option<String> {
-    const MONTHS: [&str; 12] = [
-        "January",
-        "February",
-        "March",
-        "April",
-        "May",
-        "June",
-        "July",
-        "August",
-        "September",
-        "October",
-        "November",
-        "December",
-    ];
-    const DAYS: [&str; 7] = ["Sunday", "Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday"];
-    let day = seconds.div_euclid(86_400);
-    let (hour, minute, second) =
-        (seconds.rem_euclid(86_400) / 3600, seconds.rem_euclid(3600) / 60, seconds.rem_euclid(60));
-    let (y, m, d) = civil(day);
-    let month = MONTHS[(m - 1) as usize];
-    let weekday = DAYS[(day + 4).rem_euclid(7) as usize];
-    let hour12 = if hour % 12 == 0 { 12 } else { hour % 12 };
-    let mut out = String::new();
-    let mut chars = format.chars();
-    while let Some(c) = chars.next() {
-        if c != '%' {
-            out.push(c);
+/// Python's `strftime` in the C locale, UTC; None for a directive that is not known there.
+fn strftime(format: &str, now: Timestamp) -> Option<String> {
+    let mut directives = format.split('%');
+    directives.next();
+    while let Some(directive) = directives.next() {
+        if directive.is_empty() {
+            directives.next()?; // %% stands for itself, and text after it
             continue;
         }
-        let (directive, plain) = match chars.next()? {
-            '-' => (chars.next()?, true),
-            c => (c, false),
-        };
-        let number = |n: i64| if plain { n.to_string() } else { format!("{n:02}") };
-        out.push_str(&match directive {
-            'Y' => format!("{y:04}"),
-            'y' => number(y % 100),
-            'm' => number(m),
-            'd' => number(d),
-            'e' => format!("{d:2}"),
-            'H' => number(hour),
-            'I' => number(hour12),
-            'M' => number(minute),
-            'S' => number(second),
-            'p' => if hour < 12 { "AM" } else { "PM" }.to_owned(),
-            'B' => month.to_owned(),
-            'b' | 'h' => month[..3].to_owned(),
-            'A' => weekday.to_owned(),
-            'a' => weekday[..3].to_owned(),
-            'j' => {
-                let first = day_of(&format!("{y:04}-01-01"))?;
-                let n = day - first + 1;
-                if plain { n.to_string() } else { format!("{n:03}") }
-            }
-            'F' => format!("{y:04}-{m:02}-{d:02}"),
-            'T' => format!("{hour:02}:{minute:02}:{second:02}"),
-            'Z' => "UTC".to_owned(),
-            'z' => "+0000".to_owned(),
-            '%' => "%".to_owned(),
-            _ => return None,
-        });
+        if !directive.strip_prefix('-').unwrap_or(directive).starts_with(|c| "YymdeHIMSpBbhAajFTZz".contains(c)) {
+            return None;
+        }
     }
-    Some(out)
+    jiff::fmt::strtime::format(format, &now.to_zoned(TimeZone::UTC)).ok()
 }
 
 #[cfg(test)]
@@ -477,13 +555,27 @@ mod tests {
             (0, "%d %b %Y %H:%M:%S %A %j", "01 Jan 1970 00:00:00 Thursday 001"),
             (1_709_164_800, "%Y-%m-%d %a %j %-d", "2024-02-29 Thu 060 29"),
             (1_735_689_599, "%B %-m %I %p", "December 12 11 PM"),
+            (1_735_689_599, "100%% %y %e %h %F %T %Z %z %M%%Q", "100% 24 31 Dec 2024-12-31 23:59:59 UTC +0000 59%Q"),
         ] {
-            assert_eq!(strftime(format, seconds).as_deref(), Some(expected));
+            let now = Timestamp::from_second(seconds).unwrap();
+            assert_eq!(strftime(format, now).as_deref(), Some(expected));
         }
-        assert_eq!(strftime("%Q", 0), None);
-        assert_eq!(day_of("2024-02-29"), Some(1_709_164_800 / 86_400));
-        assert_eq!(day_of("2023-02-29"), None);
-        assert_eq!(day_of("1970-01-01"), Some(0));
+        let now = Timestamp::UNIX_EPOCH;
+        assert_eq!((strftime("%Q", now), strftime("%", now)), (None, None));
+        let begin = |date: &str| day_of(date).ok().map(|day| clock(Some(day)).as_second());
+        assert_eq!(begin("2024-02-29"), Some(1_709_164_800));
+        assert_eq!(begin("1970-01-01"), Some(0));
+        for none in ["2023-02-29", "2024-2-9", "2024-01-01T00:00", "today", ""] {
+            assert_eq!(begin(none), None, "{none}");
+        }
+    }
+
+    #[test]
+    fn what_is_set_is_checked() {
+        let marked = |text: &str| mark(text).0;
+        assert_eq!(marked("{%- set a = b['%}'] -%}x"), "{%- set a = ( b['%}']) | collimate_check -%}x");
+        assert_eq!(marked("{% set a %}x{% endset %}"), "{% set a %}x{% endset %}");
+        assert_eq!(marked("{% raw %}{% set a = 1 %}{% endraw %}"), "{% raw %}{% set a = 1 %}{% endraw %}");
     }
 
     /// Values printed by Python's `repr`.

@@ -4,11 +4,11 @@ use std::collections::HashSet;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokenizers::Tokenizer as Inner;
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::Error;
+use crate::{Error, quiet};
 
 /// A special token: its text and its id.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,6 +32,10 @@ pub struct Tokenizer {
     pad: Option<Special>,
     /// The ids that `skip_special` leaves out.
     special_ids: HashSet<u32>,
+    /// What the texts of special tokens begin with; none if that cannot be told.
+    begins: Option<HashSet<char>>,
+    /// `vocab_size` of config.json: the ids that the model knows.
+    rows: Option<usize>,
     /// Where generation stops: EOS and whatever generation_config.json adds to it.
     stop: Vec<u32>,
     /// The text of the chat template, and the file that it came from.
@@ -56,17 +60,24 @@ impl Tokenizer {
             ));
         }
         let bytes = std::fs::read(&file).map_err(Error::io(&file, "read"))?;
-        let mut inner = Inner::from_bytes(&bytes)
-            .map_err(|e| Error::file(&file, format!("not a tokenizer that can be read: {e}")))?;
-        inner.with_truncation(None).map_err(|e| Error::file(&file, e.to_string()))?;
-        inner.with_padding(None);
-
         let config = optional_json(folder, "tokenizer_config.json")?;
         let map = optional_json(folder, "special_tokens_map.json")?;
         let model = optional_json(folder, "config.json")?;
         let generation = optional_json(folder, "generation_config.json")?;
 
+        let bytes = prepare(bytes, config.as_ref(), model.as_ref()).map_err(|e| Error::file(&file, e))?;
+        let refused = |why: String| Error::file(&file, format!("not a tokenizer that can be read: {why}"));
+        let mut inner = quiet::catch(|| Inner::from_bytes(&bytes))
+            .ok_or_else(|| refused("its reader gave up on it".to_owned()))?
+            .map_err(|e| refused(e.to_string()))?;
+        inner.with_truncation(None).map_err(|e| Error::file(&file, e.to_string()))?;
+        inner.with_padding(None);
+
         let special = |key: &str| -> Result<Option<Special>, Error> {
+            // A null there says that there is none, whatever the other files name.
+            if config.as_ref().and_then(|c| c.get(key)).is_some_and(Value::is_null) && key == "bos_token" {
+                return Ok(None);
+            }
             let name = [("tokenizer_config.json", &config), ("special_tokens_map.json", &map)]
                 .into_iter()
                 .find_map(|(f, json)| Some((f, token_text(json.as_ref()?.get(key)?)?)));
@@ -88,19 +99,8 @@ impl Tokenizer {
         let (bos, eos) = (special("bos_token")?, special("eos_token")?);
         let (unk, pad) = (special("unk_token")?, special("pad_token")?);
 
-        let mut before = surroundings(&inner, &file)?;
-        // transformers rebuilds the post-processor when these keys are there, so they win over tokenizer.json.
-        match (config.as_ref().and_then(|c| c.get("add_bos_token")).and_then(Value::as_bool), &bos) {
-            (Some(true), Some(bos)) if before.is_empty() => before.push(bos.id),
-            (Some(true), None) => {
-                return Err(Error::file(
-                    &folder.join("tokenizer_config.json"),
-                    "`add_bos_token` is true, and no `bos_token` is named",
-                ));
-            }
-            (Some(false), Some(bos)) => before.retain(|id| *id != bos.id),
-            _ => {}
-        }
+        // Only the post-processor decides: transformers 5 goes by it whatever `add_bos_token` says.
+        let before = surroundings(&inner, &file)?;
 
         let mut stop: Vec<u32> = eos.iter().map(|s| s.id).collect();
         for json in [&generation, &model].into_iter().flatten() {
@@ -116,8 +116,15 @@ impl Tokenizer {
         }
         facts.extend(before.iter().flat_map(|id| id.to_le_bytes()));
         let fingerprint = xxh3_64(&facts);
-        let added = inner.get_added_tokens_decoder();
-        let special_ids = added.into_iter().filter(|(_, token)| token.special).map(|(id, _)| id).collect();
+        let added: Vec<_> = inner.get_added_tokens_decoder().into_iter().filter(|(_, token)| token.special).collect();
+        // Text without these characters has no special token in it, unless a normaliser makes one.
+        let begins = match added.iter().any(|(_, token)| token.normalized) && inner.get_normalizer().is_some() {
+            true => None,
+            false => Some(added.iter().filter_map(|(_, token)| token.content.chars().next()).collect()),
+        };
+        let special_ids = added.into_iter().map(|(id, _)| id).collect();
+        let text_config = || model.as_ref()?.get("text_config")?.get("vocab_size");
+        let rows = model.as_ref().and_then(|m| m.get("vocab_size")).or_else(text_config).and_then(Value::as_u64);
         Ok(Self {
             inner,
             folder: folder.to_owned(),
@@ -127,6 +134,8 @@ impl Tokenizer {
             unk,
             pad,
             special_ids,
+            begins,
+            rows: rows.and_then(|n| usize::try_from(n).ok()),
             stop,
             template,
             fingerprint,
@@ -139,7 +148,8 @@ impl Tokenizer {
     /// # Errors
     /// A text that the tokenizer cannot encode (no unknown token in its vocabulary).
     pub fn encode(&self, text: &str, add_special: bool) -> Result<Vec<u32>, Error> {
-        let encoding = self.inner.encode_fast(text, false).map_err(|e| self.failure(e))?;
+        let encoding = quiet::catch(|| self.inner.encode_fast(text, false)).ok_or_else(|| self.gave_up())?;
+        let encoding = encoding.map_err(|e| self.failure(e))?;
         let ids = encoding.get_ids();
         if !add_special {
             return Ok(ids.to_vec());
@@ -152,7 +162,8 @@ impl Tokenizer {
     /// # Errors
     /// As [`Tokenizer::encode`].
     pub fn encode_offsets(&self, text: &str) -> Result<(Vec<u32>, Vec<Range<usize>>), Error> {
-        let encoding = self.inner.encode(text, false).map_err(|e| self.failure(e))?;
+        let encoding = quiet::catch(|| self.inner.encode(text, false)).ok_or_else(|| self.gave_up())?;
+        let encoding = encoding.map_err(|e| self.failure(e))?;
         Ok((encoding.get_ids().to_vec(), encoding.get_offsets().iter().map(|(a, b)| *a..*b).collect()))
     }
 
@@ -167,9 +178,43 @@ impl Tokenizer {
         self.inner.decode(&ids, false).map_err(|e| self.failure(e))
     }
 
+    /// The ids of special tokens that `text` spells out, in their order.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::encode`].
+    pub fn special_in(&self, text: &str) -> Result<Vec<u32>, Error> {
+        if self.begins.as_ref().is_some_and(|begins| !text.contains(|c| begins.contains(&c))) {
+            return Ok(Vec::new());
+        }
+        let unknown = self.unk.as_ref().map(|s| s.id);
+        let special = |id: &u32| self.is_special(*id) && Some(*id) != unknown;
+        Ok(self.encode(text, false)?.into_iter().filter(special).collect())
+    }
+
+    /// Whether `id` is that of a special token.
+    pub fn is_special(&self, id: u32) -> bool {
+        self.special_ids.contains(&id)
+    }
+
+    /// The ids that the model of the same folder knows, by its config.json.
+    pub fn model_vocab_size(&self) -> Option<usize> {
+        self.rows
+    }
+
+    /// The id of the token for what is unknown, if the checkpoint names one.
+    pub fn unk_id(&self) -> Option<u32> {
+        self.unk.as_ref().map(|s| s.id)
+    }
+
     /// A decoder that is fed one token at a time and hands out text as soon as it is settled.
     pub fn decode_stream(&self, skip_special: bool) -> DecodeStream<'_> {
-        DecodeStream { tokenizer: self, skip_special, ids: Vec::new(), settled: 0, read: 0 }
+        DecodeStream { tokenizer: self, skip_special, eager: false, ids: Vec::new(), settled: 0, read: 0, said: 0 }
+    }
+
+    /// As [`Tokenizer::decode_stream`], of which characters come with the last of their bytes, even if a byte after them may
+    /// make an error of them.
+    pub(crate) fn decode_eagerly(&self) -> DecodeStream<'_> {
+        DecodeStream { eager: true, ..self.decode_stream(false) }
     }
 
     /// The id of the token that ends a text, if the checkpoint names one.
@@ -239,6 +284,10 @@ impl Tokenizer {
         self.fingerprint
     }
 
+    fn gave_up(&self) -> Error {
+        Error::file(&self.folder.join("tokenizer.json"), "its tokenizer gave up on a text; the file is at fault")
+    }
+
     fn failure(&self, e: tokenizers::Error) -> Error {
         Error::file(&self.folder.join("tokenizer.json"), e.to_string())
     }
@@ -249,10 +298,14 @@ impl Tokenizer {
 pub struct DecodeStream<'t> {
     tokenizer: &'t Tokenizer,
     skip_special: bool,
+    eager: bool,
     ids: Vec<u32>,
-    /// Tokens before this one are forgotten; those between it and `read` give context to the decoder.
+    /// Those between this one and `read` give context to the decoder.
     settled: usize,
+    /// What these say was handed out.
     read: usize,
+    /// The bytes that were handed out.
+    said: usize,
 }
 
 impl DecodeStream<'_> {
@@ -262,27 +315,37 @@ impl DecodeStream<'_> {
     /// As [`Tokenizer::decode`].
     pub fn push(&mut self, id: u32) -> Result<String, Error> {
         self.ids.push(id);
-        self.advance(false)
+        self.advance()
     }
 
-    /// The text still held back, with U+FFFD for bytes that never became a character.
+    /// The text still held back, with U+FFFD for bytes that never became a character. All that was handed out, and this,
+    /// is [`Tokenizer::decode`] of all tokens.
     ///
     /// # Errors
     /// As [`Tokenizer::decode`].
-    pub fn finish(mut self) -> Result<String, Error> {
-        self.advance(true)
+    pub fn finish(self) -> Result<String, Error> {
+        let all = self.tokenizer.decode(&self.ids, self.skip_special)?;
+        Ok(all.get(self.said..).unwrap_or_default().to_owned())
     }
 
-    fn advance(&mut self, all: bool) -> Result<String, Error> {
+    fn advance(&mut self) -> Result<String, Error> {
+        // One byte more may make an error of all bytes before it.
+        let byte = |id: &u32| {
+            self.tokenizer.token(*id).is_some_and(|t| t.len() == 6 && t.starts_with("<0x") && t.ends_with('>'))
+        };
+        if !self.eager && self.ids.last().is_some_and(byte) {
+            return Ok(String::new());
+        }
         let before = self.tokenizer.decode(&self.ids[self.settled..self.read], self.skip_special)?;
         let now = self.tokenizer.decode(&self.ids[self.settled..], self.skip_special)?;
         // A trailing U+FFFD may be the first bytes of a longer character.
-        let new = match now.get(before.len()..) {
-            Some(new) if !new.is_empty() && (all || !new.ends_with('\u{fffd}')) => new.to_owned(),
+        let new = match now.strip_prefix(&before) {
+            Some(new) if !new.is_empty() && !new.ends_with('\u{fffd}') => new.to_owned(),
             _ => return Ok(String::new()),
         };
         self.settled = self.read;
         self.read = self.ids.len();
+        self.said += new.len();
         Ok(new)
     }
 }
@@ -290,10 +353,117 @@ impl DecodeStream<'_> {
 /// The special tokens that the post-processor puts before a text. What it puts after (an EOS) is left out: a prompt
 /// must not end with it, and a completion gets exactly one.
 fn surroundings(inner: &Inner, file: &Path) -> Result<Vec<u32>, Error> {
-    let with = inner.encode("a", true).map_err(|e| Error::file(file, e.to_string()))?;
+    let with = quiet::catch(|| inner.encode("a", true))
+        .ok_or_else(|| Error::file(file, "its tokenizer gave up on a text; the file is at fault"))?
+        .map_err(|e| Error::file(file, e.to_string()))?;
     let mask = with.get_special_tokens_mask();
     let n = mask.iter().take_while(|m| **m == 1).count();
     Ok(with.get_ids()[..n].to_vec())
+}
+
+/// Model types for which transformers 5 goes by tokenizer.json whatever class the checkpoint names.
+const BY_FILE: [&str; 45] = [
+    "arctic",
+    "aria",
+    "chatlm",
+    "ernie4_5",
+    "ernie4_5_moe",
+    "flex_olmo",
+    "glm",
+    "glm4",
+    "glm4_moe",
+    "glm4_moe_lite",
+    "gpt_bigcode",
+    "granite",
+    "granitemoe",
+    "granitemoehybrid",
+    "granitemoeshared",
+    "h2ovl_chat",
+    "hyperclovax",
+    "internlm2",
+    "internlm3",
+    "iquestcoder",
+    "jamba",
+    "kimi_k25",
+    "kimi_linear",
+    "mimo_v2_flash",
+    "minicpm3",
+    "minimax_m2",
+    "ministral",
+    "ministral3",
+    "mistral",
+    "mistral3",
+    "mistral_large4",
+    "mixtral",
+    "molmo",
+    "molmo2",
+    "nemotron",
+    "olmo2",
+    "olmo3",
+    "olmo_hybrid",
+    "opencua",
+    "persimmon",
+    "phi3",
+    "phi3_v",
+    "phimoe",
+    "stablelm",
+    "step3_vl",
+];
+
+/// tokenizer.json as transformers 5 uses it. A tokenizer of the class `LlamaTokenizer` is made anew of vocabulary and
+/// merges, so that `legacy` and `add_prefix_space` decide where "▁" is put, and not the file. A tokenizer with dropout is
+/// refused: it gives other tokens each time.
+fn prepare(bytes: Vec<u8>, config: Option<&Value>, model: Option<&Value>) -> Result<Vec<u8>, String> {
+    // What is no JSON the reader of tokenizers says better.
+    let Ok(mut json) = serde_json::from_slice::<Value>(&bytes) else { return Ok(bytes) };
+    if let Some(p) = json["model"].get("dropout").and_then(Value::as_f64).filter(|p| *p > 0.0) {
+        return Err(format!(
+            "`model.dropout` is {p}: the tokenizer is random, and makes other tokens of a text each time; set it to null"
+        ));
+    }
+    let key = |name: &str| config.and_then(|c| c.get(name)).filter(|v| !v.is_null());
+    let class = key("tokenizer_class").or_else(|| model?.get("tokenizer_class")).and_then(Value::as_str);
+    let llama = class.is_some_and(|c| c.strip_suffix("Fast").unwrap_or(c) == "LlamaTokenizer");
+    let by_file = model.and_then(|m| m.get("model_type")).and_then(Value::as_str).is_some_and(|t| BY_FILE.contains(&t));
+    let byte_level = |part: &str| mentions(&json[part], "ByteLevel");
+    // Older files leave the model's type out.
+    let bpe = json["model"].get("type").is_none_or(|t| t == "BPE") && json["model"]["merges"].is_array();
+    if !llama || by_file || !bpe || key("auto_map").is_some() || byte_level("pre_tokenizer") || byte_level("decoder") {
+        return Ok(bytes);
+    }
+    let prefix = key("add_prefix_space").and_then(Value::as_bool).unwrap_or(true);
+    let legacy = key("legacy").and_then(Value::as_bool).unwrap_or(false);
+    let scheme = match (prefix, legacy) {
+        (false, _) => "never",
+        (true, true) => "always",
+        (true, false) => "first",
+    };
+    let mut decoders = vec![
+        json!({"type": "Replace", "pattern": {"String": "▁"}, "content": " "}),
+        json!({"type": "ByteFallback"}),
+        json!({"type": "Fuse"}),
+    ];
+    if prefix {
+        decoders.push(json!({"type": "Strip", "content": " ", "start": 1, "stop": 0}));
+    }
+    json["normalizer"] = Value::Null;
+    json["pre_tokenizer"] = json!({"type": "Metaspace", "replacement": "▁", "prepend_scheme": scheme, "split": false});
+    json["decoder"] = json!({"type": "Sequence", "decoders": decoders});
+    let (vocab, merges) = (json["model"]["vocab"].take(), json["model"]["merges"].take());
+    json["model"] = json!({
+        "type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null, "end_of_word_suffix": null,
+        "fuse_unk": true, "byte_fallback": true, "ignore_merges": false, "vocab": vocab, "merges": merges,
+    });
+    Ok(json.to_string().into_bytes())
+}
+
+/// Whether a part of a tokenizer, or one in it, is of the type `kind`.
+fn mentions(part: &Value, kind: &str) -> bool {
+    match part {
+        Value::Object(map) => map.get("type").is_some_and(|t| t == kind) || map.values().any(|v| mentions(v, kind)),
+        Value::Array(list) => list.iter().any(|v| mentions(v, kind)),
+        _ => false,
+    }
 }
 
 fn optional_json(folder: &Path, name: &str) -> Result<Option<Value>, Error> {

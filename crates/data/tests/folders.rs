@@ -259,6 +259,110 @@ fn arrow_has_every_kind_of_column() {
     assert_parts(&prompts(&[path.into()], &Options::default()).unwrap_err(), &["`image`", "not UTF-8"]);
 }
 
+/// What current `datasets` keeps a `Json()` in, as a file of Arrow and of Parquet: text that is to be parsed. A null in it
+/// was written by the user; one of a struct is there because all structs have the same fields.
+#[test]
+fn columns_of_json_are_parsed_at_any_depth() {
+    let arguments = [r#"{"city": "Rome", "day": null}"#, "null", r#"[1, {"a": "b"}]"#];
+    let json: std::collections::HashMap<_, _> = [("ARROW:extension:name".to_owned(), "arrow.json".to_owned())].into();
+    let text = |name: &str| Field::new(name, DataType::Utf8, true);
+    let call = vec![text("name"), text("arguments").with_metadata(json.clone()), text("id")];
+    let calls = StructBuilder::from_fields(call.clone(), 3);
+    let item = Arc::new(Field::new("item", DataType::Struct(call.into()), true));
+    let calls = ListBuilder::new(calls).with_field(item.clone());
+    let fields = vec![text("role"), text("content"), Field::new("tool_calls", DataType::List(item), true)];
+    let boxed: Vec<Box<dyn arrow_array::builder::ArrayBuilder>> =
+        vec![Box::new(StringBuilder::new()), Box::new(StringBuilder::new()), Box::new(calls)];
+    let mut chosen = StructBuilder::new(fields, boxed);
+    for arguments in arguments {
+        chosen.field_builder::<StringBuilder>(0).unwrap().append_value("assistant");
+        chosen.field_builder::<StringBuilder>(1).unwrap().append_null();
+        let calls = chosen.field_builder::<ListBuilder<StructBuilder>>(2).unwrap();
+        let call = calls.values();
+        call.field_builder::<StringBuilder>(0).unwrap().append_value("f");
+        call.field_builder::<StringBuilder>(1).unwrap().append_value(arguments);
+        call.field_builder::<StringBuilder>(2).unwrap().append_null();
+        call.append(true);
+        calls.append(true);
+        chosen.append(true);
+    }
+    let chosen: ArrayRef = Arc::new(chosen.finish());
+    let tools = r#"[{"name": "f", "parameters": {"default": null, "x": "{}"}}]"#;
+    let plain = |name: &str, value: &str| (text(name), Arc::new(StringArray::from(vec![value; 3])) as ArrayRef);
+    let (mut fields, mut columns): (Vec<_>, Vec<_>) = [
+        plain("prompt", "q"),
+        (Field::new("chosen", chosen.data_type().clone(), true), chosen),
+        plain("rejected", r#"{"role": "assistant", "content": "n"}"#),
+        plain("tools", tools),
+    ]
+    .into_iter()
+    .unzip();
+    for i in [2, 3] {
+        fields[i] = fields[i].clone().with_metadata(json.clone());
+    }
+    let batch = |columns| RecordBatch::try_new(Arc::new(arrow_schema::Schema::new(fields.clone())), columns).unwrap();
+    let desk = Desk::new();
+    let arrow = desk.put("rows.arrow", stream(&[batch(columns.clone())]));
+
+    let schema = "message rows {
+        OPTIONAL BYTE_ARRAY prompt (UTF8);
+        OPTIONAL GROUP chosen {
+            OPTIONAL BYTE_ARRAY role (UTF8);
+            OPTIONAL BYTE_ARRAY content (UTF8);
+            OPTIONAL GROUP tool_calls (LIST) { REPEATED GROUP list { OPTIONAL GROUP element {
+                OPTIONAL BYTE_ARRAY name (UTF8);
+                OPTIONAL BYTE_ARRAY arguments (JSON);
+                OPTIONAL BYTE_ARRAY id (UTF8);
+            } } }
+        }
+        OPTIONAL BYTE_ARRAY rejected (JSON);
+        OPTIONAL BYTE_ARRAY tools (JSON);
+    }";
+    let schema = Arc::new(parquet::schema::parser::parse_message_type(schema).unwrap());
+    let mut writer = SerializedFileWriter::new(Vec::new(), schema, Default::default()).unwrap();
+    let mut group = writer.next_row_group().unwrap();
+    let same = |text: &str| vec![text.to_owned(); 3];
+    let nested: Vec<_> = arguments.map(String::from).to_vec();
+    // Each column with the levels at which its values, or its nulls, stand.
+    for (values, level, repeated) in [
+        (same("q"), 1, false),
+        (same("assistant"), 2, false),
+        (vec![], 1, false),
+        (same("f"), 5, true),
+        (nested, 5, true),
+        (vec![], 4, true),
+        (same(r#"{"role": "assistant", "content": "n"}"#), 1, false),
+        (same(tools), 1, false),
+    ] {
+        let values: Vec<ByteArray> = values.iter().map(|v| ByteArray::from(v.as_str())).collect();
+        let mut column = group.next_column().unwrap().unwrap();
+        let repetition = repeated.then_some(&[0, 0, 0][..]);
+        column.typed::<ByteArrayType>().write_batch(&values, Some(&[level; 3]), repetition).unwrap();
+        column.close().unwrap();
+    }
+    group.close().unwrap();
+    let parquet = desk.put("rows.parquet", writer.into_inner().unwrap());
+
+    let rows = arguments.map(|arguments| {
+        let arguments: Value = serde_json::from_str(arguments).unwrap();
+        json!({"prompt": "q", "rejected": {"role": "assistant", "content": "n"}, "tools": serde_json::from_str::<Value>(tools).unwrap(),
+               "chosen": {"role": "assistant", "content": null, "tool_calls": [{"name": "f", "arguments": arguments}]}})
+    });
+    let lines = desk.put("rows.jsonl", rows.map(|r| r.to_string()).join("\n"));
+    let (expected, _) = all(&[lines.into()], &Options::default()).unwrap();
+    assert_eq!(expected.len(), 3);
+    for path in [arrow, parquet] {
+        assert_eq!(all(&[path.clone().into()], &Options::default()).unwrap().0, expected, "{}", path.display());
+    }
+    // What cannot be parsed is a row that cannot be read.
+    columns[3] = Arc::new(StringArray::from(vec!["[]", "[", "{\"a\": 1, \"a\": 2}"]));
+    let path = desk.put("odd.arrow", stream(&[batch(columns)]));
+    let said = prompts(&[path.clone().into()], &Options::default()).unwrap_err();
+    assert_parts(&said, &["odd.arrow, row 2", "`tools`", "malformed_row", "2 of the 3 rows"]);
+    let drop = Options { malformed_row: collimate_data::options::Policy::Drop, ..Options::default() };
+    assert_eq!(all(&[path.into()], &drop).unwrap().0.len(), 1);
+}
+
 #[test]
 fn feather_files_are_read_however_compressed() {
     let desk = Desk::new();
@@ -272,6 +376,35 @@ fn feather_files_are_read_however_compressed() {
         let path = desk.put(name, writer.into_inner().unwrap());
         assert_eq!(prompts(&[path.into()], &Options::default()).unwrap(), "ab", "{name}");
     }
+}
+
+/// Whatever byte of an Arrow file is another: rows or an error, no panic, and no more memory than the file speaks for.
+#[test]
+fn damaged_arrow_files_are_refused() {
+    let desk = Desk::new();
+    let b = batch(&["a", "b"]);
+    let options = IpcWriteOptions::default().try_with_compression(Some(CompressionType::ZSTD)).unwrap();
+    let mut writer = FileWriter::try_new_with_options(Vec::new(), &b.schema(), options).unwrap();
+    writer.write(&b).unwrap();
+    let mut refused = 0;
+    for (name, whole) in [("a.arrow", stream(&[b])), ("b.feather", writer.into_inner().unwrap())] {
+        for at in 0..whole.len() {
+            let mut bytes = whole.clone();
+            bytes[at] = [0x00, 0x7f, 0xff][at % 3];
+            let path = desk.put(name, bytes);
+            refused += usize::from(prompts(&[path.into()], &Options::default()).is_err());
+        }
+    }
+    assert!(refused > 300, "{refused}");
+    // A body and a column that ask for more than there is.
+    let whole = stream(&[batch(&["a"])]);
+    let size = |bytes: &[u8]| {
+        let path = desk.put("c.arrow", bytes);
+        prompts(&[path.into()], &Options::default()).unwrap_err()
+    };
+    let mut long = whole.clone();
+    long[4..8].copy_from_slice(&i32::MAX.to_le_bytes());
+    assert_parts(&size(&long), &["c.arrow", "beyond the end of the file"]);
 }
 
 #[test]

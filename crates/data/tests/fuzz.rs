@@ -60,3 +60,13 @@ fn templates() {
 fn configuration() {
     feed("configuration", targets::configuration);
 }
+
+#[test]
+fn columnar() {
+    feed("columnar", targets::columnar);
+}
+
+#[test]
+fn tokenizer() {
+    feed("tokenizer", targets::tokenizer);
+}

@@ -3,52 +3,7 @@
 mod common;
 
 use collimate_data::{Dirt, Options, Tokenizer, inspect};
-use common::{byte_tokenizer, file, shared};
-
-#[test]
-fn hh_rlhf_has_its_length_bias() {
-    let Some(data) = shared() else { return };
-    let source = [data.join("hh-rlhf/derived/helpful_standard.jsonl.gz").into()];
-    let seen = inspect(&source, None, &Options::default(), 1).unwrap();
-    // The figures stand in STATS.json beside the data, made by a Python script.
-    let stats: serde_json::Value = serde_json::from_slice(&std::fs::read(data.join("STATS.json")).unwrap()).unwrap();
-    let stats = &stats["hh-helpful derived standard"];
-    let close = |got: f64, key: &str| {
-        let expected = stats[key].as_f64().unwrap();
-        assert!((got - expected).abs() < 1e-9 * expected.abs().max(1.0), "{key}: {got}, expected {expected}");
-    };
-    close(seen.report.pairs as f64, "rows");
-    close(seen.chosen.mean, "mean_chars_chosen");
-    close(seen.rejected.mean, "mean_chars_rejected");
-    close(seen.chosen_longer, "frac_chosen_longer");
-    close(seen.equally_long, "frac_equal_length");
-    assert_eq!(seen.unit, "characters");
-
-    let tokenizer = Tokenizer::from_folder(&data.join("stories260k-hf")).unwrap();
-    let options = Options { max_length: Some(512), ..Options::default() };
-    let seen = inspect(&source, Some(&tokenizer), &options, 3).unwrap();
-    assert_eq!((seen.unit, seen.samples.len(), seen.report.pairs), ("tokens", 3, 2339));
-    assert_eq!(seen.chosen.bins.iter().sum::<usize>(), 2339);
-    let (max, overlong) = seen.overlong.unwrap();
-    assert!(max == 512 && overlong > 0 && overlong < 2339, "{overlong}");
-}
-
-#[test]
-fn dirt_is_counted_not_refused() {
-    let Some(data) = shared() else { return };
-    let raw = [data.join("hh-rlhf/helpful-base-test.jsonl.gz").into()];
-    let seen = inspect(&raw, None, &Options::default(), 0).unwrap();
-    let found = |dirt: Dirt| seen.report.dirt[&dirt].found;
-    assert_eq!([Dirt::DifferingPrompts, Dirt::IdenticalPair, Dirt::EmptyRejected].map(found), [9, 2, 4]);
-    let text = seen.terminal(false);
-    assert!(text.contains("prompts that differ: 9 rows") && text.contains("differing_prompts"), "{text}");
-    // tinystories merges across the boundary, which `error` would refuse.
-    let tokenizer = Tokenizer::from_folder(&data.join("tinystories-656k-bf16")).unwrap();
-    let short = [data.join("hh-rlhf/derived/helpful_standard_short300.jsonl").into()];
-    let seen = inspect(&short, Some(&tokenizer), &Options::default(), 0).unwrap();
-    assert_eq!(seen.report.dirt[&Dirt::Boundary].found, seen.report.boundary_merged);
-    assert!(seen.report.boundary_merged > 290);
-}
+use common::{byte_tokenizer, file};
 
 #[test]
 fn what_is_scored_shows() {

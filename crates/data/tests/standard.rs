@@ -6,30 +6,7 @@ use std::io::Write;
 
 use collimate_data::options::{Overlong, Policy};
 use collimate_data::{Options, Source, Tokenizer, load};
-use common::{byte_tokenizer, file, shared};
-
-/// The ids that TRL 1.16 makes of 16 hh-rlhf pairs with the stories260k tokenizer.
-#[test]
-fn ids_are_those_of_trl() {
-    let Some(data) = shared() else { return };
-    let golden = std::fs::read(data.join("golden-trl/shared_trl_dpo_stories260k.json")).unwrap();
-    let golden: serde_json::Value = serde_json::from_slice(&golden).unwrap();
-    let examples = golden["examples"].as_array().unwrap();
-    assert_eq!(examples.len(), 16);
-    let lines: Vec<_> = examples.iter().map(|e| e["text"].to_string()).collect();
-    let (_guard, path) = file("pairs.jsonl", lines.join("\n"));
-    let tokenizer = Tokenizer::from_folder(&data.join("stories260k-hf")).unwrap();
-    let (dataset, report) = load(&[Source::from(path)], &tokenizer, &Options::default()).unwrap();
-    assert_eq!((dataset.len(), report.rows, report.pairs), (16, 16, 16));
-    let ids =
-        |v: &serde_json::Value| v.as_array().unwrap().iter().map(|n| n.as_u64().unwrap() as u32).collect::<Vec<_>>();
-    for (i, (example, tokens)) in examples.iter().zip(dataset.iter()).enumerate() {
-        assert_eq!(tokens.prompt, ids(&example["prompt_ids"]), "prompt {i}");
-        assert_eq!(tokens.chosen, ids(&example["chosen_ids"]), "chosen {i}");
-        assert_eq!(tokens.rejected, ids(&example["rejected_ids"]), "rejected {i}");
-        assert_eq!(tokens.row, i + 1);
-    }
-}
+use common::{byte_tokenizer, file};
 
 #[test]
 fn bos_and_eos_stand_exactly_once() {
@@ -49,6 +26,83 @@ fn bos_and_eos_stand_exactly_once() {
         assert_eq!(pair.rejected, [id(last), 2]);
     }
     assert_eq!((report.bos_not_doubled, report.eos_not_doubled), (1, 2));
+}
+
+/// Templates applied to prompt, chosen and rejected one by one leave a BOS in front of each.
+#[test]
+fn special_tokens_in_strings_are_found_by_their_ids() {
+    let (_t, folder) = byte_tokenizer();
+    let tokenizer = Tokenizer::from_folder(&folder).unwrap();
+    use collimate_data::Dirt::*;
+    let run = |prompt: &str, chosen: &str, rejected: &str, options: &Options| {
+        let row = serde_json::json!({"prompt": prompt, "chosen": chosen, "rejected": rejected});
+        let (_g, path) = file("pairs.jsonl", row.to_string());
+        load(&[path.into()], &tokenizer, options)
+    };
+    let id = |text: &str| text.bytes().map(|b| 3 + u32::from(b)).collect::<Vec<_>>();
+    for (prompt, chosen, rejected, counts) in [
+        ("<s>ab", "<s>y", "<s>n", (1, 2, 0)),
+        ("<s><s>ab", "y</s></s>", "n", (1, 0, 1)),
+        ("ab", "<s><s>y</s>", "n", (0, 1, 1)),
+    ] {
+        let (set, report) = run(prompt, chosen, rejected, &Options::default()).unwrap();
+        let pair = set.get(0);
+        assert_eq!((pair.prompt, pair.chosen), ([vec![1], id("ab")].concat(), [id("y"), vec![2]].concat()), "{prompt}");
+        assert_eq!(pair.rejected, [id("n"), vec![2]].concat());
+        assert_eq!((report.bos_not_doubled, report.bos_left_out, report.eos_not_doubled), counts);
+        assert!(report.dirt.is_empty(), "{report}");
+    }
+    for (prompt, chosen, dirt, words) in [
+        (" <s>ab", "y", InnerBos, "`prompt`: <s> stands at token 3 of 5"),
+        ("<s>a<s>b", "y", InnerBos, "`prompt`: <s> stands at token 3 of 4"),
+        ("ab", "y<s>z", InnerBos, "`chosen`: <s> stands at token 2 of 4"),
+        ("ab", "y</s>z", InnerEos, "`chosen`: </s> stands at token 2 of 4"),
+        ("ab", "</s>", EmptyChosen, "`chosen`: an empty completion but for special tokens"),
+        ("ab", "<s></s>", EmptyChosen, "`chosen`: an empty completion but for special tokens"),
+        ("ab", "n</s>", IdenticalPair, "`rejected`: the same tokens as `chosen`"),
+        ("ab", "<s>n", IdenticalPair, "`rejected`: the same tokens as `chosen`"),
+    ] {
+        let error = run(prompt, chosen, "n", &Options::default()).unwrap_err().to_string();
+        assert!(error.contains("row 1") && error.contains(words), "{words:?} is not in {error:?}");
+        let error = run(prompt, chosen, "n", &Options { dirty_rows: Policy::Drop, ..Options::default() }).unwrap_err();
+        let words = format!("{}: 1 rows, 1 dropped", dirt.words());
+        assert!(error.to_string().contains("no pair is left") && error.to_string().contains(&words), "{error}");
+    }
+    // A prompt may have turns that were written by hand, EOS and all.
+    let (set, report) = run("a</s>b", "y", "n", &Options::default()).unwrap();
+    assert_eq!((set.get(0).prompt, report.dirt.len()), ([vec![1], id("a"), vec![2], id("b")].concat(), 0));
+}
+
+/// What no text can tell: two characters that are one token.
+#[test]
+fn pairs_of_the_same_tokens_are_no_pairs() {
+    let (_t, folder) = byte_tokenizer();
+    let text = std::fs::read_to_string(folder.join("tokenizer.json")).unwrap();
+    std::fs::write(folder.join("tokenizer.json"), text.replace("\"byte_fallback\":true", "\"byte_fallback\":false"))
+        .unwrap();
+    let tokenizer = Tokenizer::from_folder(&folder).unwrap();
+    let (_g, path) = file("pairs.jsonl", r#"{"prompt": "p", "chosen": "é", "rejected": "è"}"#);
+    let error = load(&[path.into()], &tokenizer, &Options::default()).unwrap_err().to_string();
+    assert!(error.contains("the same tokens as `chosen`") && error.contains("identical_pair"), "{error}");
+}
+
+#[test]
+fn ids_beyond_the_models_vocabulary_are_found() {
+    let (_t, folder) = byte_tokenizer();
+    std::fs::write(folder.join("config.json"), r#"{"vocab_size": 100}"#).unwrap();
+    let tokenizer = Tokenizer::from_folder(&folder).unwrap();
+    let rows = [GOOD, r#"{"prompt": "aaaa", "chosen": "b", "rejected": "~"}"#].join("\n");
+    std::fs::write(folder.join("config.json"), r#"{"vocab_size": 110}"#).unwrap();
+    let wide = Tokenizer::from_folder(&folder).unwrap();
+    let (_g, path) = file("pairs.jsonl", rows);
+    let run = |tokenizer, options: &Options| load(&[path.clone().into()], tokenizer, options);
+    let error = run(&wide, &Options::default()).unwrap_err().to_string();
+    for part in ["row 2", "`rejected`", "<0x7E>", "id 129", "the model knows 110", "unknown_id"] {
+        assert!(error.contains(part), "{part:?} is not in {error:?}");
+    }
+    let (set, report) = run(&wide, &Options { unknown_id: Policy::Drop, ..Options::default() }).unwrap();
+    assert_eq!((set.len(), report.dropped()), (1, 1));
+    assert!(run(&tokenizer, &Options::default()).unwrap_err().to_string().contains("row 1"), "a is 100");
 }
 
 #[test]

@@ -1,48 +1,7 @@
 //! Chat templates against renders made by transformers 5.23.
 
-mod common;
-
 use collimate_data::{ChatTemplate, Row};
-use common::shared;
 use serde_json::{Value, json};
-
-#[test]
-fn renders_are_those_of_transformers() {
-    let Some(data) = shared() else { return };
-    let golden = std::fs::read(data.join("chat-templates/golden_renders_shared.json")).unwrap();
-    let golden: Value = serde_json::from_slice(&golden).unwrap();
-    let special = ["bos_token", "eos_token", "unk_token", "pad_token"];
-    let special = special.map(|name| (name, golden["context"][name].as_str().unwrap()));
-    let (mut texts, mut spans, mut errors, mut wrong) = (0, 0, 0, Vec::new());
-    for case in golden["renders"].as_array().unwrap() {
-        let name = format!("{} {} {}", case["template"], case["conversation"], case["add_generation_prompt"]);
-        let source = std::fs::read_to_string(data.join(case["template"].as_str().unwrap())).unwrap();
-        // The golden file was rendered on this day.
-        let template = ChatTemplate::new(&source, special, Some("2026-11-22")).unwrap();
-        let messages = golden["conversations"][case["conversation"].as_str().unwrap()].as_array().unwrap();
-        let rendered = template.render(messages, None, &Row::new(), case["add_generation_prompt"] == json!(true));
-        match (rendered, &case["text"], &case["error"]) {
-            (Err(_), Value::Null, Value::String(_)) => errors += 1,
-            (Ok(r), Value::String(text), Value::Null) if r.text == *text => {
-                texts += 1;
-                if let Some(expected) = case["assistant_char_spans"].as_array() {
-                    // Golden spans count characters, ours bytes.
-                    let chars = |byte: usize| r.text[..byte].chars().count();
-                    let got: Vec<_> = r.assistant.iter().map(|s| json!([chars(s.start), chars(s.end)])).collect();
-                    if got == *expected {
-                        spans += 1;
-                    } else {
-                        wrong.push(format!("{name}: spans {got:?}, expected {expected:?}"));
-                    }
-                }
-            }
-            (got, ..) => wrong.push(format!("{name}: {got:?}, expected {} {}", case["text"], case["error"])),
-        }
-    }
-    assert!(wrong.is_empty(), "{} wrong\n{}", wrong.len(), wrong[..wrong.len().min(5)].join("\n"));
-    // 155 + 149 texts, 149 of them with spans, and 14 errors stand in the file.
-    assert_eq!((texts, spans, errors), (304, 149, 14));
-}
 
 fn render(template: &str, messages: Value) -> Result<String, String> {
     let template =
@@ -126,4 +85,58 @@ fn generation_blocks_keep_white_space_and_comments_as_they_are() {
     assert_eq!(rendered.assistant, [0..2, 4..5], "bytes, and nothing for an empty block");
     let error = template.render(&[json!({"content": "\u{fdd0}"})], None, &Row::new(), false).unwrap_err();
     assert!(error.to_string().contains("U+FDD0"), "{error}");
+}
+
+/// Line ends are those of Jinja2, which knows but one.
+#[test]
+fn line_ends_are_one_character() {
+    let messages = json!([{"role": "user", "content": "x\r\ny"}]);
+    for template in [
+        "{% for m in messages %}\r\n{{ m.role }}:\r\n{{ m.content }}\r{% endfor %}",
+        "{% for m in messages %}\n{{ m.role }}:\n{{ m.content }}\n{% endfor %}",
+    ] {
+        assert_eq!(render(template, messages.clone()).as_deref(), Ok("user:\nx\r\ny\n"), "the text's own stay");
+    }
+}
+
+/// Each of these would take gigabytes, a day, or the whole stack.
+#[test]
+fn templates_have_a_budget() {
+    let one = json!([{"role": "user", "content": "x"}]);
+    let set = |start: &str, body: &str| {
+        format!("{{% set n = namespace(x={start}) %}}{{% for i in range(60) %}}{{% set n.x = {body} %}}{{% endfor %}}")
+    };
+    for template in [
+        "{% set n = namespace() %}{% set n.a = n %}{{ n }}".to_owned(),
+        "{% set n = namespace() %}{% set n.a = [{'k': n}] %}{{ n | tojson }}".to_owned(),
+        "{{ '{:>10000000000}'.format(1) }}".to_owned(),
+        "{{ '{:{}}'.format(1, 10000000000) }}".to_owned(),
+        set("'aaaaaaaaaaaaaaaa'", "n.x ~ n.x") + "{{ n.x | length }}",
+        set("'aaaaaaaaaaaaaaaa'", "n.x + n.x"),
+        set("'a'", "n.x.replace('a', 'aaaaaaaaaaaaaaaaaaaaaaaa')"),
+        set("'a'", "n.x.join([n.x, n.x, n.x])"),
+        set("'a'", "n.x * 1000"),
+        set("[1]", "n.x + n.x") + "{{ n.x | length }}",
+        set("[1]", "[n.x, n.x]") + "{{ n.x }}",
+        set("[1]", "{'a': n.x, 'b': n.x}") + "{{ n.x | tojson }}",
+        "{% macro m(x, n) %}{% if n %}{{ m([x, x], n - 1) }}{% else %}{{ x }}{% endif %}{% endmacro %}{{ m([1], 40) }}".to_owned(),
+        "{% macro m(x) %}{{ m(x) }}{% endmacro %}{{ m(1) }}".to_owned(),
+        "{% set n = namespace(x='a') %}{% for i in range(60) %}{% set n.x %}{{ n.x }}{{ n.x }}{% endset %}{% endfor %}{{ n.x }}".to_owned(),
+        "{% for i in range(99999) %}{% for j in range(99999) %}x{% endfor %}{% endfor %}".to_owned(),
+    ] {
+        let start = std::time::Instant::now();
+        let error = render(&template, one.clone()).unwrap_err();
+        assert!(start.elapsed().as_secs() < 10, "{:?}: {template}", start.elapsed());
+        assert!(!error.is_empty(), "{template}");
+    }
+    let error = ChatTemplate::new(&"x".repeat(5 << 20), [], None).unwrap_err().to_string();
+    assert!(error.contains("at most 4 MiB"), "{error}");
+    // A long conversation is far from it.
+    let turns: Vec<_> =
+        (0..2000).map(|i| json!({"role": (["user", "assistant"][i % 2]), "content": "word ".repeat(500)})).collect();
+    let text = render(
+        "{% set n = namespace(l=[]) %}{% for m in messages %}{% set n.l = n.l + [m.role] %}{{ m.content | trim }}{% endfor %}{{ n.l | length }}",
+        json!(turns),
+    );
+    assert_eq!(text.map(|t| t.len()), Ok(2000 * 2499 + 4));
 }

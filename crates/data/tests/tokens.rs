@@ -2,67 +2,13 @@
 
 mod common;
 
-use collimate_data::options::{Boundary, Duplicates, Overlong, Policy};
+use collimate_data::options::{AssistantPrompt, Boundary, Duplicates, Overlong, Policy};
 use collimate_data::{Dirt, Options, Source, Tokenizer, load, load_with};
-use common::{byte_tokenizer, file, shared};
+use common::{byte_tokenizer, file};
 use serde_json::{Value, json};
-
-fn ids(v: &Value) -> Vec<u32> {
-    v.as_array().unwrap().iter().map(|n| n.as_u64().unwrap() as u32).collect()
-}
-
-#[test]
-fn gpt2_agrees_with_golden_encodings() {
-    let Some(data) = shared() else { return };
-    let tokenizer = Tokenizer::from_folder(&data.join("gpt2-tokenizer")).unwrap();
-    let golden = std::fs::read(data.join("gpt2-tokenizer/golden_encodings.json")).unwrap();
-    let golden: Value = serde_json::from_slice(&golden).unwrap();
-    let cases = golden["distilgpt2"].as_array().unwrap();
-    assert_eq!(cases.len(), 18);
-    for case in cases {
-        let got = tokenizer.encode(case["input"].as_str().unwrap(), true).unwrap();
-        assert_eq!(got, ids(&case["encoded"]["input_ids"]), "{}", case["input"]);
-        // The file's decoded texts were tidied up by the old default of transformers; the bytes themselves come back.
-        assert_eq!(Some(tokenizer.decode(&got, false).unwrap().as_str()), case["input"].as_str());
-        assert_eq!(Some(stream(&tokenizer, &got).as_str()), case["input"].as_str());
-    }
-    let text = golden["paragraph"]["text"].as_str().unwrap();
-    assert_eq!(tokenizer.encode(text, true).unwrap(), ids(&golden["paragraph"]["token_ids"]));
-    assert_eq!((tokenizer.eos_id(), tokenizer.prefix()), (Some(50256), &[][..]), "GPT-2 puts no BOS");
-}
-
-fn stream(tokenizer: &Tokenizer, ids: &[u32]) -> String {
-    let mut decoder = tokenizer.decode_stream(false);
-    let mut out: String = ids.iter().map(|id| decoder.push(*id).unwrap()).collect();
-    out += &decoder.finish().unwrap();
-    out
-}
-
-#[test]
-fn streamed_text_is_the_decoded_text() {
-    let Some(data) = shared() else { return };
-    for folder in ["gpt2-tokenizer", "stories260k-hf", "tinystories-656k-bf16"] {
-        let tokenizer = Tokenizer::from_folder(&data.join(folder)).unwrap();
-        for text in ["Once upon a time, there was a dog.", " It’s a “quoted” word — é 日本語 🦀!", "a\n\n b"]
-        {
-            let ids = tokenizer.encode(text, true).unwrap();
-            assert_eq!(stream(&tokenizer, &ids), tokenizer.decode(&ids, false).unwrap(), "{folder} {text:?}");
-        }
-    }
-    // The first two of the four bytes of a crab, alone: held back until the end, then shown as what they are.
-    let tokenizer = Tokenizer::from_folder(&data.join("gpt2-tokenizer")).unwrap();
-    let crab = tokenizer.encode("🦀", false).unwrap();
-    let mut decoder = tokenizer.decode_stream(true);
-    assert_eq!(decoder.push(crab[0]).unwrap(), "");
-    assert_eq!(decoder.finish().unwrap(), "\u{fffd}");
-}
 
 #[test]
 fn special_tokens_are_found_wherever_they_are_named() {
-    let Some(data) = shared() else { return };
-    let stories = Tokenizer::from_folder(&data.join("stories260k-hf")).unwrap();
-    assert_eq!((stories.bos_id(), stories.eos_id(), stories.stop_ids()), (Some(1), Some(2), &[2][..]));
-    assert_eq!((stories.eos_token(), stories.prefix(), stories.vocab_size()), (Some("</s>"), &[1][..], 512));
     let (_t, folder) = byte_tokenizer();
     std::fs::write(folder.join("generation_config.json"), r#"{"eos_token_id": [2, 0]}"#).unwrap();
     let tokenizer = Tokenizer::from_folder(&folder).unwrap();
@@ -79,9 +25,11 @@ fn special_tokens_are_found_wherever_they_are_named() {
         r#"{"eos_token": "</s>", "bos_token": "<s>", "add_bos_token": false}"#,
     )
     .unwrap();
-    assert!(
-        Tokenizer::from_folder(&folder).unwrap().prefix().is_empty(),
-        "the configuration wins over the post-processor"
+    // As transformers 5 has it; tests/tokenizers.rs has a table of what it does.
+    assert_eq!(
+        Tokenizer::from_folder(&folder).unwrap().prefix(),
+        [1],
+        "the post-processor wins over the configuration"
     );
     // No EOS anywhere: data cannot be loaded.
     std::fs::write(folder.join("tokenizer_config.json"), "{}").unwrap();
@@ -90,50 +38,6 @@ fn special_tokens_are_found_wherever_they_are_named() {
     let (_g, path) = file("a.jsonl", r#"{"prompt":"p","chosen":"a","rejected":"b"}"#);
     let error = load(&[path.into()], &tokenizer, &Options::default()).unwrap_err().to_string();
     assert!(error.contains("eos_token"), "{error}");
-}
-
-/// tinystories merges across the boundary in almost every pair.
-#[test]
-fn boundary_policies_on_tinystories() {
-    let Some(data) = shared() else { return };
-    let tokenizer = Tokenizer::from_folder(&data.join("tinystories-656k-bf16")).unwrap();
-    let path = data.join("hh-rlhf/derived/helpful_standard_short300.jsonl");
-    let text = std::fs::read_to_string(&path).unwrap();
-    let lines: Vec<_> = text.lines().collect();
-    let sources = [Source::from(path)];
-    let with = |boundary| load(&sources, &tokenizer, &Options { boundary, ..Options::default() });
-    let error = with(Boundary::Error).unwrap_err().to_string();
-    for part in ["short300.jsonl, row 1", "not the first tokens", "\"separate\" or \"merge\""] {
-        assert!(error.contains(part), "{part:?} is not in {error:?}");
-    }
-    let (separate, report) = with(Boundary::Separate).unwrap();
-    let found = report.dirt[&Dirt::Boundary].found;
-    assert_eq!((separate.len(), report.boundary_separate, report.boundary_merged), (300, found, 0));
-    assert!(found > 290, "{found}");
-    let (merge, report) = with(Boundary::Merge).unwrap();
-    assert_eq!((merge.len(), report.boundary_merged, report.boundary_separate), (300, found, 0));
-    assert!(report.boundary_tokens_moved >= found, "{report}");
-    for (apart, merged) in separate.iter().zip(merge.iter()) {
-        assert_eq!(apart.key, merged.key);
-        for pair in [&apart, &merged] {
-            assert_eq!(pair.prompt.first(), Some(&1), "BOS");
-            assert_eq!(pair.prompt.iter().chain(&pair.chosen).filter(|id| **id == 1).count(), 1, "one BOS");
-            for side in [&pair.chosen, &pair.rejected] {
-                assert_eq!(side.iter().filter(|id| **id == 2).count(), 1, "one EOS");
-                assert_eq!(side.last(), Some(&2), "EOS at the end");
-            }
-        }
-        assert_eq!(merged.prompt[..], apart.prompt[..merged.prompt.len()]);
-        // What merge reads is the text tokenised as a whole.
-        let row: Value = serde_json::from_str(lines[merged.row - 1]).unwrap();
-        for (side, field) in [(&merged.chosen, "chosen"), (&merged.rejected, "rejected")] {
-            let text = [row["prompt"].as_str().unwrap(), row[field].as_str().unwrap()].concat();
-            let whole = [tokenizer.encode(&text, true).unwrap(), vec![2]].concat();
-            assert_eq!([&merged.prompt[..], side].concat(), whole);
-        }
-    }
-    let text = tokenizer.decode(&[1, 400, 2], true).unwrap();
-    assert!(!text.contains("_story"), "special tokens are skipped: {text:?}");
 }
 
 #[test]
@@ -212,10 +116,13 @@ fn conversations_go_through_the_template() {
     assert_eq!(pair.rejected, [id("né"), vec![2]].concat());
     assert_eq!((report.bos_not_doubled, report.completions_without_eos), (0, 0));
 
-    // A template given in the options goes before the checkpoint's, as text or as a file.
-    let other = folder.join("other.jinja");
-    std::fs::write(&other, "{% for m in messages %}{{ m.content }}{% endfor %}").unwrap();
-    for template in [other.display().to_string(), "{% for m in messages %}{{ m.content }}{% endfor %}".to_owned()] {
+    // A template given in the options goes before the checkpoint's, as text or as a file, whatever it is called.
+    let text = "{% for m in messages %}{{ m.content }}{% endfor %}";
+    let given = ["other.jinja", "other.j2", "other.txt", "other"].map(|name| {
+        std::fs::write(folder.join(name), text).unwrap();
+        folder.join(name).display().to_string()
+    });
+    for template in given.into_iter().chain([text.to_owned()]) {
         let options = Options { chat_template: Some(template), ..Options::default() };
         let (set, report) = load(&[path.clone().into()], &tokenizer, &options).unwrap();
         assert_eq!((set.get(0).prompt, set.get(0).chosen), (id("q"), id("y")));
@@ -232,6 +139,132 @@ fn conversations_go_through_the_template() {
     replacing.chat_template_kwargs.insert("messages".into(), json!([]));
     let error = load(&[path.into()], &tokenizer, &replacing).unwrap_err().to_string();
     assert!(error.contains("chat_template_kwargs") && error.contains("`messages`"), "{error}");
+}
+
+#[test]
+fn templates_that_are_no_files_are_named() {
+    let (_t, folder) = byte_tokenizer();
+    let tokenizer = Tokenizer::from_folder(&folder).unwrap();
+    let (_g, path) = file("pairs.jsonl", r#"{"prompt": "p", "chosen": "y", "rejected": "n"}"#);
+    let options = Options { chat_template: Some("none/chatml.j2".into()), ..Options::default() };
+    let error = load(&[path.into()], &tokenizer, &options).unwrap_err().to_string();
+    assert!(error.starts_with("none/chatml.j2: cannot read"), "{error}");
+}
+
+fn said(role: &str, content: &str) -> Value {
+    json!({"role": role, "content": content})
+}
+
+/// What a template would print as Python does, or leave out without a word, is refused.
+#[test]
+fn messages_that_a_template_does_not_know_are_refused() {
+    let (_t, folder) = byte_tokenizer();
+    let tokenizer = Tokenizer::from_folder(&folder).unwrap();
+    let parts = json!({"role": "user", "content": [{"type": "text", "text": "q"}]});
+    let (yes, no) = (said("assistant", "y"), said("assistant", "n"));
+    let known = "{% for m in messages %}{% if m.role == 'user' or m.role == 'assistant' %}{{ m.role }}: {{ m.content }}\n{% endif %}{% endfor %}";
+    let by_part = "{% for m in messages %}{% if m.content is string %}{{ m.content }}{% else %}{{ m.content[0].text }}{% endif %}\n{% endfor %}";
+    let run = |row: Value, template: &str| {
+        let (_g, path) = file("pairs.jsonl", row.to_string());
+        let options = Options { chat_template: Some(template.into()), boundary: Boundary::Merge, ..Options::default() };
+        load(&[path.into()], &tokenizer, &options).map(|(set, _)| set.len()).map_err(|e| e.to_string())
+    };
+    let refused = |row: Value, template: &str, words: &[&str]| {
+        let error = run(row, template).unwrap_err();
+        for part in words.iter().chain(&["row 1", "refused_by_template"]) {
+            assert!(error.contains(part), "{part:?} is not in {error:?}");
+        }
+    };
+    let row = json!({"prompt": [parts], "chosen": [yes], "rejected": [no]});
+    refused(row.clone(), known, &["content in parts", "write `content` as one string"]);
+    let stripping = "{% for m in messages %}{{ m.content.strip() }}\n{% endfor %}";
+    refused(row.clone(), stripping, &["`content` as one string"]);
+    assert_eq!(run(row, by_part), Ok(1));
+    let tool = json!({"prompt": [said("user", "q"), said("tool", "4")], "chosen": [yes], "rejected": [no]});
+    refused(tool.clone(), known, &["nothing of messages of the role \"tool\""]);
+    assert_eq!(run(tool, by_part), Ok(1));
+    let system = json!({"prompt": [said("system", "s"), said("user", "q")], "chosen": [yes], "rejected": [no]});
+    refused(system, known, &["nothing of messages of the role \"system\""]);
+}
+
+/// Special tokens are the template's to write.
+#[test]
+fn special_tokens_in_messages_are_found() {
+    let (_t, folder) = byte_tokenizer();
+    std::fs::write(folder.join("chat_template.jinja"), TEMPLATE).unwrap();
+    let tokenizer = Tokenizer::from_folder(&folder).unwrap();
+    let run = |prompt: &str, chosen: &str| {
+        let row = json!({"prompt": [said("user", prompt)], "chosen": [said("assistant", chosen)],
+                         "rejected": [said("assistant", "n")]});
+        let (_g, path) = file("pairs.jsonl", row.to_string());
+        load(&[path.into()], &tokenizer, &Options::default()).map(|(_, report)| report).map_err(|e| e.to_string())
+    };
+    for (prompt, chosen, words) in [
+        ("q", "y</s>", "`chosen`: the text of a message has </s>, which is EOS"),
+        ("q", "Go</s> away", "`chosen`: the text of a message has </s>"),
+        ("q", "<s>y", "`chosen`: the text of a message has <s>, which is BOS"),
+        ("a<s>", "y", "`prompt`: the text of a message has <s>"),
+        ("q", "</s>", "`chosen`: an empty completion but for special tokens"),
+        ("q", "n", "same as `chosen`"),
+    ] {
+        let error = run(prompt, chosen).unwrap_err();
+        assert!(error.contains(words), "{words:?} is not in {error:?}");
+    }
+    let report = run("a</s>", "y").unwrap();
+    assert_eq!((report.dirt[&Dirt::InnerSpecial].found, report.pairs), (1, 1), "counted, and kept");
+}
+
+#[test]
+fn a_prompt_that_ends_in_the_assistants_turn_may_go_on() {
+    let (_t, folder) = byte_tokenizer();
+    std::fs::write(folder.join("chat_template.jinja"), TEMPLATE).unwrap();
+    let tokenizer = Tokenizer::from_folder(&folder).unwrap();
+    let row = json!({"prompt": [said("user", "q"), said("assistant", "I am")],
+                     "chosen": [said("assistant", " well")], "rejected": [said("assistant", " sad")]});
+    let (_g, path) = file("pairs.jsonl", row.to_string());
+    let run = |assistant_prompt| {
+        let options = Options { assistant_prompt, ..Options::default() };
+        load(&[path.clone().into()], &tokenizer, &options).map_err(|e| e.to_string())
+    };
+    let error = run(AssistantPrompt::Error).unwrap_err();
+    assert!(error.contains("the last message is the assistant's") && error.contains("\"continue\""), "{error}");
+    assert!(run(AssistantPrompt::Drop).unwrap_err().contains("1 rows, 1 dropped"));
+    let (set, report) = run(AssistantPrompt::Continue).unwrap();
+    let id = |text: &str| text.bytes().map(|b| 3 + u32::from(b)).collect::<Vec<_>>();
+    let pair = set.get(0);
+    assert_eq!(pair.prompt, [vec![1], id("u:q;a:I am")].concat());
+    assert_eq!((pair.chosen, pair.rejected), ([id(" well"), vec![2]].concat(), [id(" sad"), vec![2]].concat()));
+    assert_eq!(report.dirt[&Dirt::AssistantPrompt].found, 1);
+}
+
+/// One row that a template refuses, between two that it takes.
+#[test]
+fn rows_that_a_template_refuses_are_left_out_when_asked() {
+    let (_t, folder) = byte_tokenizer();
+    let template =
+        "{% if messages[0].role == messages[1].role %}{{ raise_exception('roles must alternate') }}{% endif %}";
+    std::fs::write(
+        folder.join("chat_template.jinja"),
+        format!("{{% if messages | length > 1 %}}{template}{{% endif %}}{TEMPLATE}"),
+    )
+    .unwrap();
+    let tokenizer = Tokenizer::from_folder(&folder).unwrap();
+    let row = |prompt: Value| {
+        json!({"prompt": prompt, "chosen": [said("assistant", "y")], "rejected": [said("assistant", "n")]}).to_string()
+    };
+    let user = said("user", "q");
+    let rows = [row(json!([user])), row(json!([user, user])), row(json!([user]))].join("\n");
+    let (_g, path) = file("pairs.jsonl", rows);
+    let error = load(&[path.clone().into()], &tokenizer, &Options::default()).unwrap_err().to_string();
+    assert!(
+        error.contains("row 2") && error.contains("must alternate") && error.contains("refused_by_template"),
+        "{error}"
+    );
+    let options = Options { refused_by_template: Policy::Drop, ..Options::default() };
+    let (set, report) = load(&[path.clone().into()], &tokenizer, &options).unwrap();
+    assert_eq!((set.len(), report.dirt[&Dirt::RefusedByTemplate].dropped), (2, 1));
+    let seen = collimate_data::inspect(&[path.into()], Some(&tokenizer), &Options::default(), 0).unwrap();
+    assert_eq!((seen.report.pairs, seen.stops), (2, vec![Dirt::RefusedByTemplate]));
 }
 
 #[test]
@@ -294,8 +327,9 @@ fn the_cache_is_found_again_and_only_when_nothing_changed() {
     assert!(!run(&options).1.from_cache, "other data");
     assert_eq!(files().len(), 3);
 
-    // A cut or changed file is not trusted, but written anew.
+    // A cut or changed file is not trusted, but written anew: its tokens, and what comes after them.
     for damage in [
+        |b: &mut Vec<u8>| b[1] ^= 1,
         |b: &mut Vec<u8>| b.truncate(b.len() - 9),
         |b: &mut Vec<u8>| {
             let n = b.len();

@@ -1,12 +1,12 @@
-//! What the fuzzer feeds: bytes become a file of rows and its options, a chat template and its messages, or the
-//! configuration of data sets. Whatever comes, nothing may panic, hang or lose a row without a count.
+//! What the fuzzer feeds: bytes become a file of rows and its options, a file of Arrow or Parquet, a tokenizer, a chat
+//! template and its messages, or the configuration of data sets. Whatever comes, nothing may panic, hang or lose a row without a count.
 //!
 //! `crates/data/tests/fuzz.rs` runs the same without the fuzzer.
 
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
-use collimate_data::options::{Boundary, Duplicates, ImplicitPrompt, Overlong, Policy};
+use collimate_data::options::{AssistantPrompt, Boundary, Duplicates, ImplicitPrompt, Overlong, Policy};
 use collimate_data::{ChatTemplate, Format, Options, Row, Source, Tokenizer, load, read};
 use serde_json::{Value, json};
 
@@ -28,7 +28,7 @@ thread_local! {
 pub fn rows(bytes: &[u8]) {
     const HEAD: usize = 8;
     let Some((head, file)) = bytes.split_at_checked(HEAD) else { return };
-    // Readers of other crates, whose panics are caught; the fuzzer would count them all the same.
+    // Those are for `columnar`.
     if [&b"PAR1"[..], b"ARROW1", b"\xff\xff\xff\xff"].iter().any(|magic| file.starts_with(magic)) {
         return;
     }
@@ -51,6 +51,10 @@ fn options(head: &[u8]) -> Options {
         Some(Format::Alpaca),
         Some(Format::Sharegpt),
         Some(Format::LlamafactoryV1),
+        Some(Format::Axolotl),
+        Some(Format::MsSwift),
+        Some(Format::Openai),
+        Some(Format::NemoRl),
     ];
     let templates = [
         "{{ bos_token }}{% for m in messages %}{{ m.role }}:{% generation %}{{ m.content }}{{ eos_token }}\
@@ -75,8 +79,62 @@ fn options(head: &[u8]) -> Options {
         inner_eos: policy(7),
         chat_template: Some(one(&templates, head[7] >> 1).to_owned()),
         assistant_only_loss: head[7] & 1 == 1,
+        dirty_rows: if head[7] & 64 == 0 { Policy::Error } else { Policy::Drop },
+        assistant_prompt: if head[7] & 32 == 0 { AssistantPrompt::Error } else { AssistantPrompt::Continue },
         template_date: Some("2024-01-01".to_owned()),
         ..Options::default()
+    }
+}
+
+/// A file of Arrow or Parquet, whatever it holds: what its readers panic at is an error here.
+pub fn columnar(bytes: &[u8]) {
+    if ![&b"PAR1"[..], b"ARROW1", b"\xff\xff\xff\xff"].iter().any(|magic| bytes.starts_with(magic)) {
+        return;
+    }
+    FOLDER.with(|folder| {
+        let path = folder.path().join("rows.columnar");
+        std::fs::write(&path, bytes).expect("it can be written");
+        let mut rows = 0;
+        let options = Options { dirty_rows: Policy::Drop, ..Options::default() };
+        let read = read(&[path.clone().into()], &options, &mut |_, _| {
+            rows += 1;
+            Ok(())
+        });
+        match read {
+            Ok(report) => assert_eq!((report.rows, report.pairs), (rows + report.dropped(), rows)),
+            Err(error) => assert!(!error.to_string().is_empty()),
+        }
+        std::fs::remove_file(path).expect("it is there");
+    });
+}
+
+/// tokenizer.json, and after bytes 0 tokenizer_config.json and config.json: what becomes a tokenizer makes the same ids of a
+/// text each time, and streams what it decodes.
+pub fn tokenizer(bytes: &[u8]) {
+    let mut parts = bytes.split(|b| *b == 0);
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    for name in ["tokenizer.json", "tokenizer_config.json", "config.json"] {
+        if let Some(part) = parts.next() {
+            std::fs::write(folder.path().join(name), part).expect("it can be written");
+        }
+    }
+    let tokenizer = match Tokenizer::from_folder(folder.path()) {
+        Ok(tokenizer) => tokenizer,
+        Err(error) => return assert!(!error.to_string().is_empty()),
+    };
+    for text in ["", "Hi there", "<s>a</s> é\u{1f980}\n"] {
+        let Ok(ids) = tokenizer.encode(text, true) else { continue };
+        assert_eq!(tokenizer.encode(text, true).ok().as_ref(), Some(&ids));
+        let _ = tokenizer.special_in(text);
+        let Ok(decoded) = tokenizer.decode(&ids, false) else { continue };
+        let mut stream = tokenizer.decode_stream(false);
+        let pieces: Result<String, _> = ids.iter().map(|id| stream.push(*id)).collect();
+        if let (Ok(pieces), Ok(rest)) = (pieces, stream.finish()) {
+            // A decoder that takes back what it said earlier cannot be streamed.
+            if decoded.starts_with(&pieces) {
+                assert_eq!(pieces + &rest, decoded, "{text:?}");
+            }
+        }
     }
 }
 
@@ -146,7 +204,7 @@ fn configure(text: &str, folder: &Path) {
         let inner = folder.join(source.path.file_name().unwrap_or_default());
         source.path = if inner.exists() { inner } else { folder.to_owned() };
     }
-    let template = options.chat_template.filter(|t| !t.ends_with(".jinja"));
+    let template = options.chat_template.filter(|t| t.contains('{'));
     let options = Options { cache_dir: None, chat_template: template, ..options };
     if let Ok(report) = read(&sources, &options, &mut |_, _| Ok(())) {
         assert_eq!(report.rows, report.pairs + report.dropped());

@@ -41,9 +41,11 @@ pub(crate) fn run(m: &ArgMatches) -> Result<()> {
     let sources: Vec<Source> = m.get_many::<String>("files").expect("required").map(Source::from).collect();
     let tokenizer = m.get_one::<String>("model").map(|f| Tokenizer::from_folder(&PathBuf::from(f))).transpose()?;
     let given = KEYS.iter().filter(|k| k.heading == DATA);
-    let table: Map<_, _> = given
+    let mut table: Map<_, _> = given
         .filter_map(|k| m.get_one::<String>(k.name).map(|v| (k.name.to_owned(), config::flag_value(k, v))))
         .collect();
+    // As `align` has it, so that both say the same of a row.
+    table.entry("max_length").or_insert(config::MAX_LENGTH.into());
     let options: Options = config::section(table, "")?;
     options.validate()?;
     let samples = *m.get_one::<u32>("samples").expect("it has a default") as usize;

@@ -1,22 +1,15 @@
 //! What the tests of this crate share.
 #![allow(dead_code)] // not every test uses all of it
 
-use std::io::Write;
 use std::path::PathBuf;
 
 use collimate_data::{Format, Options, Tokenizer, inspect, load};
 
-/// The folder of real material beside the repository, or None after saying that the test is skipped.
+/// The folder of real material beside the repository, if it is there.
 pub fn shared() -> Option<PathBuf> {
     let folder = std::env::var_os("COLLIMATE_SHARED")
         .map_or_else(|| PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared")), PathBuf::from);
-    let data = folder.join("data");
-    if data.is_dir() {
-        return Some(data);
-    }
-    // Past the capture of test output, which eprintln! does not get by.
-    let _ = writeln!(std::io::stderr(), "SKIPPED: no {} (set COLLIMATE_SHARED)", data.display());
-    None
+    Some(folder.join("data")).filter(|data| data.is_dir())
 }
 
 /// Writes `text` to `name` in a folder of its own.
