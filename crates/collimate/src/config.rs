@@ -10,7 +10,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use collimate_core::Objective;
 use collimate_core::objective::Method;
 use collimate_core::trl;
-use collimate_data::{Options as DataOptions, Source, hub};
+use collimate_data::{Options as DataOptions, Source, hub, template_path};
 use collimate_train::Settings;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
@@ -300,15 +300,10 @@ fn each_path(table: &mut Map<String, Value>, to: &dyn Fn(&Path, bool) -> PathBuf
         }
     }
     if let Some(Value::String(template)) = table.get_mut("chat_template")
-        && is_path(template)
+        && template_path(template).is_some()
     {
         *template = to(Path::new(template), true).display().to_string();
     }
-}
-
-/// Whether `chat_template` is the path of one rather than its text.
-fn is_path(template: &str) -> bool {
-    !template.contains(['\n', '{']) && [".jinja", ".j2", ".txt"].iter().any(|e| template.ends_with(e))
 }
 
 /// Reads a TOML file as a flat table of keys; relative paths in it are relative to the file. What is to be read, and is
@@ -506,7 +501,7 @@ impl Run {
     pub fn chat_template(&self) -> Result<Option<String>> {
         let read = |path: &String| std::fs::read_to_string(path).with_context(|| format!("chat_template: {path}"));
         match &self.data_options.chat_template {
-            Some(path) if is_path(path) => read(path).map(Some),
+            Some(path) if template_path(path).is_some() => read(path).map(Some),
             text => Ok(text.clone()),
         }
     }

@@ -163,7 +163,7 @@ pub(crate) struct Encoder<'a> {
 }
 
 /// The file that `chat_template` names, if it is no template itself: text without a brace says nothing of messages.
-pub(crate) fn template_path(given: &str) -> Option<&Path> {
+pub fn template_path(given: &str) -> Option<&Path> {
     (!given.contains(['{', '\n']) && !given.trim().is_empty()).then(|| Path::new(given))
 }
 

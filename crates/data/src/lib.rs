@@ -23,7 +23,7 @@ mod template;
 mod tokenizer;
 
 pub use dataset::{Dataset, Lengths};
-pub use encode::Tokens;
+pub use encode::{Tokens, template_path};
 pub use error::{Error, Place};
 pub use format::{Example, Row};
 pub use inspect::{Inspection, inspect};
