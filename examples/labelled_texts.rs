@@ -79,7 +79,7 @@ impl Task for Labels {
             let sign = if seen.unit.good { 1.0 } else { -1.0 };
             let z = sign * self.beta * ratio;
             // −ln σ(z) and its derivative −σ(−z).
-            let (loss, slope) = ((-z).exp().ln_1p(), -1.0 / (1.0 + z.exp()));
+            let (loss, slope) = ((-z).max(0.0) + (-z.abs()).exp().ln_1p(), -1.0 / (1.0 + z.exp()));
             judgement.rows.push(vec![loss, ratio, f64::from(u8::from(z > 0.0))]);
             let coefficient = (slope * sign * self.beta / all as f64) as f32;
             judgement.coefficients.extend(log_probs.iter().map(|_| coefficient));

@@ -3,7 +3,7 @@
 
 mod common;
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::cell::Cell;
 
 use burn::tensor::{DType, Device, Tensor, TensorData, Tolerance};
 use collimate::backend::kernels::{
@@ -198,8 +198,9 @@ fn head() {
             assert_eq!(got.log_collisions.is_some(), collision);
             near(&got.log_collisions.unwrap_or_default(), &expected.log_collisions.unwrap_or_default());
             let ([mut dw, mut expected_dw], c) = ([None, None], &c[rows]);
-            let dh = pass.gradient(c, Some(Sum::new(&mut dw, 1.0)));
-            let expected_dh = plain.gradient(c, Some(Sum::new(&mut expected_dw, 1.0)));
+            let by = if collision { 1.0 } else { 0.25 };
+            let dh = pass.gradient(c, Some(Sum::new(&mut dw, by)));
+            let expected_dh = plain.gradient(c, Some(Sum::new(&mut expected_dw, by)));
             close(&dh, &expected_dh);
             close(dw.as_ref().unwrap(), expected_dw.as_ref().unwrap());
             // A frozen head passes its gradient on, and has none.
@@ -237,11 +238,14 @@ fn optimiser() {
 #[derive(Debug)]
 struct Counted;
 
-static CALLS: AtomicUsize = AtomicUsize::new(0);
+thread_local! {
+    /// Calls on this thread, where the plug-in is asked for: the other tests are to see what the backends bring.
+    static CALLS: Cell<Option<usize>> = const { Cell::new(None) };
+}
 
 impl RmsNorm for Counted {
     fn forward(&self, x: &Tensor<2>, weight: &Tensor<2>, eps: f64) -> (Tensor<2>, Tensor<2>) {
-        CALLS.fetch_add(1, Ordering::Relaxed);
+        CALLS.set(CALLS.get().map(|n| n + 1));
         RmsNorm::forward(&Plain, x, weight, eps)
     }
 }
@@ -249,7 +253,7 @@ impl RmsNorm for Counted {
 inventory::submit! { Plugin {
     name: "counted norm",
     rank: 1,
-    serves: |device| !device.is_autodiff(),
+    serves: |_device| CALLS.get().is_some(),
     install: |kernels| kernels.norm = &Counted,
 } }
 
@@ -261,13 +265,13 @@ fn a_crate_outside_brings_a_kernel_for_one_piece() {
     });
     let config = ModelConfig::from_value(&table, std::path::Path::new("config.json")).unwrap();
     for (name, device) in common::devices() {
+        CALLS.set(Some(0));
         let decoder = Decoder::random(config.clone(), 1, &device);
         let mut layout = Layout::default();
         layout.push(&[1, 2], &[Text::whole(&[3, 4])], true).unwrap();
-        let before = CALLS.load(Ordering::Relaxed);
         let scores = decoder.score(&layout, Options::default()).unwrap();
         // Two layers of two norms, and the last.
-        assert!(CALLS.load(Ordering::Relaxed) >= before + 5, "{name}");
+        assert_eq!(CALLS.replace(None), Some(5), "{name}");
         let plain = decoder.with_kernels(Kernels::default()).score(&layout, Options::default()).unwrap();
         for (a, b) in scores.log_probs.iter().zip(&plain.log_probs) {
             assert!((a - b).abs() < 1e-5, "{name}: {a} is not {b}");

@@ -89,7 +89,7 @@ pub const KEYS: &[Key] = &[
     key(TRAIN, "logging_steps", "Optimiser steps per line of metrics [default: 10]"),
     key(TRAIN, "eval_steps", "Optimiser steps between evaluations; 0: at the end [default: 0]"),
     key(TRAIN, "per_device_eval_batch_size", "Pairs per batch in evaluation and under the reference [default: 8]"),
-    key(TRAIN, "save_steps", "Optimiser steps between checkpoints; 0: at the end [default: 0]"),
+    key(TRAIN, "save_steps", "Optimiser steps between checkpoints to go on from; 0: none [default: 0]"),
     key(TRAIN, "seed", "What the order of the data and all else that is random is drawn from [default: 42]"),
     key(TRAIN, "shuffle", "Whether the data is shuffled, anew for each epoch [default: true]"),
     key(ENGINE, "prefix_sharing", "Whether a pair's prompt is computed once for both completions [default: true]"),

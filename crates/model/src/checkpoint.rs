@@ -380,6 +380,13 @@ impl Checkpoint {
             steps.ok_or_else(|| shard.fault("(metadata)", "`step` is missing; expected a whole number".into()))?;
         let mut read = |prefix: &str| -> Result<Vec<Option<Tensor<2>>>, Error> {
             let specs = self.inventory.specs.iter().map(|spec| {
+                // A frozen parameter has neither moment.
+                if ["exp_avg", "exp_avg_sq"]
+                    .iter()
+                    .all(|p| shard.metadata.info(&format!("{p}.{}", spec.name)).is_none())
+                {
+                    return Ok(None);
+                }
                 let name = format!("{prefix}.{}", spec.name);
                 let info = shard.metadata.info(&name).cloned();
                 let info = info.filter(|i| i.shape == spec.shape).ok_or_else(|| {

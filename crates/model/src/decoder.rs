@@ -76,8 +76,8 @@ impl Decoder {
         Ok(self)
     }
 
-    /// The same decoder, of which only some parameters are trained. Of the others no gradient is computed, and the
-    /// optimiser keeps no state.
+    /// The same decoder, of which only some parameters are trained. Of the others no gradient is kept, and the
+    /// optimiser has no state.
     pub fn with_trainable(mut self, trained: impl Fn(&Spec) -> bool) -> Self {
         self.params.set_trainable(&self.config.inventory, trained);
         self

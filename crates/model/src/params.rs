@@ -153,7 +153,10 @@ impl Params {
         self.precision = precision;
         self.working = None;
         match masters {
-            true => self.refresh(),
+            true => {
+                self.values = self.values.cast(Precision::F32);
+                self.refresh();
+            }
             false => self.values = self.values.cast(precision),
         }
         Ok(())
@@ -260,5 +263,23 @@ impl Grads {
     /// √Σ g² over all of them.
     pub(crate) fn norm(&self, kernel: &dyn Optimiser) -> f64 {
         self.sums.iter().flatten().map(|g| kernel.sum_of_squares(g)).sum::<f64>().sqrt()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn masters_are_f32_whatever_was_given() {
+        let mut inventory = Inventory::default();
+        let id = inventory.add("w".into(), &[2, 3], Role::Weight);
+        let device = Device::flex();
+        let mut params = Params::random(&inventory, 1, &device);
+        params.set_precision(Precision::Bf16, false, &device).unwrap();
+        params.set_precision(Precision::Bf16, true, &device).unwrap();
+        assert_eq!((params.values().0[0].dtype(), params.get(id).dtype()), (DType::F32, DType::BF16));
+        params.set_precision(Precision::F32, true, &device).unwrap();
+        assert_eq!((params.get(id).dtype(), params.kept_in()), (DType::F32, Precision::F32));
     }
 }

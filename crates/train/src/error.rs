@@ -86,6 +86,16 @@ pub enum Error {
         /// The rows of the step.
         rows: String,
     },
+    /// A task that does not keep to its contract.
+    #[error("the task laid out or judged {got} {what} where there are {expected}")]
+    Task {
+        /// "units", "rows of metrics" or "coefficients".
+        what: &'static str,
+        /// How many it made.
+        got: usize,
+        /// How many there are.
+        expected: usize,
+    },
     /// A unit that the reference was not asked about: a fault of this program.
     #[error("row {row}: the reference has no scores of it")]
     NoReference {

@@ -43,7 +43,8 @@ impl Part {
         let mut seen = HashSet::new();
         let mut order: Vec<u128> = groups.iter().copied().filter(|g| seen.insert(*g)).collect();
         order.shuffle(&mut StdRng::seed_from_u64(seed));
-        let kept: HashSet<u128> = order[..(share * order.len() as f64).round() as usize].iter().copied().collect();
+        let kept: HashSet<u128> =
+            order[..((share * order.len() as f64).round() as usize).min(order.len())].iter().copied().collect();
         let mut rows = HashSet::new();
         let (mut train, mut eval) = (Vec::new(), Vec::new());
         for (i, (group, t)) in groups.iter().zip(data.iter()).enumerate() {

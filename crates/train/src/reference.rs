@@ -2,7 +2,8 @@
 //!
 //! What is kept are token log-probabilities, so another β, another averaging or another loss reads the same scores. A
 //! file is found by what scored it (weights and configuration of the model, the backend, and the version of the scoring),
-//! and a unit in it by its tokens: scores of other content are never used.
+//! and a unit in it by its tokens: scores of other content are never used. The bits of a score may also depend on the batch that it was computed in: a file
+//! that another run has filled can change a run within rounding.
 //!
 //! Scores are added to the end of the file as they come, under a lock, each record with a hash of itself. So a run that
 //! stops loses a second of them, runs that share the file lose none, and what is broken is scored anew.
@@ -173,6 +174,10 @@ impl Reference {
             // Where the file system has no locks, a record that another run writes into is scored anew.
             Err(e) if e.kind() != io::ErrorKind::Unsupported => return Err(e),
             _ => {}
+        }
+        // Another file has taken its place, or a part of it is gone.
+        if file.metadata()?.len() < self.read {
+            self.read = 0;
         }
         self.take(&mut file)?;
         // Nobody writes now: what is not sound was left by a run that was killed, or is no such file.

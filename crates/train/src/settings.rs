@@ -42,7 +42,7 @@ pub struct Settings {
     pub eval_steps: usize,
     /// Pairs per batch in evaluation and in the pass over the reference.
     pub per_device_eval_batch_size: usize,
-    /// Optimiser steps between checkpoints; 0: at the end only.
+    /// Optimiser steps between checkpoints to go on from; 0: none.
     pub save_steps: usize,
     /// What the order of the data and everything else that is random is drawn from.
     pub seed: u64,

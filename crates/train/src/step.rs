@@ -44,15 +44,38 @@ pub(crate) fn places<U: Unit>(units: &[U]) -> String {
     units.iter().map(Unit::place).collect::<Vec<_>>().join(", ")
 }
 
-fn at<U: Unit>(units: &[U]) -> impl FnOnce(ModelError) -> Error {
-    let place = format!("{} {}", if units.len() == 1 { "row" } else { "rows" }, places(units));
-    move |source| Error::Model { place, source }
+fn at<U: Unit>(units: &[U]) -> impl FnOnce(ModelError) -> Error + '_ {
+    |source| {
+        let place = format!("{} {}", if units.len() == 1 { "row" } else { "rows" }, places(units));
+        Error::Model { place, source }
+    }
+}
+
+/// What a task made, against what it was asked for.
+fn count(what: &'static str, got: usize, expected: usize) -> Result<(), Error> {
+    if got == expected { Ok(()) } else { Err(Error::Task { what, got, expected }) }
+}
+
+/// One call of the task, on units with what was said of them.
+fn judge<T: Task>(
+    model: &Decoder,
+    task: &T,
+    seen: &[Seen<'_, T::Unit>],
+    totals: T::Totals,
+) -> Result<Judgement, Error> {
+    let (profile, device) = (model.profile(), model.device());
+    let judged = profile.timed("loss", device, || task.judge(seen, totals, device))?;
+    let tokens = seen.iter().flat_map(|s| s.policy).map(|said| said.log_probs.len()).sum();
+    count("rows of metrics", judged.rows.len(), seen.len())?;
+    count("coefficients", judged.coefficients.len(), tokens)?;
+    Ok(judged)
 }
 
 fn lay_out<U: Unit>(units: &[U], share: bool) -> Result<Layout, Error> {
     let mut layout = Layout::default();
-    for unit in units {
+    for (i, unit) in units.iter().enumerate() {
         unit.lay_out(&mut layout, share).map_err(at(std::slice::from_ref(unit)))?;
+        count("units", layout.units.len(), i + 1)?;
     }
     Ok(layout)
 }
@@ -111,19 +134,27 @@ pub(crate) struct Outcome {
     asked: bool,
 }
 
-/// What a task says of units that a model is asked about without learning from them.
+/// The metrics of units that a model is asked about without learning from them, taken for one batch.
 pub(crate) fn evaluate<T: Task>(
     model: &Decoder,
     task: &T,
     items: &Items<T::Unit>,
     how: How,
-) -> Result<Judgement, Error> {
+) -> Result<Vec<Vec<f64>>, Error> {
     let how = How { engine: Options { collision: task.needs_collisions(), ..how.engine }, ..how };
-    let mut all = Vec::with_capacity(items.units.len());
+    let totals = task.totals(&items.units);
+    let (mut rows, mut all) = (Vec::with_capacity(items.units.len()), Vec::new());
     for range in how.cut(&items.units) {
-        all.extend(score(model, &items.units[range], how)?);
+        let said = score(model, &items.units[range.clone()], how)?;
+        match task.coupled() {
+            true => all.extend(said),
+            false => rows.extend(judge(model, task, &items.seen(range, &said), totals)?.rows),
+        }
     }
-    task.judge(&items.seen(0..all.len(), &all), task.totals(&items.units), model.device())
+    if task.coupled() {
+        rows = judge(model, task, &items.seen(0..all.len(), &all), totals)?.rows;
+    }
+    Ok(rows)
 }
 
 /// Judges units and computes the gradient of their mean loss. However they are cut into micro-batches, loss and gradient
@@ -134,10 +165,7 @@ pub(crate) fn run<T: Task>(policy: &Decoder, task: &T, items: &Items<T::Unit>, h
     let engine = Options { collision: task.needs_collisions(), ..how.engine };
     let mut gradients = policy.no_gradients();
     let (mut rows, mut all, mut asked) = (Vec::with_capacity(units.len()), Vec::with_capacity(units.len()), false);
-    let judge = |range: Range<usize>, said: &[Vec<Said>]| {
-        let seen = items.seen(range, said);
-        policy.profile().timed("loss", policy.device(), || task.judge(&seen, totals, policy.device()))
-    };
+    let judge = |range: Range<usize>, said: &[Vec<Said>]| judge(policy, task, &items.seen(range, said), totals);
     let cuts = how.cut(units);
     if task.coupled() {
         // A loss that couples units wants all of their scores before any gradient.

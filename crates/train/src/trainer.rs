@@ -156,7 +156,7 @@ where
             items.reference.extend(reference_scores(reference, std::slice::from_ref(unit), how)?);
         }
     }
-    let outcome = step::run(policy, task, &items, how)?;
+    let (outcome, _) = step::learn(policy, task, &items, how)?;
     let mut window = Window::default();
     window.add(&outcome.rows);
     Ok((window.loss(), outcome.gradients))
@@ -179,7 +179,7 @@ impl<T: Task> Trainer<T> {
         eval: Option<Units<T>>,
     ) -> Result<Self, Error> {
         settings.validate()?;
-        if train.is_empty() {
+        if train.is_empty() || eval.as_ref().is_some_and(|e| e.is_empty()) {
             return Err(Error::NoPairs);
         }
         let (precision, masters) = settings.precision();
@@ -344,6 +344,17 @@ impl<T: Task> Trainer<T> {
     pub fn run(&mut self, observer: &mut Observer<'_>) -> Result<(), Error> {
         let steps = self.steps();
         let mut order = (0, Vec::new());
+        if self.progress.step > 0 && self.reference.is_none() && self.task.needs_reference() {
+            return Err(Error::Resume(
+                "a run that goes on must be given its reference: the policy is no longer it".into(),
+            ));
+        }
+        let state = self.moments.first.iter().zip(&self.moments.second).map(|(m, v)| m.is_some() && v.is_some());
+        if !state.eq(self.policy.params().trainable().iter().copied()) {
+            return Err(Error::Resume(
+                "the optimiser's state is of other parameters than those that are trained".into(),
+            ));
+        }
         // Once it has said all that will be asked, its memory is wanted elsewhere.
         let reference = self.reference.take();
         let initial = reference.is_none();
@@ -374,10 +385,10 @@ impl<T: Task> Trainer<T> {
                 self.evaluate(&known, observer)?;
             }
             let stopped = self.stop.as_ref().is_some_and(|stop| stop.load(Ordering::Relaxed) != 0);
-            if (save || stopped) && !last {
+            if save || (stopped && !last) {
                 let progress = self.progress.clone();
                 observer(Event::Save(&State { policy: &self.policy, moments: &self.moments, progress }))?;
-                if stopped {
+                if stopped && !last {
                     return Err(Error::Stopped(self.progress.step));
                 }
             }
@@ -460,7 +471,7 @@ impl<T: Task> Trainer<T> {
         let policy = self.policy.clone().with_profile(Profile::default());
         let items = self.items(eval.as_ref(), known, 0..eval.len())?;
         let mut window = Window::default();
-        window.add(&step::evaluate(&policy, &self.task, &items, how)?.rows);
+        window.add(&step::evaluate(&policy, &self.task, &items, how)?);
         let mut line = window.means(&self.task.metrics(), "eval_");
         self.finish_line(&mut line);
         observer(Event::Metrics(&line))
@@ -568,6 +579,65 @@ mod tests {
             .unwrap();
         trainer.run(&mut |_| Ok(())).unwrap();
         assert!(trainer.reference.is_none());
+    }
+
+    #[test]
+    fn a_run_that_goes_on_wants_its_reference_and_its_own_state() {
+        let objective = || Method::find("dpo").unwrap().objective(&Map::new()).unwrap();
+        let settings = Settings { max_steps: 4, save_steps: 2, ..Settings::default() };
+        let new = |policy| Trainer::<Preference>::new(policy, objective(), settings.clone(), pairs(), None).unwrap();
+        let (mut saved, mut trainer) = (Vec::new(), new(decoder()));
+        trainer
+            .run(&mut |event| {
+                if let Event::Save(state) = event {
+                    saved.push((state.policy.clone(), state.moments.clone(), state.progress.clone()));
+                }
+                Ok(())
+            })
+            .unwrap();
+        // Also after the last step: the run may go on with more of them.
+        assert_eq!(saved.iter().map(|(_, _, p)| p.step).collect::<Vec<_>>(), [2, 4]);
+        let (policy, moments, progress) = saved.swap_remove(0);
+        let mut alone = new(policy.clone()).resume(moments.clone(), progress.clone());
+        let said = alone.run(&mut |_| Ok(())).unwrap_err().to_string();
+        assert!(said.contains("must be given its reference"), "{said}");
+        let frozen = policy.clone().with_trainable(|spec| spec.decays());
+        let mut other = new(frozen).with_reference(decoder()).unwrap().resume(moments.clone(), progress.clone());
+        let said = other.run(&mut |_| Ok(())).unwrap_err().to_string();
+        assert!(said.contains("other parameters"), "{said}");
+        let mut on = new(policy).with_reference(decoder()).unwrap().resume(moments, progress);
+        on.run(&mut |_| Ok(())).unwrap();
+        let end = |t: &Trainer<Preference>| t.policy().parameters().0.iter().map(|p| p.to_data()).collect::<Vec<_>>();
+        assert_eq!(end(&on), end(&trainer));
+    }
+
+    /// Supervised training whose judgement is short of a coefficient.
+    struct Short;
+
+    impl Task for Short {
+        type Unit = Lesson;
+        type Totals = ();
+        fn metrics(&self) -> Vec<&'static str> {
+            vec!["loss"]
+        }
+        fn totals(&self, _batch: &[Lesson]) {}
+        fn judge(
+            &self,
+            units: &[crate::task::Seen<'_, Lesson>],
+            (): (),
+            _device: &Device,
+        ) -> Result<crate::task::Judgement, Error> {
+            Ok(crate::task::Judgement { rows: vec![vec![0.0]; units.len()], coefficients: vec![0.0] })
+        }
+    }
+
+    #[test]
+    fn a_task_that_breaks_its_contract_is_named() {
+        let lesson = Lesson { prompt: vec![1], completion: vec![2, 3], row: 1 };
+        let settings = Settings { max_steps: 1, ..Settings::default() };
+        let mut trainer = Trainer::<Short>::new(decoder(), Short, settings, vec![lesson], None).unwrap();
+        let said = trainer.run(&mut |_| Ok(())).unwrap_err().to_string();
+        assert_eq!(said, "the task laid out or judged 1 coefficients where there are 2");
     }
 
     #[test]

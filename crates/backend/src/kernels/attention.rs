@@ -143,8 +143,8 @@ impl Rectangle {
                 let line = &mut bias[(r * longest + i) * longest..][..longest];
                 for (j, &(other, _)) in at.iter().enumerate().take(i + 1) {
                     let seen = j < row.prefix || j >= first;
-                    let near = window.is_none_or(|w| position - other < w);
-                    if seen && near {
+                    // What is not seen may be later in another branch.
+                    if seen && window.is_none_or(|w| position - other < w) {
                         line[j] = 0.0;
                     }
                 }
@@ -250,7 +250,7 @@ pub trait Attention: Debug + Sync {
     }
 
     /// One text in progress: the queries of its newest tokens `[new, queries·d]` against all keys and values so far
-    /// `[all, keys·d]`, the newest included. `seen` bounds how far back a token sees.
+    /// `[all, keys·d]`, the newest included. `window` bounds how far back a token sees.
     fn extend(&self, [q, k, v]: [&Tensor<2>; 3], window: Option<usize>, heads: Heads) -> Tensor<2> {
         let ([new, width], [all, _]) = (q.dims(), k.dims());
         let (group, d) = (heads.group(), heads.dim);

@@ -74,7 +74,7 @@ pub struct Kernels {
     pub head: &'static dyn Head,
     /// The optimiser.
     pub adamw: &'static dyn AdamW,
-    /// Whether a plug-in has put something in.
+    /// Whether a plug-in serves the device.
     own: bool,
 }
 
@@ -118,7 +118,7 @@ impl Kernels {
         set
     }
 
-    /// Whether some piece runs on a hand-made kernel.
+    /// Whether a plug-in serves the device that the set is for: then some pieces run on hand-made kernels.
     pub fn any(&self) -> bool {
         self.own
     }

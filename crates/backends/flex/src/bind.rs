@@ -253,10 +253,12 @@ impl HeadPass for Pass {
         let mut dh = vec![0.0; n * width];
         gemm::linear_backward_input(logits, weight.slice(), width, vocab, &mut dh, false);
         if let Some(mut sum) = weight_sum {
-            add_in_place(&mut sum, dims, |dw| {
-                gemm::linear_backward_weight(logits, hidden.slice(), width, vocab, dw, None);
-            })
-            .expect("f32 needs no loss scale");
+            let add = |dw: &mut [f32]| gemm::linear_backward_weight(logits, hidden.slice(), width, vocab, dw, None);
+            if add_in_place(&mut sum, dims, add).is_none() {
+                let mut dw = vec![0.0; vocab * width];
+                gemm::linear_backward_weight(logits, hidden.slice(), width, vocab, &mut dw, None);
+                sum.add(host::tensor(dw, dims));
+            }
         }
         host::tensor(dh, [n, width])
     }

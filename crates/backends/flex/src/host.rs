@@ -33,11 +33,13 @@ pub(crate) fn tensor<const D: usize>(values: Vec<f32>, dims: [usize; D]) -> Tens
 /// Changes a tensor's buffer in place, where it has one here; a shared one is copied first.
 pub(crate) fn update<const D: usize, R>(t: &mut Tensor<D>, change: impl FnOnce(&mut [f32]) -> R) -> Option<R> {
     View::of(t)?;
+    let elements = t.dims().iter().product();
     let mut primitive = t.extract().try_into_primitive::<Flex>().expect("it was seen there");
     if !primitive.is_contiguous() || primitive.layout().start_offset() != 0 {
         primitive = primitive.to_contiguous();
     }
-    let result = change(primitive.storage_mut());
+    // The first rows of a larger buffer lie in it as they would alone.
+    let result = change(&mut primitive.storage_mut()[..elements]);
     *t = Tensor::from_primitive::<Flex>(primitive);
     Some(result)
 }
@@ -64,8 +66,16 @@ mod tests {
         assert_eq!(View::of(&t).unwrap().slice(), [1., 2., 3., 9.]);
         assert_eq!(View::of(&copy).unwrap().slice(), [1., 2., 3., 4.]);
         // Of a part, only the part is kept.
-        let mut part = copy.narrow(0, 1, 1);
+        let mut part = copy.clone().narrow(0, 1, 1);
         update(&mut part, |s| s[0] = 7.0).unwrap();
         assert_eq!(View::of(&part).unwrap().slice(), [7., 4.]);
+        let mut first = copy.clone().narrow(0, 0, 1);
+        update(&mut first, |s| {
+            assert_eq!(s, [1., 2.]);
+            s[1] = 8.0;
+        })
+        .unwrap();
+        assert_eq!(View::of(&first).unwrap().slice(), [1., 8.]);
+        assert_eq!(View::of(&copy).unwrap().slice(), [1., 2., 3., 4.]);
     }
 }

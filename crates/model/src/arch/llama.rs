@@ -122,7 +122,10 @@ impl Relative {
             intermediate_size: r.size("intermediate_size", None)?,
             heads: Heads { queries, keys, dim },
             max_position_embeddings,
-            eps: r.number("rms_norm_eps", 1e-6)?,
+            eps: match r.number("rms_norm_eps", 1e-6)? {
+                eps if eps >= 0.0 => eps,
+                eps => return Err(r.refuse("rms_norm_eps", format!("must be 0 or more, got {eps}"))),
+            },
             rope_theta,
             rope_scaling,
             rotates: (self.rotates)(r, layers)?,
@@ -257,6 +260,9 @@ pub(super) fn windows(r: &mut Reader<'_>, layers: usize, switch: Switch) -> Resu
             .map(|t| match t.as_str() {
                 Some("full_attention") => Ok(None),
                 Some("sliding_attention") if switch == Switch::Never => Ok(None),
+                Some("sliding_attention") if switch == Switch::Flag && !flag => {
+                    Err(r.refuse("layer_types", "has \"sliding_attention\" but use_sliding_window is off"))
+                }
                 Some("sliding_attention") => window
                     .map(Some)
                     .ok_or_else(|| r.refuse("layer_types", "has \"sliding_attention\" but sliding_window is missing")),

@@ -37,14 +37,22 @@ pub fn rope(r: &mut Reader<'_>, max_position: usize, base: f64) -> Result<(f64, 
         match table.get(name).filter(|v| !v.is_null()) {
             None => default.ok_or_else(|| r.refuse(&format!("{key}.{name}"), "is missing; expected a number")),
             Some(v) => {
-                v.as_f64().ok_or_else(|| r.refuse(&format!("{key}.{name}"), format!("expected a number, got {v}")))
+                let divides = ["factor", "original_max_position_embeddings"].contains(&name);
+                let number = v.as_f64().filter(|n| *n > 0.0 || (*n == 0.0 && !divides));
+                let rule = if divides { "above 0" } else { "of 0 or more" };
+                number.ok_or_else(|| r.refuse(&format!("{key}.{name}"), format!("expected a number {rule}, got {v}")))
             }
         }
     };
     theta = number(&mut used, "rope_theta", Some(theta))?;
     let original =
         |used: &mut Vec<&'static str>| number(used, "original_max_position_embeddings", Some(max_position as f64));
-    let kind = table.get("rope_type").or_else(|| table.get("type")).and_then(Value::as_str).unwrap_or("default");
+    let kind = match ["rope_type", "type"].iter().find_map(|k| table.get(*k).filter(|v| !v.is_null())) {
+        None => "default",
+        Some(v) => {
+            v.as_str().ok_or_else(|| r.refuse(&format!("{key}.rope_type"), format!("expected a name, got {v}")))?
+        }
+    };
     let scaling = match kind {
         "default" => RopeScaling::None,
         "linear" => RopeScaling::Linear { factor: number(&mut used, "factor", None)? },
@@ -87,14 +95,13 @@ pub fn rope(r: &mut Reader<'_>, max_position: usize, base: f64) -> Result<(f64, 
             return Err(r.refuse(&format!("{key}.rope_type"), format!("expected one of {known}, got \"{other}\"")));
         }
     };
-    if let Some(odd) = table.iter().find(|(k, v)| !used.contains(&k.as_str()) && !v.is_null()) {
-        let neutral = odd.0 == "partial_rotary_factor" && odd.1.as_f64() == Some(1.0);
-        if !neutral {
-            return Err(r.refuse(
-                &format!("{key}.{}", odd.0),
-                format!("rope type \"{kind}\" does not know the key (value {})", odd.1),
-            ));
-        }
+    let neutral = |k: &str, v: &Value| v.is_null() || (k == "partial_rotary_factor" && v.as_f64() == Some(1.0));
+    if let Some((odd, v)) = table.iter().find(|(k, v)| !used.contains(&k.as_str()) && !neutral(k, v)) {
+        let why = format!("rope type \"{kind}\" does not know the key (value {v})");
+        return Err(r.refuse(&format!("{key}.{odd}"), why));
+    }
+    if !(theta > 0.0 && theta.is_finite()) {
+        return Err(r.refuse("rope_theta", format!("must be above 0, got {theta}")));
     }
     Ok((theta, scaling))
 }

@@ -42,7 +42,7 @@ impl RmsNorm {
 }
 
 impl Block for RmsNorm {
-    // r is computed anew: it costs a fraction of what reading it back would save.
+    // r is computed anew, with the normed rows that some blocks behind a norm want too.
     type Saved = ();
 
     fn forward(&self, cx: &Cx<'_>, x: Tensor<2>) -> (Tensor<2>, ()) {

@@ -44,8 +44,14 @@ impl Unit for Tokens {
 pub(crate) fn pair_size(prompt: usize, chosen: usize, rejected: usize, share: bool) -> Size {
     let (scored, read) = (chosen + rejected, 2 * prompt + chosen + rejected);
     match share {
-        true => Size { inputs: prompt + scored - 2, scored, rows: 1, longest: prompt + scored - 2, read },
-        false => Size { inputs: read - 2, scored, rows: 2, longest: prompt + chosen.max(rejected), read },
+        true => {
+            let inputs = (prompt + scored).saturating_sub(2);
+            Size { inputs, scored, rows: 1, longest: inputs, read }
+        }
+        false => {
+            let longest = (prompt + chosen.max(rejected)).saturating_sub(1);
+            Size { inputs: read.saturating_sub(2), scored, rows: 2, longest, read }
+        }
     }
 }
 

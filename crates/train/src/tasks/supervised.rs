@@ -23,7 +23,8 @@ pub struct Lesson {
 impl Unit for Lesson {
     fn size(&self, _share: bool) -> Size {
         let (scored, read) = (self.completion.len(), self.prompt.len() + self.completion.len());
-        Size { inputs: read - 1, scored, rows: 1, longest: read - 1, read }
+        let inputs = read.saturating_sub(1);
+        Size { inputs, scored, rows: 1, longest: inputs, read }
     }
 
     fn lay_out(&self, layout: &mut Layout, share: bool) -> Result<(), ModelError> {
