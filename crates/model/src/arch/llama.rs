@@ -15,6 +15,9 @@ use crate::rotary::{RopeScaling, Rotary};
 pub(super) const ARCHITECTURE: Architecture =
     Architecture { model_type: "llama", read: |r| Relative::LLAMA.read(r)?.config(r) };
 
+/// Reads one thing a layer, given the number of layers.
+pub(super) type ByLayer<T> = fn(&mut Reader<'_>, usize) -> Result<Vec<T>, Error>;
+
 /// What sets a relative of Llama apart, where `config.json` doesn't say it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Relative {
@@ -29,9 +32,9 @@ pub(super) struct Relative {
     /// RMSNorm on each head of q and k.
     pub qk_norm: bool,
     /// Which layers have a window.
-    pub windows: fn(&mut Reader<'_>, usize) -> Result<Vec<Option<usize>>, Error>,
+    pub windows: ByLayer<Option<usize>>,
     /// Which layers rotate queries and keys.
-    pub rotates: fn(&mut Reader<'_>, usize) -> Result<Vec<bool>, Error>,
+    pub rotates: ByLayer<bool>,
 }
 
 /// Where the attention has biases.

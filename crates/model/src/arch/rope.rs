@@ -26,7 +26,7 @@ pub fn rope(r: &mut Reader<'_>, max_position: usize, base: f64) -> Result<(f64, 
         // Of two, the old one is what transformers takes.
         (_, Some(v)) => ("rope_scaling", v),
         (Some(v), None) => ("rope_parameters", v),
-        (None, None) => return Ok((theta, RopeScaling::None)),
+        (None, None) => return Ok((sound(r, theta)?, RopeScaling::None)),
     };
     let Some(table) = given.as_object() else {
         return Err(r.refuse(key, format!("expected a table, got {given}")));
@@ -100,8 +100,10 @@ pub fn rope(r: &mut Reader<'_>, max_position: usize, base: f64) -> Result<(f64, 
         let why = format!("rope type \"{kind}\" does not know the key (value {v})");
         return Err(r.refuse(&format!("{key}.{odd}"), why));
     }
-    if !(theta > 0.0 && theta.is_finite()) {
-        return Err(r.refuse("rope_theta", format!("must be above 0, got {theta}")));
-    }
-    Ok((theta, scaling))
+    Ok((sound(r, theta)?, scaling))
+}
+
+fn sound(r: &Reader<'_>, theta: f64) -> Result<f64, Error> {
+    let holds = theta > 0.0 && theta.is_finite();
+    if holds { Ok(theta) } else { Err(r.refuse("rope_theta", format!("must be above 0, got {theta}"))) }
 }
