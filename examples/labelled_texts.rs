@@ -93,7 +93,7 @@ fn texts() -> Vec<Labelled> {
     let one = |i: usize| {
         let first = 4 + (i * 7 % 16) as u32;
         let completion = vec![first, 4 + (i * 5 % 16) as u32, 2];
-        Labelled { prompt: vec![1, 3], completion, good: first % 2 == 0, row: i + 1 }
+        Labelled { prompt: vec![1, 3], completion, good: first.is_multiple_of(2), row: i + 1 }
     };
     (0..64).map(one).collect()
 }
