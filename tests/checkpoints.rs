@@ -1,14 +1,19 @@
 //! Checkpoint folders as they come: shards, half precision, tied heads stored either way.
 
 mod common;
+#[path = "fuzz/src/checkpoint.rs"]
+mod fuzz;
 #[path = "common/golden.rs"]
 mod golden;
 
 use std::collections::HashMap;
 use std::fs;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use collimate::model::{Checkpoint, Tensors};
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
 use safetensors::tensor::{SafeTensors, TensorView};
 use safetensors::{Dtype, serialize};
 
@@ -154,4 +159,42 @@ fn configurations_of_known_models_are_understood() {
         seen += 1;
     }
     assert_eq!(seen, 2);
+}
+
+/// The fuzzer's target without the fuzzer: its seeds, and a fixed series of changes to them.
+#[test]
+fn whatever_a_checkpoint_holds_is_read_or_refused() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fuzz/seeds/checkpoint");
+    let mut paths: Vec<_> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    paths.sort();
+    let seeds: Vec<_> = paths.iter().map(|path| fs::read(path).unwrap()).collect();
+    assert!(seeds.len() > 5, "{} seeds", seeds.len());
+    let run = |bytes: &[u8]| {
+        let begun = Instant::now();
+        let read = fuzz::checkpoint(bytes);
+        assert!(begun.elapsed() < Duration::from_secs(20), "{:?}: {}", begun.elapsed(), bytes.escape_ascii());
+        read
+    };
+    let read = seeds.iter().filter(|seed| run(seed)).count();
+    assert_eq!(read, seeds.len() - 2, "all but those that lie about their lengths");
+    // Numbers that no configuration has, and pieces of other seeds.
+    let words = ["0", "-1", "1e999", "null", "[]", "{}", "true", "\"\"", "2147483648", "9223372036854775808", "1e-400"];
+    let mut rng = StdRng::seed_from_u64(7);
+    for _ in 0..600 {
+        let mut bytes = seeds[rng.random_range(0..seeds.len())].clone();
+        for _ in 0..rng.random_range(1..4) {
+            let at = rng.random_range(0..bytes.len());
+            let other = &seeds[rng.random_range(0..seeds.len())];
+            let from = rng.random_range(0..other.len());
+            let digits = bytes[at..].iter().position(u8::is_ascii_digit).map_or(bytes.len(), |n| at + n);
+            let rest = bytes[digits..].iter().take_while(|b| b.is_ascii_digit() || b".e-".contains(b)).count();
+            match rng.random_range(0..4) {
+                0 => bytes[at] = rng.random(),
+                1 => drop(bytes.splice(digits..digits + rest, words[rng.random_range(0..words.len())].bytes())),
+                2 => drop(bytes.splice(at..(at + 8).min(bytes.len()), other[from..].iter().take(24).copied())),
+                _ => bytes.truncate(at.max(1)),
+            }
+        }
+        run(&bytes);
+    }
 }

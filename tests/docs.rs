@@ -49,3 +49,19 @@ fn every_file_it_points_to_exists() {
     let missing: Vec<_> = paths.iter().filter(|p| !root.join(p).exists()).collect();
     assert!(missing.is_empty(), "{missing:?}");
 }
+
+#[test]
+fn every_test_that_a_promise_names_exists() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    for (page, tests) in [("data", "crates/data/tests"), ("running", "tests")] {
+        let text = std::fs::read_to_string(root.join(format!("docs/src/{page}.md"))).unwrap();
+        let (_, table) = text.split_once("## What holds it to this").unwrap();
+        let named: Vec<_> = table.split('`').filter_map(|s| s.split_once("::")).collect();
+        assert!(named.len() > 10, "{page}: {named:?}");
+        for (file, test) in named {
+            let path = if file.contains('/') { root.join(file) } else { root.join(tests).join(file) };
+            let source = std::fs::read_to_string(path.with_extension("rs")).unwrap_or_else(|e| panic!("{file}: {e}"));
+            assert!(source.contains(&format!("fn {test}(")), "docs/src/{page}.md: {file} has no test {test}");
+        }
+    }
+}

@@ -7,9 +7,9 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::Value;
 
-use crate::Error;
 use crate::folder::{Files, by_name, inside, is_data};
 use crate::options::SPLIT;
+use crate::{Error, bounded};
 
 pub(crate) const README: &str = "README.md";
 
@@ -47,7 +47,7 @@ pub(crate) struct Config {
 /// The configurations of `folder`, or None where its README declares none.
 pub(crate) fn configs(folder: &Path) -> Result<Option<Vec<Config>>, Error> {
     let path = folder.join(README);
-    let text = match std::fs::read(&path) {
+    let text = match bounded::read(&path, bounded::SETTINGS) {
         Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(e) => return Err(Error::io(&path, "read")(e)),

@@ -21,7 +21,7 @@ use serde_json::Value;
 
 use crate::format::Row;
 use crate::source::{self, Body, Counted, Raw};
-use crate::{Error, quiet};
+use crate::{Error, pages, quiet};
 
 type Sink<'s> = &'s mut dyn FnMut(Raw) -> ControlFlow<()>;
 
@@ -37,8 +37,10 @@ pub(crate) fn parquet_rows(path: &Path, file: File, bytes: &AtomicU64, sink: Sin
     guard(path, "a Parquet", || {
         let bad =
             |e: parquet::errors::ParquetError| Error::file(path, format!("not a Parquet file that can be read: {e}"));
+        let heads = file.try_clone().map_err(Error::io(path, "read"))?;
         let reader = SerializedFileReader::new(file).map_err(bad)?;
         codecs(reader.metadata()).map_err(|message| Error::file(path, message))?;
+        pages::check(reader.metadata(), &heads).map_err(|message| Error::file(path, message))?;
         let schema = reader.metadata().file_metadata().schema_descr().root_schema_ptr();
         let json = fields_of(&schema);
         let total = reader.metadata().file_metadata().num_rows().max(1) as u64;
@@ -270,7 +272,7 @@ struct Lengths<'f> {
     length: u64,
 }
 
-/// Bytes of one column of a batch that is compressed, and rows of a batch, at most.
+/// Bytes of a batch that is compressed, and rows of a batch, at most.
 const MAX_BUFFER: i64 = 512 << 20;
 const MAX_ROWS: i64 = 1 << 31;
 
@@ -341,14 +343,16 @@ impl Lengths<'_> {
             if !(0..=MAX_ROWS).contains(&batch.length()) {
                 return Err(format!("a batch of {} rows; expected at most {MAX_ROWS}", batch.length()));
             }
+            let mut all = 0i64;
             for buffer in batch.buffers().into_iter().flatten().filter(|_| batch.compression().is_some()) {
                 let (from, n) = (buffer.offset(), buffer.length());
                 if from < 0 || n < 8 || from.checked_add(n).is_none_or(|end| end > size) {
                     continue; // empty, or refused by the reader
                 }
                 let told = self.read(body + from as u64, 8)?.try_into().map_or(0, i64::from_le_bytes);
-                if told > MAX_BUFFER {
-                    return Err(format!("a column of {told} bytes; expected at most {} MiB a batch", MAX_BUFFER >> 20));
+                all = all.saturating_add(told.max(0));
+                if all > MAX_BUFFER {
+                    return Err(format!("a batch of {all} bytes; expected at most {} MiB", MAX_BUFFER >> 20));
                 }
             }
         }

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use crate::format::{Example, Fault, FaultKind, Row, blank};
 use crate::options::{AssistantPrompt, Boundary, Dirt, Options, Overlong, Verdict};
 use crate::template::{ChatTemplate, Rendered};
-use crate::{Error, Report, Tokenizer};
+use crate::{Error, Report, Tokenizer, bounded};
 
 /// A pair of token sequences.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -179,7 +179,7 @@ impl<'a> Encoder<'a> {
         let text = match &options.chat_template {
             None => tokenizer.chat_template().map(str::to_owned),
             Some(given) => Some(match template_path(given) {
-                Some(path) => std::fs::read_to_string(path).map_err(Error::io(path, "read"))?,
+                Some(path) => bounded::text(path, bounded::SETTINGS).map_err(Error::io(path, "read"))?,
                 None => given.clone(),
             }),
         };

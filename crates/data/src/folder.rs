@@ -5,7 +5,7 @@ use std::path::{Component, Path, PathBuf};
 use serde_json::Value;
 
 use crate::options::{Options, SPLIT};
-use crate::{Error, Source, card, hub};
+use crate::{Error, Source, bounded, card, hub};
 
 /// The files of a data set.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -122,7 +122,7 @@ fn no_split(folder: &Path, split: &str, there: &[&str]) -> Error {
 
 /// The key of a JSON object on disk, all of it for "", or None where there is no such file.
 fn json(path: &Path, key: &str) -> Result<Option<Value>, Error> {
-    let bytes = match std::fs::read(path) {
+    let bytes = match bounded::read(path, bounded::SETTINGS) {
         Ok(bytes) => bytes,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(e) => return Err(Error::io(path, "read")(e)),

@@ -5,6 +5,7 @@
 //! left out, cut or merged on the way. Nothing is lost without a line in the report, and by default nothing is lost:
 //! the first row that cannot be used as it is stops the run with an [`Error`] that names file, row and field.
 
+mod bounded;
 mod card;
 mod columnar;
 mod dataset;
@@ -16,6 +17,7 @@ pub mod hub;
 pub mod inspect;
 mod load;
 pub mod options;
+mod pages;
 mod quiet;
 pub mod report;
 mod source;

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use tokenizers::Tokenizer as Inner;
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::{Error, quiet};
+use crate::{Error, bounded, quiet};
 
 /// A special token: its text and its id.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,7 +59,7 @@ impl Tokenizer {
                 "no tokenizer.json here; expected the folder of a Hugging Face checkpoint with a fast tokenizer",
             ));
         }
-        let bytes = std::fs::read(&file).map_err(Error::io(&file, "read"))?;
+        let bytes = bounded::read(&file, bounded::TOKENIZER).map_err(Error::io(&file, "read"))?;
         let config = optional_json(folder, "tokenizer_config.json")?;
         let map = optional_json(folder, "special_tokens_map.json")?;
         let model = optional_json(folder, "config.json")?;
@@ -468,7 +468,7 @@ fn mentions(part: &Value, kind: &str) -> bool {
 
 fn optional_json(folder: &Path, name: &str) -> Result<Option<Value>, Error> {
     let path = folder.join(name);
-    match std::fs::read(&path) {
+    match bounded::read(&path, bounded::SETTINGS) {
         Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(|e| Error::file(&path, format!("not JSON: {e}"))),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(e) => Err(Error::io(&path, "read")(e)),
@@ -491,7 +491,7 @@ fn ids(value: &Value) -> Vec<u32> {
 
 fn template_of(folder: &Path, config: Option<&Value>) -> Result<Option<(String, PathBuf)>, Error> {
     let path = folder.join("chat_template.jinja");
-    match std::fs::read_to_string(&path) {
+    match bounded::text(&path, bounded::SETTINGS) {
         Ok(text) => return Ok(Some((text, path))),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
         Err(e) => return Err(Error::io(&path, "read")(e)),

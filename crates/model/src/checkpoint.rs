@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use crate::adamw::Moments;
 use crate::config::ModelConfig;
 use crate::error::Error;
-use crate::files::{Aside, write_whole};
+use crate::files::{Aside, read_at_most, write_whole};
 use crate::params::{Inventory, Spec, Tensors};
 use crate::precision::Precision;
 
@@ -21,8 +21,11 @@ const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
 /// As transformers cuts them.
 const SHARD_BYTES: usize = 5_000_000_000;
-/// As the format's own library bounds a header.
-const HEADER_BYTES: u64 = 100_000_000;
+/// More than the largest networks that can be read here take. A parser makes up to twenty times as much of it.
+const HEADER_BYTES: u64 = 32 << 20;
+/// Of an index, and of a file that goes with the weights.
+const INDEX_BYTES: u64 = 16 << 20;
+const COMPANION_BYTES: u64 = 256 << 20;
 
 /// A safetensors file whose header has been read and whose length agrees with it.
 struct Shard {
@@ -62,7 +65,10 @@ impl Shard {
 
     fn read(&mut self, name: &str, info: &TensorInfo) -> Result<Vec<f32>, Error> {
         let (start, end) = info.data_offsets;
-        let mut bytes = vec![0; end - start];
+        let room = || self.fault(name, format!("has {} bytes, for which there is no memory", end - start));
+        let mut bytes = Vec::new();
+        bytes.try_reserve_exact(end - start).map_err(|_| room())?;
+        bytes.resize(end - start, 0);
         self.file.seek(SeekFrom::Start(self.data_start + start as u64)).map_err(Error::io(&self.path))?;
         self.file.read_exact(&mut bytes).map_err(Error::io(&self.path))?;
         let values = match info.dtype {
@@ -109,6 +115,14 @@ impl Checkpoint {
         let inventory = config.inventory.clone();
         let folder = folder.to_owned();
         Ok(Self { folder, config, raw_config, inventory, chat_template: None, stop_ids: Vec::new() })
+    }
+
+    /// Reads the heads of the files of weights, and no weights.
+    ///
+    /// # Errors
+    /// A file that is absent, or not as long as it says; an index that names what is not there.
+    pub fn check(&self) -> Result<(), Error> {
+        self.shards().map(drop)
     }
 
     /// Reads the weights, as f32 on `device`.
@@ -195,8 +209,8 @@ impl Checkpoint {
             return Ok(vec![Shard::open(&single)?]);
         }
         let fault = |why: &str| Error::Json { path: index.clone(), why: why.to_owned() };
-        let text = std::fs::read_to_string(&index).map_err(Error::io(&index))?;
-        let table: Value = serde_json::from_str(&text).map_err(|e| fault(&e.to_string()))?;
+        let bytes = read_at_most(&index, INDEX_BYTES).map_err(Error::io(&index))?;
+        let table: Value = serde_json::from_slice(&bytes).map_err(|e| fault(&e.to_string()))?;
         let map = table["weight_map"].as_object().ok_or_else(|| fault("weight_map is missing; expected a table"))?;
         let mut files: Vec<&str> = map
             .values()
@@ -404,7 +418,8 @@ impl Checkpoint {
     fn companions(&self) -> Result<Vec<Companion>, Error> {
         let read = |name: &'static str| {
             let from = self.folder.join(name);
-            let bytes = from.is_file().then(|| std::fs::read(&from).map_err(Error::io(&from))).transpose()?;
+            let bytes =
+                from.is_file().then(|| read_at_most(&from, COMPANION_BYTES).map_err(Error::io(&from))).transpose()?;
             Ok((name, bytes))
         };
         let mut all = COMPANIONS.into_iter().map(read).collect::<Result<Vec<_>, Error>>()?;
@@ -430,7 +445,7 @@ impl Checkpoint {
 
     /// A file of the folder, if it is there and JSON.
     fn json(&self, name: &str) -> Option<Value> {
-        serde_json::from_slice(&std::fs::read(self.folder.join(name)).ok()?).ok()
+        serde_json::from_slice(&read_at_most(&self.folder.join(name), INDEX_BYTES).ok()?).ok()
     }
 
     /// generation_config.json, if it has to change to stop where training did; transformers reads config.json without it.
@@ -655,7 +670,7 @@ mod tests {
         let (c, _) = checkpoint(folder.path());
         std::fs::write(folder.path().join(SINGLE), (HEADER_BYTES + 1).to_le_bytes()).unwrap();
         let said = c.load(&Device::flex()).unwrap_err().to_string();
-        assert!(said.contains("claims 100000001 bytes; at most 100000000 are read"), "{said}");
+        assert!(said.contains("claims 33554433 bytes; at most 33554432 are read"), "{said}");
     }
 
     #[test]

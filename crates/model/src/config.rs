@@ -7,7 +7,11 @@ use serde_json::Value;
 
 use crate::arch::{self, Network, Reader};
 use crate::error::Error;
+use crate::files::read_at_most;
 use crate::params::Inventory;
+
+/// Of a config.json.
+const CONFIG_BYTES: u64 = 16 << 20;
 
 /// Keys that change nothing in what is computed here: about other heads, about generation, or left by the tools that
 /// wrote the file.
@@ -114,12 +118,12 @@ impl ModelConfig {
         if !folder.is_dir() {
             return Err(Error::NotACheckpoint { path: folder.to_owned(), why: "there is no such folder".into() });
         }
-        let text = std::fs::read_to_string(&path).map_err(|e| Error::NotACheckpoint {
+        let bytes = read_at_most(&path, CONFIG_BYTES).map_err(|e| Error::NotACheckpoint {
             path: folder.to_owned(),
             why: format!("config.json can't be read ({e})"),
         })?;
         let value: Value =
-            serde_json::from_str(&text).map_err(|e| Error::Json { path: path.clone(), why: e.to_string() })?;
+            serde_json::from_slice(&bytes).map_err(|e| Error::Json { path: path.clone(), why: e.to_string() })?;
         Ok((Self::from_value(&value, &path)?, value))
     }
 
@@ -187,12 +191,13 @@ mod tests {
             ("rope_scaling", json!({"rope_type": 5}), "expected a name"),
             ("rope_scaling", json!({"rope_type": "linear", "factor": 0.0}), "expected a number above 0"),
             ("rope_theta", json!(-1.0), "must be above 0"),
-            ("rms_norm_eps", json!(-1e-5), "must be 0 or more"),
             ("residual_multiplier", json!(0.22), "does not know the key"),
             ("num_key_value_heads", json!(3), "must divide"),
             ("vocab_size", json!("many"), "expected a whole number"),
             ("num_hidden_layers", json!(1u64 << 63), "above 0 and at most 10000"),
             ("hidden_size", json!(u64::MAX), "above 0 and at most"),
+            ("head_dim", json!(1 << 30), "above 0 and at most 65536"),
+            ("rms_norm_eps", json!(-1e-5), "not below 0"),
             ("layer_types", json!(["full_attention", "linear_attention"]), "got \"linear_attention\""),
         ] {
             let said = with(key, v).unwrap_err().to_string();

@@ -43,6 +43,9 @@ pub(crate) fn align(mut run: Run, quiet: bool, profile: Profile) -> Result<()> {
     let mut checkpoint = Checkpoint::open(&model)?;
     let tokenizer = Tokenizer::from_folder(&model)?;
     let ref_checkpoint = ref_model.as_deref().map(Checkpoint::open).transpose()?;
+    // Before anything that takes time: data, and hashes of all that the run reads.
+    checkpoint.check()?;
+    ref_checkpoint.as_ref().map(Checkpoint::check).transpose()?;
     if let Some(other) = ref_checkpoint.as_ref().map(|r| r.config.vocab_size)
         && other != checkpoint.config.vocab_size
     {

@@ -112,6 +112,13 @@ impl Relative {
         if dim == 0 || dim % 2 != 0 {
             return Err(r.refuse("head_dim", format!("must be even for rotary positions, got {dim}")));
         }
+        if dim > 1 << 16 {
+            return Err(r.refuse("head_dim", format!("expected at most 65536, got {dim}")));
+        }
+        let eps = r.number("rms_norm_eps", 1e-6)?;
+        if eps < 0.0 {
+            return Err(r.refuse("rms_norm_eps", format!("expected a number that is not below 0, got {eps}")));
+        }
         let layers = r.size("num_hidden_layers", None)?;
         let max_position_embeddings = r.size("max_position_embeddings", Some(2048))?;
         let (rope_theta, rope_scaling) = rope::rope(r, max_position_embeddings, self.rope_theta)?;
@@ -125,10 +132,7 @@ impl Relative {
             intermediate_size: r.size("intermediate_size", None)?,
             heads: Heads { queries, keys, dim },
             max_position_embeddings,
-            eps: match r.number("rms_norm_eps", 1e-6)? {
-                eps if eps >= 0.0 => eps,
-                eps => return Err(r.refuse("rms_norm_eps", format!("must be 0 or more, got {eps}"))),
-            },
+            eps,
             rope_theta,
             rope_scaling,
             rotates: (self.rotates)(r, layers)?,
@@ -256,7 +260,9 @@ pub(super) fn windows(r: &mut Reader<'_>, layers: usize, switch: Switch) -> Resu
     if let Some(types) = r.get("layer_types").cloned() {
         let list = types.as_array().cloned().unwrap_or_default();
         if list.len() != layers {
-            return Err(r.refuse("layer_types", format!("expected a list of {layers} names, got {types}")));
+            return Err(
+                r.refuse("layer_types", format!("expected a list of {layers} names, got {} of them", list.len()))
+            );
         }
         return list
             .iter()

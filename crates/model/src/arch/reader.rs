@@ -49,7 +49,11 @@ impl<'a> Reader<'a> {
             None => default.ok_or_else(|| self.refuse(key, "is missing; expected a whole number above 0")),
             Some(v) => {
                 // The product of two such numbers is a number, and a list of layers fits into memory.
-                let most = if key == "num_hidden_layers" { 10_000 } else { 1 << 31 };
+                let most = match key {
+                    "num_hidden_layers" => 10_000,
+                    "num_attention_heads" | "num_key_value_heads" | "head_dim" => 1 << 16,
+                    _ => 1 << 31,
+                };
                 v.as_u64().filter(|n| (1..=most).contains(n)).map(|n| n as usize).ok_or_else(|| {
                     self.refuse(key, format!("expected a whole number above 0 and at most {most}, got {v}"))
                 })
