@@ -16,15 +16,7 @@ const HEADS: Heads = Heads { queries: 4, keys: 2, dim: 4 };
 
 /// Values between −1.5 and 1.5, the same each time.
 fn random(dims: [usize; 2], seed: u64, device: &Device) -> Tensor<2> {
-    let mut x = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
-    let mut next = || {
-        x ^= x << 13;
-        x ^= x >> 7;
-        x ^= x << 17;
-        (x >> 40) as f32 / (1u64 << 24) as f32 * 3.0 - 1.5
-    };
-    let values: Vec<f32> = (0..dims[0] * dims[1]).map(|_| next()).collect();
-    Tensor::from_data(TensorData::new(values, dims), device)
+    Tensor::from_data(TensorData::new(common::numbers(dims[0] * dims[1], seed), dims), device)
 }
 
 fn close(got: &Tensor<2>, expected: &Tensor<2>) {

@@ -24,6 +24,18 @@ pub fn any_device() -> Device {
     devices().into_iter().next().expect("a backend is linked").1
 }
 
+/// Numbers between −1.5 and 1.5, the same each time.
+pub fn numbers(n: usize, seed: u64) -> Vec<f32> {
+    let mut x = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    let mut next = || {
+        x ^= x << 13;
+        x ^= x >> 7;
+        x ^= x << 17;
+        (x >> 40) as f32 / (1u64 << 24) as f32 * 3.0 - 1.5
+    };
+    (0..n).map(|_| next()).collect()
+}
+
 /// The words of the small checkpoint's tokenizer, by id; 0 is unknown, 1 BOS, 2 EOS.
 pub const WORDS: [&str; 12] = ["<unk>", "<s>", "</s>", "a", "b", "c", "d", "e", "f", "g", "h", "i"];
 

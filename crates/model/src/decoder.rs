@@ -10,7 +10,7 @@ use crate::checkpoint::Checkpoint;
 use crate::config::ModelConfig;
 use crate::error::Error;
 use crate::layout::Layout;
-use crate::params::{Grads, Params, Spec, Tensors};
+use crate::params::{Grads, ParamId, Params, Spec, Tensors};
 use crate::precision::Precision;
 use crate::profile::Profile;
 
@@ -128,6 +128,11 @@ impl Decoder {
         &self.device
     }
 
+    /// The weight of the head `[vocab, hidden]`: the embedding itself where they are tied.
+    pub fn head(&self) -> ParamId {
+        self.config.network.head
+    }
+
     /// No gradients yet, for the parameters that are trained.
     pub fn no_gradients(&self) -> Grads {
         Grads::new(&self.params)
@@ -165,6 +170,14 @@ impl Decoder {
             h = out;
         }
         Ok(Body { batch, layers, last: h, recompute })
+    }
+
+    /// Normed hidden states `[scored, hidden]`, one for each scored token of a batch: what the head reads.
+    ///
+    /// # Errors
+    /// As [`score`](Self::score).
+    pub fn hidden_states(&self, layout: &Layout) -> Result<Tensor<2>, Error> {
+        Ok(self.hidden(&self.body(layout, false, false)?))
     }
 
     /// Normed hidden states, one for each scored token.

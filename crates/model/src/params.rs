@@ -82,7 +82,8 @@ pub struct Inventory {
 }
 
 impl Inventory {
-    pub(crate) fn add(&mut self, name: String, shape: &[usize], role: Role) -> ParamId {
+    /// Declares the next parameter, of a shape of one or two dimensions.
+    pub fn add(&mut self, name: String, shape: &[usize], role: Role) -> ParamId {
         self.specs.push(Spec { name, shape: shape.to_vec(), role });
         ParamId(self.specs.len() - 1)
     }
@@ -127,7 +128,8 @@ pub struct Params {
 }
 
 impl Params {
-    pub(crate) fn new(values: Tensors) -> Self {
+    /// Values in the order of their inventory, all of them trained, computed with as they are.
+    pub fn new(values: Tensors) -> Self {
         let trainable = vec![true; values.0.len()];
         Self { values, working: None, precision: Precision::F32, trainable }
     }
@@ -197,7 +199,8 @@ impl Params {
         self.trainable[id.0]
     }
 
-    pub(crate) fn set_trainable(&mut self, inventory: &Inventory, trained: impl Fn(&Spec) -> bool) {
+    /// Says which parameters are trained.
+    pub fn set_trainable(&mut self, inventory: &Inventory, trained: impl Fn(&Spec) -> bool) {
         self.trainable = inventory.specs.iter().map(trained).collect();
     }
 

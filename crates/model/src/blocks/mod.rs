@@ -44,8 +44,10 @@ pub struct Cx<'a> {
     pub batch: &'a Batch,
     /// Whether layers are to be recomputed in the backward pass.
     pub recompute: bool,
-    pub(crate) profile: &'a Profile,
-    pub(crate) device: &'a Device,
+    /// What measures the pieces.
+    pub profile: &'a Profile,
+    /// Where all of it lies.
+    pub device: &'a Device,
 }
 
 impl<'a> Cx<'a> {
@@ -78,7 +80,8 @@ pub struct Batch {
 }
 
 impl Batch {
-    pub(crate) fn new(layout: &Layout, rotary: &[Rotary], windows: &[Option<usize>], device: &Device) -> Self {
+    /// What layers of these rotary embeddings and windows share on a batch.
+    pub fn new(layout: &Layout, rotary: &[Rotary], windows: &[Option<usize>], device: &Device) -> Self {
         let masks = windows.iter().map(|w| (*w, Mask::new(&layout.rows, *w, device)));
         let mut kept = layout.predictors.clone();
         kept.sort_unstable();
@@ -286,6 +289,3 @@ impl<A: Block, B: Block> Block for Then<A, B> {
         Numbers { kept: both.kept + on.load.tokens * on.width, ..both }
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -1,16 +1,49 @@
-//! Every block against automatic differentiation of its own forward pass.
+//! Every block, and a stack of every architecture, against automatic differentiation of its own forward pass, on every
+//! usable backend.
 
-use super::*;
-use crate::arch::Builder;
-use crate::layout::Text;
-use crate::oracle::{assert_close, elsewhere, random};
-use crate::params::{Inventory, Role, Tensors};
-use crate::rotary::RopeScaling;
-use collimate_backend::kernels::{Activation, Heads};
+mod common;
+
+use std::path::Path;
+
+use burn::tensor::activation::log_softmax;
+use burn::tensor::{Device, Int, Tensor, TensorData, Tolerance};
+use collimate::backend::kernels::{Activation, Heads, Kernels};
+use collimate::model::blocks::{
+    AnyBlock, Attention, Batch, Cx, GatedMlp, Linear, Normed, Recompute, Residual, RmsNorm, Then,
+};
+use collimate::model::{
+    Decoder, Grads, Inventory, Layout, ModelConfig, Options, Params, Profile, Role, RopeScaling, Rotary, Scores,
+    Tensors, Text, model_types,
+};
+use serde_json::{Value, json};
 
 const WIDTH: usize = 8;
 const HEADS: Heads = Heads { queries: 4, keys: 2, dim: 4 };
 const WINDOWS: [Option<usize>; 2] = [None, Some(3)];
+
+/// Declares parameters, as an architecture does.
+#[derive(Default)]
+struct Builder(Inventory);
+
+impl Builder {
+    fn linear(&mut self, name: &str, out: usize, inp: usize, bias: bool) -> Linear {
+        let weight = self.0.add(format!("{name}.weight"), &[out, inp], Role::Weight);
+        Linear { weight, bias: bias.then(|| self.0.add(format!("{name}.bias"), &[out], Role::Bias)) }
+    }
+
+    fn norm(&mut self, name: &str, width: usize, eps: f64) -> RmsNorm {
+        RmsNorm { weight: self.0.add(format!("{name}.weight"), &[width], Role::Norm), eps }
+    }
+}
+
+/// Values between −1.5 and 1.5, the same each time.
+fn random(dims: [usize; 2], seed: u64, device: &Device) -> Tensor<2> {
+    Tensor::from_data(TensorData::new(common::numbers(dims[0] * dims[1], seed), dims), device)
+}
+
+fn assert_close(got: &Tensor<2>, expected: &Tensor<2>) {
+    got.to_data().assert_approx_eq::<f32>(&expected.to_data(), Tolerance::rel_abs(1e-4, 1e-4));
+}
 
 /// Every block that a network may be made of, at least once, each with its parameters and the width of its input.
 fn blocks() -> Vec<(&'static str, Inventory, Box<dyn AnyBlock>)> {
@@ -79,7 +112,7 @@ fn with_cx<R>(params: &Params, device: &Device, recompute: bool, f: impl FnOnce(
 #[test]
 fn backward_is_that_of_forward() {
     for (name, inventory, block) in blocks() {
-        for device in [Device::flex(), elsewhere()] {
+        for (backend, device) in common::devices() {
             let tape = device.clone().autodiff();
             let tokens = batch(&device).tokens;
             let x = random([tokens, WIDTH], 1, &device);
@@ -99,7 +132,7 @@ fn backward_is_that_of_forward() {
                     assert_close(&got, &y.clone().inner());
                     AnyBlock::backward(&*block, cx, x.clone(), saved, dy.clone(), &mut grads)
                 });
-                eprintln!("{name} on {device:?}");
+                eprintln!("{name} on {backend}");
                 assert_close(&dx, &input.grad(&expected).unwrap());
                 AnyBlock::params(&*block, &mut |id| {
                     assert_close(grads.get(id).unwrap(), &leaves[id.index()].grad(&expected).unwrap());
@@ -112,7 +145,7 @@ fn backward_is_that_of_forward() {
 #[test]
 fn a_frozen_parameter_gets_no_gradient_and_the_others_the_same() {
     for (name, inventory, block) in blocks() {
-        let device = Device::flex();
+        let device = common::any_device();
         let all = params(&inventory, &device);
         let mut some = all.clone();
         some.set_trainable(&inventory, |spec| spec.role != Role::Weight);
@@ -128,11 +161,11 @@ fn a_frozen_parameter_gets_no_gradient_and_the_others_the_same() {
         };
         let ((dx, expected), (same, got)) = (run(&all), run(&some));
         assert_eq!(dx.to_data(), same.to_data(), "{name}");
-        for (i, spec) in inventory.specs.iter().enumerate() {
-            let (got, expected) = (got.get(ParamId(i)), expected.get(ParamId(i)).unwrap());
+        for ((spec, got), expected) in inventory.specs.iter().zip(got.all()).zip(expected.all()) {
+            let expected = expected.as_ref().unwrap();
             match spec.role {
                 Role::Weight => assert!(got.is_none(), "{name}: {}", spec.name),
-                _ => assert_eq!(got.unwrap().to_data(), expected.to_data(), "{name}: {}", spec.name),
+                _ => assert_eq!(got.as_ref().unwrap().to_data(), expected.to_data(), "{name}: {}", spec.name),
             }
         }
     }
@@ -144,5 +177,74 @@ fn every_parameter_is_somebodys() {
         let mut seen = vec![0; inventory.specs.len()];
         AnyBlock::params(&*block, &mut |id| seen[id.index()] += 1);
         assert!(seen.iter().all(|n| *n == 1), "{name}: {seen:?}");
+    }
+}
+
+/// A small model of each architecture, with whatever sets it apart.
+fn architectures() -> Vec<ModelConfig> {
+    let base = json!({
+        "hidden_size": 16, "intermediate_size": 24, "num_attention_heads": 4, "num_key_value_heads": 2,
+        "num_hidden_layers": 3, "vocab_size": 40, "max_position_embeddings": 64, "rms_norm_eps": 1e-5
+    });
+    let with = |name: &str, more: Value| {
+        let mut table = base.clone();
+        table.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        table["model_type"] = name.into();
+        ModelConfig::from_value(&table, Path::new("config.json")).unwrap()
+    };
+    let apart = |name: &str| match name {
+        "llama" => json!({"attention_bias": true, "mlp_bias": true, "tie_word_embeddings": true}),
+        "mistral" => json!({"sliding_window": 4, "head_dim": 6}),
+        "qwen2" => json!({"tie_word_embeddings": true}),
+        "qwen3" => json!({"head_dim": 8}),
+        "smollm3" => json!({"no_rope_layers": [1, 0, 1]}),
+        other => panic!("say what sets {other} apart"),
+    };
+    model_types().into_iter().map(|name| with(name, apart(name))).collect()
+}
+
+/// Random weights, spread wide enough that no piece is nearly linear.
+fn wide(config: &ModelConfig, device: &Device) -> Decoder {
+    let random = Decoder::random(config.clone(), 5, device);
+    let wide = random.specs().iter().zip(&random.parameters().0).enumerate().map(|(i, (spec, p))| match spec.role {
+        Role::Norm => p.clone() + 0.02 * i as f64,
+        _ => p.clone() * 8.0 + 0.001 * i as f64,
+    });
+    Decoder::new(config.clone(), Tensors(wide.collect()), device)
+}
+
+#[test]
+fn a_stack_of_every_architecture_is_that_of_the_tape() {
+    let mut layout = Layout::default();
+    layout.push(&[1, 7, 9, 30, 4], &[Text::whole(&[5, 6, 2]), Text::whole(&[8, 11, 12, 13, 2])], true).unwrap();
+    layout.push(&[1], &[Text::whole(&[2]), Text::whole(&[39, 38, 2])], true).unwrap();
+    let n = layout.targets.len();
+    let coefficients: Vec<f32> = (0..n).map(|i| ((i * 7 % 5) as f32 - 1.5) / 3.0).collect();
+    for (backend, device) in common::devices() {
+        for config in architectures() {
+            eprintln!("{} on {backend}", config.model_type);
+            let d = wide(&config, &device);
+            let tape = device.clone().autodiff();
+            let leaves = d.parameters().0.iter().map(|p| p.clone().autodiff().require_grad());
+            let taped = Decoder::new(config, Tensors(leaves.collect()), &tape);
+            let weight = taped.params().get(taped.head()).clone();
+            let logits = taped.hidden_states(&layout).unwrap().matmul(weight.transpose());
+            let ids: Vec<i32> = layout.targets.iter().map(|t| *t as i32).collect();
+            let ids: Tensor<2, Int> = Tensor::from_data(TensorData::new(ids, [n, 1]), &tape);
+            let c: Tensor<2> = Tensor::from_data(TensorData::new(coefficients.clone(), [n, 1]), &tape);
+            let expected = (log_softmax(logits, 1).gather(1, ids) * c).sum().backward();
+            for gradient_checkpointing in [false, true] {
+                let options = Options { gradient_checkpointing, logits: 8 * 40, ..Options::default() };
+                let units = layout.scored_by_unit();
+                let mut judge = |group: std::ops::Range<usize>, _: &Scores| {
+                    coefficients[units[group.start].start..units[group.end - 1].end].to_vec()
+                };
+                let mut grads = d.no_gradients();
+                d.learn(&layout, options, &mut judge, &mut grads).unwrap();
+                for (got, leaf) in grads.all().iter().zip(&taped.parameters().0) {
+                    assert_close(got.as_ref().unwrap(), &leaf.grad(&expected).expect("every parameter has a gradient"));
+                }
+            }
+        }
     }
 }
