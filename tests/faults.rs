@@ -299,7 +299,7 @@ fn a_folder_used_again_holds_one_run() {
     desk.write("chat/chat_template.jinja", "{% for m in messages %} {{ m.content }}{% endfor %}");
     desk.aligned("--model chat --save_steps 1");
     let old = desk.read("out/model.safetensors");
-    let (replace, go_on) = ("overwrite_output_dir = true", "resume_from_checkpoint = \"out/checkpoint-3\"");
+    let (replace, go_on) = ("overwrite_output_dir = true", "resume_from_checkpoint = \"out/checkpoint-4\"");
     desk.refused("", &["output_dir out holds an earlier run", replace, go_on]);
     assert_eq!(desk.read("out/model.safetensors"), old, "a run that was refused changes nothing");
     // A checkpoint of another folder doesn't go on with this one.

@@ -297,3 +297,24 @@ fn rows_that_ask_for_too_much() {
     fs::write(desk.path("d.jsonl"), sound + &flat(100_000).repeat(4)).unwrap();
     desk.trains("d.jsonl");
 }
+
+#[test]
+fn settings_that_do_not_end() {
+    let desk = Desk::new();
+    let run = |words: &str| {
+        let line = format!("ulimit -v 2097152; exec \"$0\" align -q {words}");
+        let mut command = Command::new("sh");
+        let run =
+            command.args(["-c", &line, env!("CARGO_BIN_EXE_collimate")]).current_dir(desk.0.path()).output().unwrap();
+        let said = String::from_utf8_lossy(&run.stderr).into_owned();
+        assert_eq!(run.status.code(), Some(1), "{words}: {said}");
+        assert!(said.contains("larger than 16 MiB, the most that such a file may have"), "{words}: {said}");
+    };
+    std::os::unix::fs::symlink("/dev/zero", desk.path("run.toml")).unwrap();
+    std::os::unix::fs::symlink("/dev/zero", desk.path("turns.jinja")).unwrap();
+    run("run.toml");
+    run("--model model --data pairs.jsonl --output_dir out --chat_template turns.jinja");
+    fs::create_dir(desk.path("checkpoint-1")).unwrap();
+    std::os::unix::fs::symlink("/dev/zero", desk.path("checkpoint-1/trainer_state.json")).unwrap();
+    run("--model model --data pairs.jsonl --output_dir out --resume_from_checkpoint checkpoint-1");
+}

@@ -11,6 +11,7 @@ use collimate_core::Objective;
 use collimate_core::objective::Method;
 use collimate_core::trl;
 use collimate_data::{Options as DataOptions, Source, hub, template_path};
+use collimate_model::files::read_settings;
 use collimate_train::Settings;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
@@ -312,7 +313,7 @@ fn each_path(table: &mut Map<String, Value>, to: &dyn Fn(&Path, bool) -> PathBuf
 /// # Errors
 /// A file that can't be read or is not TOML; the message names the line.
 pub fn read_file(path: &Path) -> Result<Map<String, Value>> {
-    let text = std::fs::read_to_string(path).with_context(|| format!("{} can't be read", path.display()))?;
+    let text = read_settings(path).with_context(|| format!("{} can't be read", path.display()))?;
     let table: toml::Table =
         toml::from_str(&text).map_err(|e| anyhow!("{}: {}", path.display(), e.to_string().trim_end()))?;
     if let Some((key, number)) = table.iter().find_map(|(key, v)| Some((key, not_finite(v)?))) {
@@ -499,7 +500,7 @@ impl Run {
     /// # Errors
     /// A file that can't be read.
     pub fn chat_template(&self) -> Result<Option<String>> {
-        let read = |path: &String| std::fs::read_to_string(path).with_context(|| format!("chat_template: {path}"));
+        let read = |path: &String| read_settings(Path::new(path)).with_context(|| format!("chat_template: {path}"));
         match &self.data_options.chat_template {
             Some(path) if template_path(path).is_some() => read(path).map(Some),
             text => Ok(text.clone()),

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail};
 use burn::tensor::Device;
-use collimate_model::files::{beside, sweep, sync_folder};
+use collimate_model::files::{beside, read_settings, sweep, sync_folder};
 use collimate_model::{Checkpoint, Decoder, Moments, remove_saved, write_whole};
 use collimate_train::{Progress, State, StepInfo, content};
 use serde::{Deserialize, Serialize};
@@ -436,7 +436,7 @@ impl Saved {
     /// A folder that is no checkpoint, or one with a file that is missing or another.
     pub fn open(folder: &Path) -> Result<Self> {
         let path = folder.join(STATE);
-        let text = fs::read_to_string(&path)
+        let text = read_settings(&path)
             .with_context(|| format!("resume_from_checkpoint: {} can't be read", path.display()))?;
         let saved: Self = serde_json::from_str(&text).map_err(|e| {
             anyhow!("resume_from_checkpoint: {} is not a state that this version saved: {e}", path.display())

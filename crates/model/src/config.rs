@@ -7,11 +7,8 @@ use serde_json::Value;
 
 use crate::arch::{self, Network, Reader};
 use crate::error::Error;
-use crate::files::read_at_most;
+use crate::files::{SETTINGS_BYTES, read_at_most};
 use crate::params::Inventory;
-
-/// Of a config.json.
-const CONFIG_BYTES: u64 = 16 << 20;
 
 /// Keys that change nothing in what is computed here: about other heads, about generation, or left by the tools that
 /// wrote the file.
@@ -118,7 +115,7 @@ impl ModelConfig {
         if !folder.is_dir() {
             return Err(Error::NotACheckpoint { path: folder.to_owned(), why: "there is no such folder".into() });
         }
-        let bytes = read_at_most(&path, CONFIG_BYTES).map_err(|e| Error::NotACheckpoint {
+        let bytes = read_at_most(&path, SETTINGS_BYTES).map_err(|e| Error::NotACheckpoint {
             path: folder.to_owned(),
             why: format!("config.json can't be read ({e})"),
         })?;

@@ -14,8 +14,14 @@ pub fn beside(path: &Path) -> PathBuf {
     path.with_file_name(format!(".{name}.{}-{}.part", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed)))
 }
 
+/// Bytes of a file of settings at most.
+pub const SETTINGS_BYTES: u64 = 16 << 20;
+
 /// A file, if it has at most `most` bytes.
-pub(crate) fn read_at_most(path: &Path, most: u64) -> io::Result<Vec<u8>> {
+///
+/// # Errors
+/// Whatever the file system says; a larger file.
+pub fn read_at_most(path: &Path, most: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     File::open(path)?.take(most + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > most {
@@ -23,6 +29,15 @@ pub(crate) fn read_at_most(path: &Path, most: u64) -> io::Result<Vec<u8>> {
         return Err(io::Error::new(ErrorKind::InvalidData, why));
     }
     Ok(bytes)
+}
+
+/// A file of settings, as text.
+///
+/// # Errors
+/// Whatever the file system says; a file of more than [`SETTINGS_BYTES`]; bytes that are not UTF-8.
+pub fn read_settings(path: &Path) -> io::Result<String> {
+    let bytes = read_at_most(path, SETTINGS_BYTES)?;
+    String::from_utf8(bytes).map_err(|_| io::Error::new(ErrorKind::InvalidData, "not UTF-8"))
 }
 
 /// What the system says of a write of `wanted` bytes to `path`; of a full disk, with how much was wanted.

@@ -157,7 +157,8 @@ pub(crate) fn align(mut run: Run, quiet: bool, profile: Profile) -> Result<()> {
         trainer = trainer.with_reference_file(cache.join(name));
     }
     if let Some((moments, progress)) = state {
-        if progress.step >= trainer.steps() {
+        // A run that was killed behind its last checkpoint has only its result to write.
+        if progress.step > trainer.steps() || (progress.step == trainer.steps() && longer) {
             bail!(
                 "resume_from_checkpoint: {} steps are taken, and the run ends at step {}: max_steps or num_train_epochs \
                  must say more",
