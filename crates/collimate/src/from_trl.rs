@@ -15,7 +15,7 @@ pub const KEYS: &[(&str, &str)] = &[
     ("evaluation_strategy", "`eval_data` or `eval_split`, and `eval_steps` (0: at the end)"),
     ("do_train", "leave it out: `align` trains"),
     ("do_eval", "`eval_data` or `eval_split`"),
-    ("save_strategy", "`save_steps` (0: at the end)"),
+    ("save_strategy", "`save_steps` (0: none)"),
     ("logging_strategy", "`logging_steps`"),
     ("logging_first_step", "`logging_steps = 1`"),
     ("max_prompt_length", "`max_length`, and `overlong = \"truncate-prompt\"`"),
