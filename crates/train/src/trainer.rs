@@ -640,6 +640,59 @@ mod tests {
         assert_eq!(said, "the task laid out or judged 1 coefficients where there are 2");
     }
 
+    /// A text whose key is another each time it is asked: the reference's scores of it are never found again.
+    #[derive(Clone)]
+    struct Fickle(Lesson, std::rc::Rc<std::cell::Cell<u128>>);
+
+    impl Unit for Fickle {
+        fn size(&self, share: bool) -> crate::task::Size {
+            self.0.size(share)
+        }
+        fn lay_out(&self, layout: &mut collimate_model::Layout, share: bool) -> Result<(), collimate_model::Error> {
+            self.0.lay_out(layout, share)
+        }
+        fn place(&self) -> String {
+            self.0.place()
+        }
+        fn key(&self) -> u128 {
+            self.1.set(self.1.get() + 1);
+            self.1.get()
+        }
+    }
+
+    /// What wants a reference, and reads none of it.
+    struct Compared;
+
+    impl Task for Compared {
+        type Unit = Fickle;
+        type Totals = ();
+        fn metrics(&self) -> Vec<&'static str> {
+            vec!["loss"]
+        }
+        fn needs_reference(&self) -> bool {
+            true
+        }
+        fn totals(&self, _batch: &[Fickle]) {}
+        fn judge(
+            &self,
+            units: &[crate::task::Seen<'_, Fickle>],
+            (): (),
+            _device: &Device,
+        ) -> Result<crate::task::Judgement, Error> {
+            let coefficients = units.iter().flat_map(|u| vec![0.0; u.policy[0].log_probs.len()]).collect();
+            Ok(crate::task::Judgement { rows: vec![vec![0.0]; units.len()], coefficients })
+        }
+    }
+
+    #[test]
+    fn a_missing_reference_score_is_no_zero() {
+        let unit = Fickle(Lesson { prompt: vec![1], completion: vec![2, 3], row: 7 }, Default::default());
+        let settings = Settings { max_steps: 1, ..Settings::default() };
+        let mut trainer = Trainer::<Compared>::new(decoder(), Compared, settings, vec![unit], None).unwrap();
+        let said = trainer.run(&mut |_| Ok(())).unwrap_err().to_string();
+        assert_eq!(said, "row 7: the reference has no scores of it");
+    }
+
     #[test]
     fn a_supervised_run_learns_its_lessons() {
         let lessons: Vec<_> =
