@@ -2,6 +2,8 @@
 //! On Linux, tests/faults.c lets operations on files end the process or fail.
 #![cfg(unix)]
 
+#[path = "common/command.rs"]
+mod command;
 mod common;
 
 use std::collections::BTreeMap;
@@ -12,14 +14,11 @@ use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
+use command::text;
 use common::{WORDS, small_checkpoint, small_pairs};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use serde_json::Value;
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
-}
 
 /// A checkpoint, pairs, and a place for output, in a folder of their own.
 struct Desk {

@@ -5,18 +5,9 @@ mod common;
 use std::path::Path;
 
 use collimate_data::options::{ImplicitPrompt, Policy};
-use collimate_data::{Dirt, Error, Example, Format, Options, Report, Row, Source, read};
-use common::file;
+use collimate_data::{Dirt, Error, Example, Format, Options, Report, Row};
+use common::{examples, file};
 use serde_json::{Value, json};
-
-fn examples(path: &Path, options: &Options) -> Result<(Vec<Example>, Report), Error> {
-    let mut out = Vec::new();
-    let report = read(&[Source::from(path)], options, &mut |_, example| {
-        out.push(example);
-        Ok(())
-    })?;
-    Ok((out, report))
-}
 
 fn counts(report: &Report) -> Vec<(Dirt, usize, usize)> {
     report.dirt.iter().map(|(kind, d)| (*kind, d.found, d.dropped)).collect()

@@ -6,10 +6,8 @@ mod common;
 use std::path::Path;
 
 use collimate_data::options::{Boundary, Policy};
-use collimate_data::{
-    ChatTemplate, Dirt, Error, Example, Format, Options, Report, Row, Source, Tokenizer, inspect, load, read,
-};
-use common::{file, shared};
+use collimate_data::{ChatTemplate, Dirt, Example, Format, Options, Report, Row, Source, Tokenizer, inspect, load};
+use common::{examples, file, shared};
 use libtest_mimic::{Arguments, Trial};
 use serde_json::{Value, json};
 
@@ -43,15 +41,6 @@ fn main() {
         Trial::test(name, run).with_ignored_flag(data.is_none())
     });
     libtest_mimic::run(&Arguments::from_args(), trials.into()).exit();
-}
-
-fn examples(path: &Path, options: &Options) -> Result<(Vec<Example>, Report), Error> {
-    let mut out = Vec::new();
-    let report = read(&[Source::from(path)], options, &mut |_, example| {
-        out.push(example);
-        Ok(())
-    })?;
-    Ok((out, report))
 }
 
 fn dropping() -> Options {

@@ -18,7 +18,6 @@ use collimate_model::Precision;
 use collimate_model::files::unwritten;
 use xxhash_rust::xxh3::{xxh3_64, xxh3_128};
 
-use crate::content;
 use crate::error::Error;
 
 /// Begins a file; changes with its layout.
@@ -46,15 +45,11 @@ pub(crate) struct Reference {
     written: Instant,
 }
 
-/// The name of the file of scores by the checkpoint in `folder` on `backend` in `precision`: a hash of everything that
-/// they depend on but the pairs.
-///
-/// # Errors
-/// A file of the checkpoint that can't be read.
-pub fn file_name(folder: &Path, backend: &str, precision: Precision) -> io::Result<String> {
-    let model = content::model(folder)?;
+/// The name of the file of scores by the model of hash `model` (see [`content::model`](crate::content::model)) on `backend`
+/// in `precision`: a hash of everything that they depend on but the pairs.
+pub fn file_name(model: &str, backend: &str, precision: Precision) -> String {
     let scored_by = format!("{} {backend} {model}", precision.name());
-    Ok(format!("reference-v{SCORING}-{:032x}.scores", xxh3_128(scored_by.as_bytes())))
+    format!("reference-v{SCORING}-{:032x}.scores", xxh3_128(scored_by.as_bytes()))
 }
 
 /// One record: key, counts, hash, lengths, scores.
@@ -197,6 +192,7 @@ impl Reference {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::content;
     use crate::task::Unit;
     use collimate_data::Tokens;
 
@@ -299,7 +295,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("config.json"), "{}").unwrap();
         fs::write(folder.path().join("model.safetensors"), "abc").unwrap();
-        let name = |backend, precision| file_name(folder.path(), backend, precision).unwrap();
+        let name = |backend, precision| file_name(&content::model(folder.path()).unwrap(), backend, precision);
         let one = name("flex", Precision::F32);
         assert_eq!(one, name("flex", Precision::F32));
         assert_ne!(one, name("ndarray", Precision::F32));

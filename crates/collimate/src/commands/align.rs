@@ -151,9 +151,7 @@ pub(crate) fn align(mut run: Run, quiet: bool, profile: Profile) -> Result<()> {
         trainer = trainer.with_reference(reference)?;
     }
     if let Some(cache) = &run.data_options.cache_dir {
-        let scored_by = ref_model.as_ref().unwrap_or(&model);
-        let name = reference_file_name(scored_by, &backend, precision)
-            .with_context(|| format!("reading {} for its hash", scored_by.display()))?;
+        let name = reference_file_name(&content.reference, &backend, precision);
         trainer = trainer.with_reference_file(cache.join(name));
     }
     if let Some((moments, progress)) = state {

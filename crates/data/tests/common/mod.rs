@@ -1,9 +1,9 @@
 //! What the tests of this crate share.
 #![allow(dead_code)] // not every test uses all of it
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use collimate_data::{Format, Options, Tokenizer, inspect, load};
+use collimate_data::{Error, Example, Format, Options, Report, Source, Tokenizer, inspect, load, read};
 
 /// The folder of real material beside the repository, if it is there.
 pub fn shared() -> Option<PathBuf> {
@@ -104,4 +104,14 @@ pub fn check(tokenizer: &Tokenizer, bytes: &[u8], options: &Options) -> bool {
     assert!(second.from_cache);
     assert!(again.iter().eq(dataset.iter()));
     true
+}
+
+/// The examples of a file, and the report on them.
+pub fn examples(path: &Path, options: &Options) -> Result<(Vec<Example>, Report), Error> {
+    let mut out = Vec::new();
+    let report = read(&[Source::from(path)], options, &mut |_, example| {
+        out.push(example);
+        Ok(())
+    })?;
+    Ok((out, report))
 }

@@ -63,14 +63,13 @@ fn on_tape(decoder: &Decoder, layout: &Layout) -> Vec<Tensor<2>> {
 fn gradients(d: &Decoder, layout: &Layout, options: Options, size: f32) -> Grads {
     let mut sum = d.no_gradients();
     let all: Vec<f32> = coefficients(layout.targets.len()).iter().map(|c| c * size).collect();
-    let mut units = layout.scored_by_unit();
+    let units = layout.scored_by_unit();
     let mut judge = |group: std::ops::Range<usize>, scores: &Scores| {
         let tokens = units[group.start].start..units[group.end - 1].end;
         assert_eq!(scores.log_probs.len(), tokens.len());
         all[tokens].to_vec()
     };
     d.learn(layout, options, &mut judge, &mut sum).unwrap();
-    units.clear();
     sum
 }
 
