@@ -97,24 +97,25 @@ pub fn ids(v: &Value) -> Vec<u32> {
     v.as_array().unwrap().iter().map(|n| n.as_u64().unwrap() as u32).collect()
 }
 
+/// The values of a weight that follow from its name: see [`seeded_checkpoint`].
+pub fn seeded(name: &str, n: usize) -> impl Iterator<Item = f32> + use<> {
+    let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325, |h: u64, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3));
+    let lowest = if name.contains("norm") { 0.5 } else { -0.5 };
+    (1..=n as u64).map(move |i| {
+        let mut z = hash.wrapping_add(i.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (((z ^ (z >> 31)) >> 48) as f32) / 65536.0 + lowest
+    })
+}
+
 /// Writes a checkpoint whose weights follow from their names, as tests/fixtures/make/forward.py
 /// has them: the upper 16 bits of each output of SplitMix64, from the FNV-1a hash of the name, as a number in [−1/2, 1/2), or
 /// [1/2, 3/2) for norms.
 pub fn seeded_checkpoint(folder: &Path, config: &Value, shapes: &Value) {
-    let values = |name: &str, n: usize| {
-        let hash =
-            name.bytes().fold(0xcbf2_9ce4_8422_2325, |h: u64, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3));
-        let lowest = if name.contains("norm") { 0.5 } else { -0.5 };
-        (1..=n as u64).map(move |i| {
-            let mut z = hash.wrapping_add(i.wrapping_mul(0x9e37_79b9_7f4a_7c15));
-            z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-            z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-            (((z ^ (z >> 31)) >> 48) as f32) / 65536.0 + lowest
-        })
-    };
     let tensors = shapes.as_object().unwrap().iter().map(|(name, shape)| {
         let shape: Vec<usize> = ids(shape).into_iter().map(|n| n as usize).collect();
-        let bytes: Vec<u8> = values(name, shape.iter().product()).flat_map(f32::to_le_bytes).collect();
+        let bytes: Vec<u8> = seeded(name, shape.iter().product()).flat_map(f32::to_le_bytes).collect();
         (name.clone(), shape, bytes)
     });
     let tensors: Vec<_> = tensors.collect();

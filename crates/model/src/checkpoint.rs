@@ -11,12 +11,14 @@ use safetensors::tensor::{Metadata, TensorInfo};
 use serde_json::{Value, json};
 
 use crate::adamw::Moments;
-use crate::config::ModelConfig;
+use crate::arch;
+use crate::config::{HeadKind, ModelConfig};
 use crate::error::Error;
 use crate::files::{Aside, read_at_most, write_whole};
-use crate::params::{Inventory, Spec, Tensors};
+use crate::params::{Inventory, Spec, Tensors, normal};
 use crate::precision::Precision;
 
+const HEAD: &str = "lm_head.weight";
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
 /// As transformers cuts them.
@@ -103,6 +105,8 @@ pub struct Checkpoint {
     pub inventory: Inventory,
     chat_template: Option<String>,
     stop_ids: Vec<u32>,
+    /// What the value head is drawn from, where the folder's weights have another head.
+    new_head: Option<u64>,
 }
 
 impl Checkpoint {
@@ -114,7 +118,38 @@ impl Checkpoint {
         let (config, raw_config) = ModelConfig::from_folder(folder)?;
         let inventory = config.inventory.clone();
         let folder = folder.to_owned();
-        Ok(Self { folder, config, raw_config, inventory, chat_template: None, stop_ids: Vec::new() })
+        Ok(Self { folder, config, raw_config, inventory, chat_template: None, stop_ids: Vec::new(), new_head: None })
+    }
+
+    /// The same network with the head of a reward model in place of its own: one number of a hidden state, its weights
+    /// normal with the deviation `initializer_range`, drawn from `seed`. One that has such a head keeps it.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn with_value_head(mut self, seed: u64) -> Result<Self, Error> {
+        if self.config.head == HeadKind::Value {
+            return Ok(self);
+        }
+        let family = arch::family(&self.config.model_type).unwrap_or_default();
+        let raw = &mut self.raw_config;
+        raw["architectures"] = json!([format!("{family}{}", arch::CLASSIFICATION)]);
+        // One label, in the two ways in which transformers may read it.
+        raw["id2label"] = json!({"0": "LABEL_0"});
+        raw["label2id"] = json!({"LABEL_0": 0});
+        if let Some(table) = raw.as_object_mut() {
+            table.shift_remove("num_labels");
+        }
+        // Where texts are padded to one length, it finds their last tokens by this.
+        let end = self.config.eos_token_ids.first().copied();
+        if raw.get("pad_token_id").is_none_or(Value::is_null)
+            && let Some(end) = end
+        {
+            raw["pad_token_id"] = end.into();
+        }
+        self.config = ModelConfig::from_value(&self.raw_config, &self.folder.join("config.json"))?;
+        self.inventory = self.config.inventory.clone();
+        self.new_head = Some(seed);
+        Ok(self)
     }
 
     /// Reads the heads of the files of weights, and no weights.
@@ -145,9 +180,18 @@ impl Checkpoint {
         // Old exports keep the rotary frequencies as a buffer; they follow from the configuration.
         places.retain(|name, _| !name.ends_with("rotary_emb.inv_freq"));
         self.settle_tied_head(&mut places, &mut shards)?;
+        let value_head = format!("{}.weight", arch::VALUE_HEAD);
+        if self.new_head.is_some() {
+            places.remove(HEAD);
+        }
         let mut values = Vec::with_capacity(self.inventory.specs.len());
         for spec in &self.inventory.specs {
             let Some((shard, info)) = places.remove(&spec.name) else {
+                if let Some(seed) = self.new_head.filter(|_| spec.name == value_head) {
+                    let range = self.raw_config.get("initializer_range").and_then(Value::as_f64).unwrap_or(0.02);
+                    values.push(spec.tensor(normal(seed, range).take(spec.len()).collect(), device));
+                    continue;
+                }
                 return Err(Error::Tensor {
                     path: self.folder.clone(),
                     name: spec.name.clone(),
@@ -177,7 +221,6 @@ impl Checkpoint {
         places: &mut HashMap<String, (usize, TensorInfo)>,
         shards: &mut [Shard],
     ) -> Result<(), Error> {
-        const HEAD: &str = "lm_head.weight";
         const EMBED: &str = "model.embed_tokens.weight";
         if !self.config.tie_word_embeddings {
             return Ok(());

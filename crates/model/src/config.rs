@@ -80,6 +80,15 @@ const HARMLESS: &[&str] = &[
     "use_cache",
 ];
 
+/// What the head of a network says of a hidden state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HeadKind {
+    /// A logit for each entry of the vocabulary.
+    Vocabulary,
+    /// One number: a reward model's. transformers calls such a network a sequence classification with one label.
+    Value,
+}
+
 /// What a `config.json` says: the facts that others ask for, the parameters that a checkpoint must hold, and the network
 /// that its architecture makes of it.
 #[derive(Clone, Debug)]
@@ -98,6 +107,8 @@ pub struct ModelConfig {
     pub bounded_by: Option<&'static str>,
     /// Whether the head is the embedding.
     pub tie_word_embeddings: bool,
+    /// What the head says.
+    pub head: HeadKind,
     /// Token ids that end a text.
     pub eos_token_ids: Vec<u32>,
     /// What a checkpoint of it holds.
@@ -122,6 +133,30 @@ impl ModelConfig {
         let value: Value =
             serde_json::from_slice(&bytes).map_err(|e| Error::Json { path: path.clone(), why: e.to_string() })?;
         Ok((Self::from_value(&value, &path)?, value))
+    }
+
+    /// The numbers that the head says of a hidden state.
+    pub fn head_width(&self) -> usize {
+        match self.head {
+            HeadKind::Vocabulary => self.vocab_size,
+            HeadKind::Value => 1,
+        }
+    }
+
+    /// Refuses a network whose head doesn't write text; `what` is asked of it.
+    ///
+    /// # Errors
+    /// A reward model.
+    pub fn writes_text(&self, folder: &Path, what: &str) -> Result<(), Error> {
+        match self.head {
+            HeadKind::Vocabulary => Ok(()),
+            HeadKind::Value => Err(Error::NotACheckpoint {
+                path: folder.to_owned(),
+                why: format!(
+                    "it is a reward model (a sequence classification), which scores texts; {what} wants one that writes them"
+                ),
+            }),
+        }
     }
 
     /// Reads the table of a `config.json`; `path` is for messages.

@@ -128,7 +128,7 @@ impl Decoder {
         &self.device
     }
 
-    /// The weight of the head `[vocab, hidden]`: the embedding itself where they are tied.
+    /// The weight of the head `[vocab, hidden]`: the embedding itself where they are tied; `[1, hidden]` in a reward model.
     pub fn head(&self) -> ParamId {
         self.config.network.head
     }

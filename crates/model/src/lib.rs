@@ -23,11 +23,12 @@ mod precision;
 mod profile;
 mod readout;
 mod rotary;
+mod value;
 
 pub use adamw::{AdamW, Moments};
 pub use arch::model_types;
 pub use checkpoint::{Checkpoint, remove_saved};
-pub use config::ModelConfig;
+pub use config::{HeadKind, ModelConfig};
 pub use decoder::Decoder;
 pub use error::Error;
 pub use files::write_whole;

@@ -76,14 +76,14 @@ impl Memory {
         let inner = layers.iter().map(|n| n.kept);
         let kept = inputs + if options.gradient_checkpointing { inner.max().unwrap_or(0) } else { inner.sum() };
         let held = layers.iter().map(|n| n.held).max().unwrap_or(0);
-        let chunk = (options.logits / c.vocab_size).max(1).min(scored);
+        let chunk = (options.logits / c.head_width()).max(1).min(scored);
         Self {
             parameters: elements * (how.kept_in.bytes() + if copy { bytes } else { 0 }),
             gradients: 4 * trained,
             moments: 8 * trained,
             activations: bytes * (kept + 3 * scored * d) + 4 * held,
             attention: layers.iter().map(|n| n.scores).max().unwrap_or(0),
-            logits: 4 * how.kernels.head.held() * chunk * c.vocab_size,
+            logits: 4 * how.kernels.head.held() * chunk * c.head_width(),
         }
     }
 

@@ -116,6 +116,16 @@ impl Tensors {
     }
 }
 
+/// Normal numbers of mean 0 and this deviation, without end.
+pub(crate) fn normal(seed: u64, deviation: f64) -> impl Iterator<Item = f32> {
+    let mut rng = StdRng::seed_from_u64(seed);
+    std::iter::repeat_with(move || {
+        // Box and Muller's transform, one half of it.
+        let (u, v): (f64, f64) = (1.0 - rng.random::<f64>(), rng.random());
+        ((-2.0 * u.ln()).sqrt() * (std::f64::consts::TAU * v).cos() * deviation) as f32
+    })
+}
+
 /// The parameters of one decoder: their values, the rounded copy that is computed with if there is one, and which of
 /// them are trained.
 #[derive(Clone, Debug)]
@@ -136,16 +146,11 @@ impl Params {
 
     /// Normal with deviation 0.02, norms 1, biases 0; the same on every backend.
     pub(crate) fn random(inventory: &Inventory, seed: u64, device: &Device) -> Self {
-        let mut rng = StdRng::seed_from_u64(seed);
-        let mut normal = || {
-            // Box and Muller's transform, one half of it.
-            let (u, v): (f64, f64) = (1.0 - rng.random::<f64>(), rng.random());
-            ((-2.0 * u.ln()).sqrt() * (std::f64::consts::TAU * v).cos() * 0.02) as f32
-        };
+        let mut normal = normal(seed, 0.02);
         let values = inventory.specs.iter().map(|s| match s.role {
             Role::Norm => vec![1.0; s.len()],
             Role::Bias => vec![0.0; s.len()],
-            Role::Embedding | Role::Weight => (0..s.len()).map(|_| normal()).collect(),
+            Role::Embedding | Role::Weight => normal.by_ref().take(s.len()).collect(),
         });
         Self::new(Tensors::from_host(inventory, values.collect(), device))
     }

@@ -13,11 +13,13 @@ use collimate_backend::kernels::HeadPass;
 
 pub use collimate_backend::kernels::Scores;
 
+use crate::config::HeadKind;
 use crate::decoder::{Body, Decoder};
 use crate::error::Error;
 use crate::layout::Layout;
 use crate::params::Grads;
 use crate::precision::Precision;
+use crate::value::ValuePass;
 
 /// How the engine goes about it; none of these changes a result beyond rounding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -143,7 +145,7 @@ impl Decoder {
 
     /// The scores of an open pass.
     pub fn scores(&self, pass: &Pass) -> Scores {
-        let mut head = self.kernels.head.begin();
+        let mut head = self.begin_head();
         let mut all = Scores::default();
         for piece in pieces(0..pass.targets.len(), self.tokens_at_a_time(pass.options)) {
             append(&mut all, self.read(head.as_mut(), pass, &piece));
@@ -157,7 +159,7 @@ impl Decoder {
     /// If `judge` answers with another number of coefficients than there are tokens.
     pub fn close(&self, pass: Pass, judge: &mut Judge<'_>, gradients: &mut Grads) {
         let most = self.tokens_at_a_time(pass.options);
-        let mut head = self.kernels.head.begin();
+        let mut head = self.begin_head();
         let mut parts: Vec<(Tensor<2>, Option<f64>)> = Vec::new();
         for group in pass.groups(most) {
             let tokens = pass.units[group.start].start..pass.units[group.end - 1].end;
@@ -202,8 +204,15 @@ impl Decoder {
         gradients.divide_by(1.0);
     }
 
+    fn begin_head(&self) -> Box<dyn HeadPass> {
+        match self.config.head {
+            HeadKind::Vocabulary => self.kernels.head.begin(),
+            HeadKind::Value => Box::new(ValuePass::default()),
+        }
+    }
+
     fn tokens_at_a_time(&self, options: Options) -> usize {
-        (options.logits / self.config.vocab_size).max(1)
+        (options.logits / self.config.head_width()).max(1)
     }
 
     fn read(&self, head: &mut dyn HeadPass, pass: &Pass, tokens: &Range<usize>) -> Scores {

@@ -19,6 +19,6 @@ pub use part::Part;
 pub use reference::file_name as reference_file_name;
 pub use schedule::Schedule;
 pub use settings::{Dtype, Settings};
-pub use task::{Judgement, Said, Seen, Size, Source, Task, Unit};
-pub use tasks::{Lesson, Preference, Supervised};
+pub use task::{Judgement, Pool, Said, Seen, Size, Source, Task, Unit};
+pub use tasks::{Lesson, Preference, Rated, RatedPairs, Reward, Supervised};
 pub use trainer::{Event, Observer, Progress, State, StepInfo, Trainer, Units, loss_and_gradients};

@@ -3,6 +3,13 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::task::{Pool, Task};
+
+/// How the metrics of a task are pooled.
+pub(crate) fn pools<T: Task>(task: &T) -> Vec<Pool> {
+    task.metrics().iter().map(|name| task.pool(name)).collect()
+}
+
 /// Sums over units.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Window {
@@ -11,11 +18,19 @@ pub(crate) struct Window {
 }
 
 impl Window {
-    /// Adds units, by the rows of their metrics.
-    pub fn add(&mut self, rows: &[Vec<f64>]) {
+    /// Adds the units of a step, by the rows of their metrics; an extreme counts once for each of them.
+    pub fn add(&mut self, rows: &[Vec<f64>], pools: &[Pool]) {
         for row in rows {
             self.sums.resize(row.len(), 0.0);
-            self.sums.iter_mut().zip(row).for_each(|(sum, value)| *sum += value);
+        }
+        for (i, sum) in self.sums.iter_mut().enumerate() {
+            let values = rows.iter().map(|row| row[i]);
+            let n = rows.len() as f64;
+            *sum += match pools.get(i).copied().unwrap_or_default() {
+                Pool::Mean => values.sum::<f64>(),
+                Pool::Min => n * values.fold(f64::INFINITY, f64::min),
+                Pool::Max => n * values.fold(f64::NEG_INFINITY, f64::max),
+            };
         }
         self.units += rows.len();
     }

@@ -76,7 +76,7 @@ impl<U: Unit + Clone> Source<U> for Vec<U> {
 /// What a model says of one completion.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Said {
-    /// ln π(y_t | x, y_<t) of each scored token, in nats.
+    /// ln π(y_t | x, y_<t) of each scored token, in nats; of a reward model, its number there.
     pub log_probs: Vec<f32>,
     /// ln Σ_v π(v | x, y_<t)² of each, where the task asked for it.
     pub log_collisions: Option<Vec<f32>>,
@@ -104,6 +104,18 @@ pub struct Judgement {
     pub coefficients: Vec<f32>,
 }
 
+/// How a metric of units becomes one of their step; over several steps it is the mean.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Pool {
+    /// Their mean.
+    #[default]
+    Mean,
+    /// Their least.
+    Min,
+    /// Their greatest.
+    Max,
+}
+
 /// What a step optimises.
 pub trait Task {
     /// What it is about.
@@ -113,6 +125,11 @@ pub trait Task {
 
     /// The names of what it reports of each unit, under TRL's names where TRL has them; the first is `loss`.
     fn metrics(&self) -> Vec<&'static str>;
+
+    /// How a metric becomes one of a step.
+    fn pool(&self, _metric: &str) -> Pool {
+        Pool::Mean
+    }
 
     /// Whether it compares with a reference.
     fn needs_reference(&self) -> bool {

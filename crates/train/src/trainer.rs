@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::error::Error;
-use crate::metrics::Window;
+use crate::metrics::{Window, pools};
 use crate::reference::Reference;
 use crate::settings::Settings;
 use crate::step::{self, How, Items};
@@ -158,7 +158,7 @@ where
     }
     let (outcome, _) = step::learn(policy, task, &items, how)?;
     let mut window = Window::default();
-    window.add(&outcome.rows);
+    window.add(&outcome.rows, &pools(task));
     Ok((window.loss(), outcome.gradients))
 }
 
@@ -409,7 +409,8 @@ impl<T: Task> Trainer<T> {
         let (outcome, norm) = step::learn(&self.policy, &self.task, items, how)?;
         let number = self.progress.step + 1;
         let mut window = Window::default();
-        window.add(&outcome.rows);
+        let pools = pools(&self.task);
+        window.add(&outcome.rows, &pools);
         let loss = window.loss();
         let finite = |what, value: f64| match value.is_finite() {
             true => Ok(()),
@@ -431,7 +432,7 @@ impl<T: Task> Trainer<T> {
         let scale = if s.max_grad_norm > 0.0 { (s.max_grad_norm / (norm + 1e-6)).min(1.0) } else { 1.0 };
         let adamw =
             AdamW { beta1: s.adam_beta1, beta2: s.adam_beta2, epsilon: s.adam_epsilon, weight_decay: s.weight_decay };
-        self.progress.window.add(&outcome.rows);
+        self.progress.window.add(&outcome.rows, &pools);
         adamw.step(&mut self.policy, &mut self.moments, outcome.gradients, rate, scale);
         self.progress.step = number;
         let tokens: u64 = items.units.iter().map(|u| u.size(true).read as u64).sum();
@@ -471,7 +472,7 @@ impl<T: Task> Trainer<T> {
         let policy = self.policy.clone().with_profile(Profile::default());
         let items = self.items(eval.as_ref(), known, 0..eval.len())?;
         let mut window = Window::default();
-        window.add(&step::evaluate(&policy, &self.task, &items, how)?);
+        window.add(&step::evaluate(&policy, &self.task, &items, how)?, &pools(&self.task));
         let mut line = window.means(&self.task.metrics(), "eval_");
         self.finish_line(&mut line);
         observer(Event::Metrics(&line))

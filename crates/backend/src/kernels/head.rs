@@ -13,7 +13,7 @@ use super::{Plain, Sum};
 /// What the head says of each token of a group, on the host.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Scores {
-    /// ln π(y_t | x, y_<t), in nats.
+    /// ln π(y_t | x, y_<t), in nats; of a reward model, its number.
     pub log_probs: Vec<f32>,
     /// ln Σ_v π(v | x, y_<t)², if it was asked for.
     pub log_collisions: Option<Vec<f32>>,

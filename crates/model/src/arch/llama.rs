@@ -6,14 +6,14 @@ use std::sync::Arc;
 use collimate_backend::kernels::{Activation, Heads};
 use serde_json::Value;
 
-use super::{Architecture, Builder, Network, Reader, rope};
+use super::{Architecture, Builder, Network, Reader, VALUE_HEAD, head, rope};
 use crate::blocks::{AnyBlock, Attention, GatedMlp, Normed, Recompute, Residual, Then};
-use crate::config::ModelConfig;
+use crate::config::{HeadKind, ModelConfig};
 use crate::error::Error;
 use crate::rotary::{RopeScaling, Rotary};
 
 pub(super) const ARCHITECTURE: Architecture =
-    Architecture { model_type: "llama", read: |r| Relative::LLAMA.read(r)?.config(r) };
+    Architecture { model_type: "llama", family: "Llama", read: |r| Relative::LLAMA.read(r)?.config(r) };
 
 /// Reads one thing a layer, given the number of layers.
 pub(super) type ByLayer<T> = fn(&mut Reader<'_>, usize) -> Result<Vec<T>, Error>;
@@ -191,9 +191,11 @@ impl Shape {
         };
         let layers: Vec<_> = (0..layers).map(layer).collect();
         let norm = b.norm("model.norm", h, eps);
-        let head = match self.tie_word_embeddings {
-            true => embedding.table,
-            false => b.linear("lm_head", self.vocab_size, h, false).weight,
+        let kind = head(r)?;
+        let head = match kind {
+            HeadKind::Value => b.linear(VALUE_HEAD, 1, h, false).weight,
+            HeadKind::Vocabulary if self.tie_word_embeddings => embedding.table,
+            HeadKind::Vocabulary => b.linear("lm_head", self.vocab_size, h, false).weight,
         };
         let mut windows = self.windows.clone();
         windows.sort_unstable();
@@ -209,6 +211,7 @@ impl Shape {
             max_position_embeddings: self.max_position_embeddings,
             bounded_by,
             tie_word_embeddings: self.tie_word_embeddings,
+            head: kind,
             eos_token_ids: r.token_ids("eos_token_id")?,
             inventory: b.0,
             network: Arc::new(Network {

@@ -16,7 +16,7 @@ mod toy;
 pub(crate) use reader::Reader;
 
 use crate::blocks::{AnyBlock, Embedding, Linear, Recompute, RmsNorm};
-use crate::config::ModelConfig;
+use crate::config::{HeadKind, ModelConfig};
 use crate::error::Error;
 use crate::params::{Inventory, ParamId, Role};
 use crate::rotary::Rotary;
@@ -26,6 +26,8 @@ use crate::rotary::Rotary;
 pub(crate) struct Architecture {
     /// `model_type` in `config.json`.
     pub model_type: &'static str,
+    /// What transformers' names of its classes begin with.
+    pub family: &'static str,
     /// Reads every key that changes what is computed, refuses what is not there, and makes the network.
     pub read: fn(&mut Reader<'_>) -> Result<ModelConfig, Error>,
 }
@@ -45,6 +47,11 @@ pub fn model_types() -> Vec<&'static str> {
     ARCHITECTURES.iter().map(|a| a.model_type).collect()
 }
 
+/// What transformers' names of the classes of a `model_type` begin with.
+pub(crate) fn family(model_type: &str) -> Option<&'static str> {
+    ARCHITECTURES.iter().find(|a| a.model_type == model_type).map(|a| a.family)
+}
+
 /// The architecture that a configuration names.
 pub(crate) fn of(r: &mut Reader<'_>) -> Result<&'static Architecture, Error> {
     let named = r.get("model_type").cloned();
@@ -55,6 +62,31 @@ pub(crate) fn of(r: &mut Reader<'_>) -> Result<&'static Architecture, Error> {
     })
 }
 
+/// The name of a value head, as transformers has it.
+pub(crate) const VALUE_HEAD: &str = "score";
+/// How `architectures` calls a network with a value head, behind the name of its family.
+pub(crate) const CLASSIFICATION: &str = "ForSequenceClassification";
+
+/// The head that `architectures` names: one number of a hidden state, or a vocabulary's logits.
+pub(crate) fn head(r: &mut Reader<'_>) -> Result<HeadKind, Error> {
+    let named = r.get("architectures").and_then(|v| v.get(0)?.as_str().map(str::to_owned));
+    if !named.is_some_and(|n| n.ends_with(CLASSIFICATION)) {
+        return Ok(HeadKind::Vocabulary);
+    }
+    // transformers writes the names of the labels alone, and takes two where there are none.
+    let labels = r.get("id2label").and_then(|v| v.as_object().map(serde_json::Map::len));
+    let labels = match r.get("num_labels").cloned() {
+        Some(v) => {
+            v.as_u64().ok_or_else(|| r.refuse("num_labels", format!("expected a whole number, got {v}")))? as usize
+        }
+        None => labels.unwrap_or(2),
+    };
+    match labels {
+        1 => Ok(HeadKind::Value),
+        n => Err(r.refuse("num_labels", format!("a reward model has 1 label, this one has {n}"))),
+    }
+}
+
 /// What an architecture makes: tokens to hidden states, and the head that reads them.
 #[derive(Debug)]
 pub(crate) struct Network {
@@ -62,7 +94,7 @@ pub(crate) struct Network {
     pub layers: Vec<Recompute<Box<dyn AnyBlock>>>,
     /// Behind the last layer.
     pub norm: RmsNorm,
-    /// The head `[vocab, hidden]`: the embedding itself where they are tied.
+    /// The head `[vocab, hidden]`: the embedding itself where they are tied; `[1, hidden]` in a reward model.
     pub head: ParamId,
     /// The rotary embeddings that layers refer to.
     pub rotary: Vec<Rotary>,

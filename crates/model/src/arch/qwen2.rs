@@ -4,7 +4,7 @@ use super::Architecture;
 use super::llama::{Biases, Relative, Switch, windows};
 
 pub(super) const ARCHITECTURE: Architecture =
-    Architecture { model_type: "qwen2", read: |r| RELATIVE.read(r)?.config(r) };
+    Architecture { model_type: "qwen2", family: "Qwen2", read: |r| RELATIVE.read(r)?.config(r) };
 
 pub(super) const RELATIVE: Relative =
     Relative { biases: Biases::Qkv, windows: |r, layers| windows(r, layers, Switch::Flag), ..Relative::LLAMA };

@@ -5,7 +5,7 @@ use super::Architecture;
 use super::llama::{Relative, Switch, windows};
 
 pub(super) const ARCHITECTURE: Architecture =
-    Architecture { model_type: "qwen3", read: |r| RELATIVE.read(r)?.config(r) };
+    Architecture { model_type: "qwen3", family: "Qwen3", read: |r| RELATIVE.read(r)?.config(r) };
 
 const RELATIVE: Relative = Relative {
     head_dim: Some(128),

@@ -7,7 +7,7 @@ use super::{Architecture, Reader};
 use crate::error::Error;
 
 pub(super) const ARCHITECTURE: Architecture =
-    Architecture { model_type: "smollm3", read: |r| RELATIVE.read(r)?.config(r) };
+    Architecture { model_type: "smollm3", family: "SmolLM3", read: |r| RELATIVE.read(r)?.config(r) };
 
 const RELATIVE: Relative = Relative {
     rope_theta: 2_000_000.0,

@@ -1,8 +1,10 @@
 //! The tasks that come with the trainer: one task, one file.
 
 mod preference;
+mod reward;
 mod supervised;
 
 pub use preference::Preference;
 pub(crate) use preference::pair_size;
+pub use reward::{Rated, RatedPairs, Reward};
 pub use supervised::{Lesson, Supervised};
