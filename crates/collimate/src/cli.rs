@@ -11,7 +11,7 @@ use collimate_core::trl;
 use serde_json::{Map, Value};
 
 use crate::commands;
-use crate::config::{self, KEYS, Key};
+use crate::config::{self, KEYS, Key, Kind};
 use crate::from_trl;
 use crate::signals::Interrupted;
 
@@ -67,7 +67,22 @@ pub fn command() -> Command {
         .about("Align language models from preference pairs, on summed or on length-averaged log-likelihoods")
         .subcommand_required(true)
         .arg_required_else_help(true)
-        .subcommand(align())
+        .subcommand(training(
+            Kind::Align,
+            "Align a checkpoint on preference pairs",
+            "collimate align --model my-model --data pairs.jsonl --method averaged-dpo --beta 2 --learning_rate 1e-6 \
+             --output_dir aligned",
+        ))
+        .subcommand(training(
+            Kind::Sft,
+            "Fine-tune a checkpoint on texts",
+            "collimate sft --model my-model --data texts.jsonl --output_dir tuned",
+        ))
+        .subcommand(training(
+            Kind::Reward,
+            "Train a reward model on preference pairs",
+            "collimate reward --model my-model --data pairs.jsonl --output_dir rewards",
+        ))
         .subcommand(generate())
         .subcommand(
             Command::new("methods")
@@ -124,18 +139,19 @@ fn parameters() -> Vec<(&'static str, String)> {
     all
 }
 
-fn align() -> Command {
-    let about = "Align a checkpoint on preference pairs";
-    let long = "Align a checkpoint on preference pairs.\n\n\
-        Every key below can be set in a TOML file (CONFIG), as a flag, or both: flags win. Dashes are accepted for \
-        underscores. The run's effective configuration is written to the output folder as collimate.toml and repeats \
-        the run.\n\nExample:\n  collimate align --model my-model --data pairs.jsonl --method averaged-dpo --beta 2 \
-        --learning_rate 1e-6 --output_dir aligned";
+fn training(kind: Kind, about: &'static str, example: &str) -> Command {
+    let long = format!(
+        "{about}.\n\n\
+         Every key below can be set in a TOML file (CONFIG), as a flag, or both: flags win. Dashes are accepted for \
+         underscores. The run's effective configuration is written to the output folder as collimate.toml and repeats \
+         the run.\n\nExample:\n  {example}"
+    );
     let config =
         Arg::new("config").value_name("CONFIG").help("A TOML file of keys").value_parser(clap::value_parser!(PathBuf));
-    let keys = KEYS.iter().map(|k| flag(k.name, k.help.to_owned(), k.heading));
-    let parameters = parameters().into_iter().map(|(k, about)| flag(k, about, "Parameters of the method"));
-    Command::new("align").about(about).long_about(long).arg(config).args(keys).args(parameters).args([
+    let keys = KEYS.iter().filter(|k| kind.has(k.name)).map(|k| flag(k.name, k.help.to_owned(), k.heading));
+    let parameters = if kind == Kind::Align { parameters() } else { Vec::new() };
+    let parameters = parameters.into_iter().map(|(k, about)| flag(k, about, "Parameters of the method"));
+    Command::new(kind.name()).about(about).long_about(long).arg(config).args(keys).args(parameters).args([
         switch("quiet", "Print the summary only").short('q'),
         switch("profile", "Measure where the time of a step goes: printed at the end, and written to profile.json"),
     ])
@@ -170,7 +186,9 @@ fn generate() -> Command {
 
 fn dispatch(matches: &ArgMatches) -> Result<()> {
     match matches.subcommand() {
-        Some(("align", m)) => commands::align::run(table(m)?, m.get_flag("quiet"), m.get_flag("profile")),
+        Some((name, m)) if let Some(kind) = Kind::ALL.into_iter().find(|k| k.name() == name) => {
+            commands::train::run(kind, table(kind, m)?, m.get_flag("quiet"), m.get_flag("profile"))
+        }
         Some(("generate", m)) => commands::generate::run(m),
         Some(("methods", m)) => commands::methods::run(m.get_flag("json")),
         Some(("backends", m)) => commands::backends::run(m.get_flag("capabilities"), m.get_flag("json")),
@@ -181,14 +199,14 @@ fn dispatch(matches: &ArgMatches) -> Result<()> {
 }
 
 /// The keys of a run: the file's, with the flags over them.
-fn table(m: &ArgMatches) -> Result<Map<String, Value>> {
+fn table(kind: Kind, m: &ArgMatches) -> Result<Map<String, Value>> {
     let mut table = match m.get_one::<PathBuf>("config") {
         Some(path) => config::read_file(path)?,
         None => Map::new(),
     };
-    let parameters = parameters();
+    let parameters = if kind == Kind::Align { parameters() } else { Vec::new() };
     let parameters = parameters.iter().map(|(name, _)| Key { name, heading: "", help: "", text: false });
-    for key in KEYS.iter().copied().chain(parameters) {
+    for key in KEYS.iter().copied().filter(|k| kind.has(k.name)).chain(parameters) {
         let given = m.get_many::<String>(key.name).into_iter().flatten().collect::<Vec<_>>();
         if let [_, _, ..] = given[..] {
             table.insert(key.name.to_owned(), given.into_iter().map(|v| config::flag_value(&key, v)).collect());

@@ -12,6 +12,7 @@ pub mod cli;
 mod commands;
 pub mod config;
 pub mod from_trl;
+mod generations;
 mod output;
 mod progress;
 mod signals;

@@ -45,7 +45,7 @@ impl Progress {
         Self { bar, quiet, begun: Instant::now(), tokens: 0, seconds: 0.0, last: None, first_loss: None }
     }
 
-    fn line(&self, text: &str) {
+    pub fn line(&self, text: &str) {
         match &self.bar {
             Some(bar) => bar.println(text),
             None if !self.quiet => say!("{text}"),
@@ -78,7 +78,7 @@ impl Progress {
             }
             Event::Step(s) => self.step(s),
             Event::Metrics(line) => self.metrics(line),
-            Event::Save(_) => {}
+            Event::Save(_) | Event::Look { .. } => {}
         }
     }
 

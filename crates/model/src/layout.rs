@@ -76,6 +76,21 @@ impl Layout {
         Ok(())
     }
 
+    /// Adds a unit whose completions are read at their last tokens, one number each: what a value head says there.
+    ///
+    /// # Errors
+    /// As [`push`](Self::push).
+    pub fn push_to_read(&mut self, prompt: &[u32], completions: &[&[u32]], share: bool) -> Result<(), Error> {
+        // What is scored is said by the token before it: here by the last one, of a place behind it that nobody reads.
+        let behind = completions.iter().map(|tokens| {
+            let scored: Vec<bool> = (0..=tokens.len()).map(|i| i == tokens.len()).collect();
+            ([*tokens, &[0]].concat(), scored)
+        });
+        let behind: Vec<_> = behind.collect();
+        let texts: Vec<_> = behind.iter().map(|(tokens, scored)| Text { tokens, scored: Some(scored) }).collect();
+        self.push(prompt, &texts, share)
+    }
+
     fn push_row(&mut self, prompt: &[u32], completions: &[Text<'_>]) {
         let start = self.ids.len();
         self.ids.extend(prompt);
@@ -155,6 +170,14 @@ mod tests {
         assert!(l.push(&[], &[Text::whole(&[1])], true).is_err());
         assert!(l.push(&[1], &[Text::whole(&[1]), Text::whole(&[])], true).is_err());
         assert!(l.push(&[1], &[Text { tokens: &[1, 2], scored: Some(&[false, false]) }], true).is_err());
+    }
+
+    #[test]
+    fn last_tokens_are_read_as_they_are() {
+        let mut l = Layout::default();
+        l.push_to_read(&[1, 7], &[&[20, 2], &[2]], true).unwrap();
+        assert_eq!(l.ids, [1, 7, 20, 2, 2]);
+        assert_eq!((l.predictors, l.completions), (vec![3, 4], vec![0..1, 1..2]));
     }
 
     #[test]

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use xxhash_rust::xxh3::Xxh3;
 
-use crate::part::Part;
-use crate::task::{Source, Unit};
+use crate::part::{Part, Stored};
+use crate::task::Source;
 
 fn add(hash: &mut Xxh3, file: &Path) -> io::Result<()> {
     let mut open = File::open(file)?;
@@ -56,15 +56,15 @@ pub fn model(folder: &Path) -> io::Result<String> {
     Ok(text(&hash))
 }
 
-/// The hash of the texts of pairs, in their order.
-pub fn texts(part: &Part) -> String {
+/// The hash of the texts of units, in their order.
+pub fn texts<T: Stored>(part: &Part<T>) -> String {
     let mut hash = Xxh3::new();
     (0..part.len()).for_each(|i| hash.update(&part.key(i).to_le_bytes()));
     text(&hash)
 }
 
-/// The hash of the tokens of pairs and of which are scored, in their order.
-pub fn tokens(part: &Part) -> String {
+/// The hash of the tokens of units and of which are scored, in their order.
+pub fn tokens<T: Stored>(part: &Part<T>) -> String {
     let mut hash = Xxh3::new();
     (0..part.len()).for_each(|i| hash.update(&part.get(i).key().to_le_bytes()));
     text(&hash)

@@ -15,7 +15,7 @@ mod tasks;
 mod trainer;
 
 pub use error::Error;
-pub use part::Part;
+pub use part::{Part, Stored};
 pub use reference::file_name as reference_file_name;
 pub use schedule::Schedule;
 pub use settings::{Dtype, Settings};

@@ -3,38 +3,58 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use collimate_data::{Dataset, Lengths, Tokens};
+use collimate_data::{Dataset, Record, Tokens};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use xxhash_rust::xxh3::xxh3_128;
 
 use crate::error::Error;
-use crate::task::{Size, Source};
-use crate::tasks::pair_size;
+use crate::task::{Size, Source, Unit};
 
-/// Pairs of a data set, in a fixed order.
-#[derive(Clone, Debug)]
-pub struct Part {
-    data: Arc<Dataset>,
-    pairs: Vec<usize>,
+/// A unit that data sets hold.
+pub trait Stored: Unit + Record {
+    /// What is read before anything is scored.
+    fn prompt(&self) -> &[u32];
+
+    /// Its completions, the first being the one that a policy is to write.
+    fn completions(&self) -> Vec<&[u32]>;
+
+    /// Its file, and its row there.
+    fn origin(&self) -> (usize, usize);
+
+    /// Its sizes, by its token counts; see [`Unit::size`].
+    fn size_of(lengths: Self::Lengths, share: bool) -> Size;
 }
 
-impl Part {
-    /// All pairs.
-    pub fn whole(data: Dataset) -> Self {
-        let pairs = (0..data.len()).collect();
-        Self { data: Arc::new(data), pairs }
+/// Units of a data set, in a fixed order.
+#[derive(Debug)]
+pub struct Part<T = Tokens> {
+    data: Arc<Dataset<T>>,
+    units: Vec<usize>,
+}
+
+impl<T> Clone for Part<T> {
+    fn clone(&self) -> Self {
+        Self { data: self.data.clone(), units: self.units.clone() }
+    }
+}
+
+impl<T: Stored> Part<T> {
+    /// All units.
+    pub fn whole(data: Dataset<T>) -> Self {
+        let units = (0..data.len()).collect();
+        Self { data: Arc::new(data), units }
     }
 
-    /// Two parts without a prompt in common: the second has the pairs of a random `share` of all distinct prompts, drawn
-    /// from `seed`. Rows that a weight repeats are repeated in the first and stand once in the second. Where all pairs
-    /// have one prompt, distinct pairs take the place of distinct prompts.
+    /// Two parts without a prompt in common: the second has the units of a random `share` of all distinct prompts, drawn
+    /// from `seed`. Rows that a weight repeats are repeated in the first and stand once in the second. Where all units
+    /// have one prompt, distinct units take the place of distinct prompts.
     ///
     /// # Errors
     /// A share that leaves one of the parts empty.
-    pub fn split(data: Dataset, share: f64, seed: u64) -> Result<(Self, Self), Error> {
-        let prompt = |t: &Tokens| xxh3_128(&t.prompt.iter().flat_map(|id| id.to_le_bytes()).collect::<Vec<_>>());
+    pub fn split(data: Dataset<T>, share: f64, seed: u64) -> Result<(Self, Self), Error> {
+        let prompt = |t: &T| xxh3_128(&t.prompt().iter().flat_map(|id| id.to_le_bytes()).collect::<Vec<_>>());
         let mut groups: Vec<u128> = data.iter().map(|t| prompt(&t)).collect();
         let one = groups.windows(2).all(|w| w[0] == w[1]);
         if one {
@@ -50,41 +70,40 @@ impl Part {
         for (i, (group, t)) in groups.iter().zip(data.iter()).enumerate() {
             if !kept.contains(group) {
                 train.push(i);
-            } else if rows.insert((t.file, t.row)) {
+            } else if rows.insert(t.origin()) {
                 eval.push(i);
             }
         }
-        let (count, of) = (order.len(), if one { "pairs of one prompt" } else { "distinct prompts" });
+        let (count, of) = (order.len(), if one { "rows of one prompt" } else { "distinct prompts" });
         for (part, what) in [(&eval, "evaluate"), (&train, "train")] {
             if part.is_empty() {
                 return Err(Error::Split { share, count, of, what });
             }
         }
         let data = Arc::new(data);
-        Ok((Self { data: data.clone(), pairs: train }, Self { data, pairs: eval }))
+        Ok((Self { data: data.clone(), units: train }, Self { data, units: eval }))
     }
 
-    /// The key of pair `i`: see [`Tokens::key`].
+    /// The hash of the text of unit `i`.
     ///
     /// # Panics
-    /// If there is no such pair.
+    /// If there is no such unit.
     pub fn key(&self, i: usize) -> u64 {
-        self.data.key(self.pairs[i])
+        self.data.key(self.units[i])
     }
 }
 
-impl Source<Tokens> for Part {
+impl<T: Stored> Source<T> for Part<T> {
     fn len(&self) -> usize {
-        self.pairs.len()
+        self.units.len()
     }
 
-    fn get(&self, i: usize) -> Tokens {
-        self.data.get(self.pairs[i])
+    fn get(&self, i: usize) -> T {
+        self.data.get(self.units[i])
     }
 
     fn size(&self, i: usize, share: bool) -> Size {
-        let Lengths { prompt, chosen, rejected } = self.data.lengths(self.pairs[i]);
-        pair_size(prompt, chosen, rejected, share)
+        T::size_of(self.data.lengths(self.units[i]), share)
     }
 }
 

@@ -38,6 +38,13 @@ pub enum Event<'a> {
     },
     /// An optimiser step was taken.
     Step(&'a StepInfo),
+    /// Somebody wanted to look at the policy after `step` steps: see [`Trainer::with_looks`].
+    Look {
+        /// The policy.
+        policy: &'a Decoder,
+        /// Optimiser steps taken.
+        step: usize,
+    },
     /// A line of metrics.
     Metrics(&'a Map<String, Value>),
     /// The state after `step` steps is to be kept.
@@ -110,6 +117,7 @@ pub struct Trainer<T: Task> {
     progress: Progress,
     scores: Option<PathBuf>,
     stop: Option<Arc<AtomicUsize>>,
+    looks: Option<usize>,
 }
 
 fn how(s: &Settings, units: usize) -> How {
@@ -185,8 +193,8 @@ impl<T: Task> Trainer<T> {
         let (precision, masters) = settings.precision();
         let policy = policy.with_precision(precision, masters)?;
         let (moments, progress, train) = (Moments::new(&policy), Progress::default(), Box::new(train));
-        let (task, reference, scores, stop) = (task.into(), None, None, None);
-        Ok(Self { policy, reference, task, settings, train, eval, moments, progress, scores, stop })
+        let (task, reference, scores, stop, looks) = (task.into(), None, None, None, None);
+        Ok(Self { policy, reference, task, settings, train, eval, moments, progress, scores, stop, looks })
     }
 
     /// Another model as the reference; it computes in what the policy computes in, and is let go once it has scored
@@ -210,6 +218,13 @@ impl<T: Task> Trainer<T> {
     /// Stops after the step during which `stop` became other than 0, with a state saved: see [`Error::Stopped`].
     pub fn with_stop(mut self, stop: Arc<AtomicUsize>) -> Self {
         self.stop = Some(stop);
+        self
+    }
+
+    /// Offers the policy to the observer before the first step, after every `every` steps (0: none of these) and after the
+    /// last.
+    pub fn with_looks(mut self, every: usize) -> Self {
+        self.looks = Some(every);
         self
     }
 
@@ -374,6 +389,9 @@ impl<T: Task> Trainer<T> {
         drop(reference);
 
         observer(Event::Begin { from: self.progress.step, steps })?;
+        if self.looks.is_some() && self.progress.step == 0 {
+            self.look(observer)?;
+        }
         while self.progress.step < steps {
             let units = self.units_of(self.progress.step, &mut order);
             let items = self.items(self.train.as_ref(), &known, units.into_iter())?;
@@ -383,6 +401,9 @@ impl<T: Task> Trainer<T> {
             let last = self.progress.step == steps;
             if self.eval.is_some() && (evaluate || last) {
                 self.evaluate(&known, observer)?;
+            }
+            if self.looks.is_some_and(|every| at(every) || last) {
+                self.look(observer)?;
             }
             let stopped = self.stop.as_ref().is_some_and(|stop| stop.load(Ordering::Relaxed) != 0);
             if save || (stopped && !last) {
@@ -455,6 +476,12 @@ impl<T: Task> Trainer<T> {
             observer(Event::Metrics(&line))?;
         }
         Ok(())
+    }
+
+    fn look(&self, observer: &mut Observer<'_>) -> Result<(), Error> {
+        // Not a part of a step.
+        let policy = self.policy.clone().with_profile(Profile::default());
+        observer(Event::Look { policy: &policy, step: self.progress.step })
     }
 
     fn finish_line(&self, line: &mut Map<String, Value>) {

@@ -18,7 +18,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use serde_json::{Map, Value, json};
 
-use crate::config::Run;
+use crate::config::{Kind, Run};
 use crate::say::print;
 
 const THINGS: [(&str, &str); 16] = [
@@ -274,7 +274,7 @@ pub(crate) fn run(m: &ArgMatches) -> Result<()> {
             keys["backend"] = backend.into();
         }
         let Value::Object(keys) = keys else { unreachable!("it is a table") };
-        super::align::align(Run::new(keys)?, false, Profile::default())?;
+        super::train::train(Run::new(Kind::Align, keys)?, false, Profile::default())?;
         let last = last_evaluation(&out)?;
         let number = |key: &str| last[key].as_f64().unwrap_or(f64::NAN);
         let (margin, accuracy) = (number("eval_rewards/margins"), number("eval_rewards/accuracies"));

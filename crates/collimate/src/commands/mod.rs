@@ -1,11 +1,11 @@
 //! One file per command.
 
-pub(crate) mod align;
 pub(crate) mod backends;
 pub(crate) mod data;
 pub(crate) mod demo;
 pub(crate) mod generate;
 pub(crate) mod methods;
+pub(crate) mod train;
 
 use anyhow::{Context, Result};
 use burn::tensor::Device;

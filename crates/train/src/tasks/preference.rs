@@ -2,11 +2,12 @@
 
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use collimate_core::{Batch, Column, Completion, Objective, Pair, Totals};
-use collimate_data::Tokens;
+use collimate_data::{Lengths, Tokens};
 use collimate_model::{Error as ModelError, Layout, Text};
 use xxhash_rust::xxh3::xxh3_128;
 
 use crate::error::Error;
+use crate::part::Stored;
 use crate::task::{Judgement, Said, Seen, Size, Task, Unit};
 
 impl Unit for Tokens {
@@ -37,6 +38,24 @@ impl Unit for Tokens {
             }
         }
         xxh3_128(&bytes)
+    }
+}
+
+impl Stored for Tokens {
+    fn prompt(&self) -> &[u32] {
+        &self.prompt
+    }
+
+    fn completions(&self) -> Vec<&[u32]> {
+        vec![&self.chosen, &self.rejected]
+    }
+
+    fn origin(&self) -> (usize, usize) {
+        (self.file, self.row)
+    }
+
+    fn size_of(Lengths { prompt, chosen, rejected }: Lengths, share: bool) -> Size {
+        pair_size(prompt, chosen, rejected, share)
     }
 }
 

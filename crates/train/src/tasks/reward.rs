@@ -9,9 +9,10 @@
 //! c, `center_rewards_coefficient`, keeps the rewards around 0 (arXiv:2312.09244, section 2).
 
 use burn::tensor::Device;
-use collimate_core::{Number, Pair};
+use collimate_core::Number;
 use collimate_data::Tokens;
-use collimate_model::{Error as ModelError, Layout, Text};
+use collimate_model::{Error as ModelError, Layout};
+use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
 use crate::task::{Judgement, Pool, Seen, Size, Source, Task, Unit};
@@ -32,14 +33,7 @@ impl Unit for Rated {
     }
 
     fn lay_out(&self, layout: &mut Layout, share: bool) -> Result<(), ModelError> {
-        // What is scored is said by the token before it: here by the last one, of a place behind it that nobody reads.
-        let sides = Pair::new(&self.pair.chosen, &self.pair.rejected).map(|tokens| {
-            let behind: Vec<u32> = tokens.iter().copied().chain([0]).collect();
-            let scored: Vec<bool> = (0..behind.len()).map(|i| i == tokens.len()).collect();
-            (behind, scored)
-        });
-        let texts = sides.as_ref().map(|(tokens, scored)| Text { tokens, scored: Some(scored) });
-        layout.push(&self.pair.prompt, &texts.into_array(), share)
+        layout.push_to_read(&self.pair.prompt, &[&self.pair.chosen, &self.pair.rejected], share)
     }
 
     fn place(&self) -> String {
@@ -77,7 +71,8 @@ impl<S: Source<Tokens>> Source<Rated> for RatedPairs<S> {
 }
 
 /// Bradley and Terry's likelihood.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct Reward {
     /// c; 0 leaves the rewards where they are.
     pub center_rewards_coefficient: f64,

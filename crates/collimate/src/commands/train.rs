@@ -1,4 +1,4 @@
-//! `collimate align`.
+//! `collimate align`, `sft` and `reward`: one run, whatever is trained.
 
 use std::collections::BTreeMap;
 use std::fmt::{Display, Formatter};
@@ -7,28 +7,87 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use collimate_data::hub::{self, Kind};
-use collimate_data::{ChatTemplate, Dataset, Lengths, Options, Report, Source, Tokenizer};
+use collimate_data::{ChatTemplate, Dataset, Lesson, Options, Report, Source, Tokenizer, Tokens};
 use collimate_model::{Checkpoint, Decoder, Profile};
 use collimate_train::{
-    Error as TrainError, Event, Part, Preference, Source as _, Trainer, Units, content, reference_file_name,
+    Error as TrainError, Event, Part, Preference, RatedPairs, Reward, Source as _, Stored, Supervised, Task, Trainer,
+    Units, content, reference_file_name,
 };
 use comfy_table::{Table, presets::UTF8_HORIZONTAL_ONLY};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use crate::config::Run;
+use crate::config::{Kind, Run, What};
+use crate::generations::Watch;
 use crate::output::{Content, Output, Saved, use_cache};
 use crate::progress::Progress;
 use crate::say::print;
 use crate::signals::{Interrupted, Signals};
 
 /// Reads, trains, saves; nothing is written before everything was read.
-pub(crate) fn run(table: Map<String, Value>, quiet: bool, profile: bool) -> Result<()> {
-    align(Run::new(table)?, quiet, if profile { Profile::on() } else { Profile::default() })
+pub(crate) fn run(kind: Kind, table: Map<String, Value>, quiet: bool, profile: bool) -> Result<()> {
+    train(Run::new(kind, table)?, quiet, if profile { Profile::on() } else { Profile::default() })
 }
 
-pub(crate) fn align(mut run: Run, quiet: bool, profile: Profile) -> Result<()> {
+/// As [`run`], of a configuration that was read.
+pub(crate) fn train(mut run: Run, quiet: bool, profile: Profile) -> Result<()> {
+    // Only what the task is made of is looked at there.
+    match std::mem::replace(&mut run.what, What::Sft) {
+        What::Align(objective) => go::<Preference>(run, Preference(*objective), quiet, profile),
+        What::Sft => go::<Supervised>(run, Supervised, quiet, profile),
+        What::Reward(task) => go::<Reward>(run, task, quiet, profile),
+    }
+}
+
+/// What the command line trains.
+trait Trained: Task {
+    /// What its data sets hold.
+    type Record: Stored + 'static;
+
+    /// Its units, from those of a data set.
+    fn units(part: Part<Self::Record>) -> Units<Self>;
+
+    /// The checkpoint that is trained, from the one that was named; new weights are drawn from `seed`.
+    fn checkpoint(checkpoint: Checkpoint, _seed: u64) -> Result<Checkpoint> {
+        checkpoint.config.writes_text(&checkpoint.folder, "training on its log-probabilities")?;
+        Ok(checkpoint)
+    }
+
+    /// Whether what is trained writes texts, and so has to stop where its completions did.
+    const WRITES: bool = true;
+}
+
+impl Trained for Preference {
+    type Record = Tokens;
+
+    fn units(part: Part) -> Units<Self> {
+        Box::new(part)
+    }
+}
+
+impl Trained for Supervised {
+    type Record = Lesson;
+
+    fn units(part: Part<Lesson>) -> Units<Self> {
+        Box::new(part)
+    }
+}
+
+impl Trained for Reward {
+    type Record = Tokens;
+    const WRITES: bool = false;
+
+    fn units(part: Part) -> Units<Self> {
+        Box::new(RatedPairs(part))
+    }
+
+    fn checkpoint(checkpoint: Checkpoint, seed: u64) -> Result<Checkpoint> {
+        Ok(checkpoint.with_value_head(seed)?)
+    }
+}
+
+fn go<T: Trained>(mut run: Run, task: T, quiet: bool, profile: Profile) -> Result<()> {
     let signals = Signals::watch()?;
     let mut inputs: Vec<&Path> = vec![&run.model];
     inputs.extend(run.ref_model.as_deref());
@@ -40,7 +99,7 @@ pub(crate) fn align(mut run: Run, quiet: bool, profile: Profile) -> Result<()> {
     let saved = run.resume.as_deref().map(Saved::open).transpose()?;
     let model = hub::locate(&run.model, Kind::Model)?;
     let ref_model = run.ref_model.as_ref().map(|folder| hub::locate(folder, Kind::Model)).transpose()?;
-    let mut checkpoint = Checkpoint::open(&model)?;
+    let mut checkpoint = T::checkpoint(Checkpoint::open(&model)?, run.settings.seed)?;
     let tokenizer = Tokenizer::from_folder(&model)?;
     let ref_checkpoint = ref_model.as_deref().map(Checkpoint::open).transpose()?;
     // Before anything that takes time: data, and hashes of all that the run reads.
@@ -74,21 +133,21 @@ pub(crate) fn align(mut run: Run, quiet: bool, profile: Profile) -> Result<()> {
     let config = run.to_toml()?;
 
     let options = &run.data_options;
-    let (data, report) = load(&run.data, &tokenizer, options, quiet)?;
+    let (data, report) = load::<T::Record>(&run.data, &tokenizer, options, quiet)?;
     let eval = match run.eval_data.is_empty() {
         true => None,
-        false => Some(load(&run.eval_data, &tokenizer, options, quiet)?),
+        false => Some(load::<T::Record>(&run.eval_data, &tokenizer, options, quiet)?),
     };
     let limit = checkpoint.config.max_position_embeddings;
-    let long = |data: &Dataset| {
-        let longest = |l: Lengths| l.prompt + l.chosen.max(l.rejected);
-        (0..data.len()).filter(|i| longest(data.lengths(*i)) > limit).count()
-    };
+    // Alone, a completion's last token is no input.
+    let longest = |data: &Dataset<T::Record>, i| T::Record::size_of(data.lengths(i), false).longest + 1;
+    let long = |data: &Dataset<T::Record>| (0..data.len()).filter(|i| longest(data, *i) > limit).count();
+    let units = T::Record::TASK.units();
     let beyond = long(&data) + eval.as_ref().map_or(0, |(e, _)| long(e));
     if beyond > 0 {
         say!(
-            "{beyond} pairs are longer than the model's max_position_embeddings {limit}: its rotary positions go on, but \
-             it was not trained there (max_length with overlong = \"drop\" leaves such pairs out)"
+            "{beyond} {units} are longer than the model's max_position_embeddings {limit}: its rotary positions go on, but \
+             it was not trained there (max_length with overlong = \"drop\" leaves them out)"
         );
     }
     let reports = json!({
@@ -102,12 +161,12 @@ pub(crate) fn align(mut run: Run, quiet: bool, profile: Profile) -> Result<()> {
         }
         None => (Part::whole(data), None),
     };
-    let ends = ends(&train, &tokenizer)?;
+    let ends = if T::WRITES { ends(&train, &tokenizer)? } else { Vec::new() };
     checkpoint = checkpoint.with_stop_ids(ends.clone());
     if !quiet {
         for id in ends.iter().filter(|id| !tokenizer.stop_ids().contains(id)) {
             let token = tokenizer.token(*id).unwrap_or_default();
-            say!("completions end with {token:?}: generation_config.json of the aligned checkpoint stops there too");
+            say!("completions end with {token:?}: generation_config.json of the trained checkpoint stops there too");
         }
     }
     let hash =
@@ -144,9 +203,15 @@ pub(crate) fn align(mut run: Run, quiet: bool, profile: Profile) -> Result<()> {
         }
         None => (initial, None),
     };
-    let eval = eval.map(|e| Box::new(e) as Units<Preference>);
-    let mut trainer =
-        Trainer::<Preference>::new(policy, run.objective, run.settings.clone(), train, eval)?.with_stop(signals.flag());
+    let mut watch = match &run.generations {
+        Some(generations) => Some(Watch::new(generations, &checkpoint, &tokenizer, reference.as_ref().unwrap_or(&policy))?),
+        None => None,
+    };
+    let (train, eval) = (T::units(train), eval.map(T::units));
+    let mut trainer = Trainer::<T>::new(policy, task, run.settings.clone(), train, eval)?.with_stop(signals.flag());
+    if let Some(generations) = &run.generations {
+        trainer = trainer.with_looks(generations.steps);
+    }
     if let Some(reference) = reference {
         trainer = trainer.with_reference(reference)?;
     }
@@ -172,7 +237,7 @@ pub(crate) fn align(mut run: Run, quiet: bool, profile: Profile) -> Result<()> {
     if !quiet {
         let parameters = checkpoint.inventory.elements();
         say!(
-            "{}: {} parameters on {backend} in {}; {} steps of {} pairs",
+            "{}: {} parameters on {backend} in {}; {} steps of {} {units}",
             run.model.display(),
             parameters,
             precision.name(),
@@ -213,6 +278,13 @@ pub(crate) fn align(mut run: Run, quiet: bool, profile: Profile) -> Result<()> {
                 // What scoring the reference took is no part of a step.
                 profile.clear();
                 output.begin(&config, from).map_err(io)
+            }
+            Event::Look { policy, step } => {
+                let watch = watch.as_mut().expect("looks are asked for where somebody watches");
+                let (line, samples) = watch.look(policy, step).map_err(io)?;
+                progress.line(&watch.said(&line));
+                later(output.metrics(&line));
+                output.samples(step, &samples).map_err(io)
             }
             Event::Step(s) => {
                 steps.push(s.seconds);
@@ -261,22 +333,22 @@ pub(crate) fn align(mut run: Run, quiet: bool, profile: Profile) -> Result<()> {
         say!("{e:#}");
     }
     drop(held);
-    let saved = || format!("the aligned checkpoint is saved to {}, but not all of the rest", output.folder().display());
+    let saved = || format!("the trained checkpoint is saved to {}, but not all of the rest", output.folder().display());
     written.into_iter().collect::<Result<()>>().with_context(saved)
 }
 
 /// The tokens that end the completions trained on, white space behind them aside: EOS, or a template's end of turn.
-fn ends(train: &Part, tokenizer: &Tokenizer) -> Result<Vec<u32>> {
-    const PAIRS: usize = 1000;
+fn ends<T: Stored>(train: &Part<T>, tokenizer: &Tokenizer) -> Result<Vec<u32>> {
+    const UNITS: usize = 1000;
     let special = |id: u32| -> Result<bool> {
         Ok(tokenizer.eos_id() == Some(id)
             || (tokenizer.decode(&[id], true)?.is_empty() && !tokenizer.decode(&[id], false)?.is_empty()))
     };
     let mut counts: BTreeMap<u32, usize> = BTreeMap::new();
-    let looked_at = train.len().min(PAIRS);
+    let looked_at = train.len().min(UNITS);
     for i in 0..looked_at {
         // A template may write a line break behind the end of a turn.
-        for id in train.get(i).chosen.into_iter().rev().take(4) {
+        for id in train.get(i).completions()[0].iter().copied().rev().take(4) {
             if special(id)? {
                 *counts.entry(id).or_default() += 1;
                 break;
@@ -336,7 +408,12 @@ impl Display for Shares {
     }
 }
 
-fn load(sources: &[Source], tokenizer: &Tokenizer, options: &Options, quiet: bool) -> Result<(Dataset, Report)> {
+fn load<T: Stored>(
+    sources: &[Source],
+    tokenizer: &Tokenizer,
+    options: &Options,
+    quiet: bool,
+) -> Result<(Dataset<T>, Report)> {
     let bar = (!quiet && std::io::stderr().is_terminal()).then(|| {
         let style = ProgressStyle::with_template("tokenising {wide_bar} {bytes}/{total_bytes} {msg}");
         ProgressBar::new(0).with_style(style.expect("a valid template"))
@@ -345,7 +422,7 @@ fn load(sources: &[Source], tokenizer: &Tokenizer, options: &Options, quiet: boo
         if let Some(bar) = &bar {
             bar.set_length(p.total_bytes);
             bar.set_position(p.bytes);
-            bar.set_message(format!("{} pairs", p.pairs));
+            bar.set_message(format!("{} {}", p.pairs, T::TASK.units()));
         }
     })?;
     if let Some(bar) = bar {
