@@ -262,7 +262,8 @@ mod tests {
     #[test]
     fn a_line_is_a_sample_and_the_command_is_started_once() {
         // The number of the line since it was started, and what stands in it.
-        let command = shell(r#"n=0; while read -r line; do n=$((n+1)); echo "$n"; echo "$line" >> "$0"; done"#);
+        let command =
+            shell(r#"n=0; while read -r line; do n=$((n+1)); echo "$n"; printf '%s\n' "$line" >> "$0"; done"#);
         let folder = tempfile::tempdir().unwrap();
         let log = folder.path().join("lines");
         let mut words = command.command.clone();
@@ -279,21 +280,21 @@ mod tests {
 
     #[test]
     fn a_large_batch_does_not_lock_up() {
-        // More than pipes hold, both ways: a command that reads all before it writes, and one that answers each.
-        let long = "x".repeat(20_000);
-        let samples: Vec<_> = (0..2_000).map(|i| sample(&long, i)).collect();
-        let each = shell("awk '{ print length($0); fflush() }'");
+        // More than pipes hold, both ways: a command that answers each line, and one that reads all before it writes.
+        let texts: Vec<String> = (0..2_000).map(|i| format!("<{i}>{}", "x".repeat(2_000))).collect();
+        let samples: Vec<_> = texts.iter().enumerate().map(|(i, text)| sample(text, i)).collect();
+        let each = shell("sed -u 's/.*<\\([0-9]*\\)>.*/\\1/'");
         let scores = each.scores(&samples).unwrap();
-        assert!(scores.iter().all(|n| *n == scores[0] && *n > 20_000.0));
-        let all = shell("head -n 2000 | awk '{ a[NR] = length($0) } END { for (i = 1; i <= NR; i++) print a[i] }'");
+        assert!(scores.iter().enumerate().all(|(i, n)| *n == i as f64));
+        let all = shell("head -n 2000 | sed 's/.*<\\([0-9]*\\)>.*/\\1/' | sort -n");
         assert_eq!(all.scores(&samples).unwrap(), scores);
     }
 
     #[test]
     fn what_is_no_number_is_named() {
         assert_eq!(
-            said("sed 's/.*/good/'"),
-            "reward command `sh -c sed 's/.*/good/'`: expected a number for sample 1 of 2 (row 8), got \"good\""
+            said("sed -u 's/.*/good/'"),
+            "reward command `sh -c sed -u 's/.*/good/'`: expected a number for sample 1 of 2 (row 8), got \"good\""
         );
         assert!(said("echo 1; echo; cat").ends_with("sample 2 of 2 (row 9), got \"\""));
         assert!(said("echo 1; echo nan; cat").ends_with("sample 2 of 2 (row 9), got NaN"));

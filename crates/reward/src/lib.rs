@@ -1,13 +1,14 @@
 //! Rewards: what a generation is worth, by name.
 //!
 //! A [`Reward`] scores generations; [`AnyReward`] gives it a name in configuration, as losses have one. [`labels`] draws
-//! preferences from scores.
+//! preferences from scores, and [`world`] is a world of texts whose reward, and whose best policies, are known exactly.
 
 mod command;
 mod error;
 pub mod labels;
 mod length;
 mod repetition;
+pub mod world;
 
 use std::fmt::Debug;
 
@@ -18,6 +19,7 @@ pub use command::Command;
 pub use error::Error;
 pub use length::Length;
 pub use repetition::Repetition;
+pub use world::World;
 
 /// One generation, as a reward sees it.
 #[derive(Clone, Copy, Debug)]
@@ -158,7 +160,7 @@ mod tests {
     #[test]
     fn rewards_are_read_by_name_from_inside_and_outside() {
         let names = names();
-        for name in ["command", "length", "repetition", "told"] {
+        for name in ["command", "length", "repetition", "told", "world"] {
             assert!(names.contains(&name), "{names:?}");
         }
         assert_eq!(read(&json!("length")).unwrap().typetag_name(), "length");
