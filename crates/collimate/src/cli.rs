@@ -96,6 +96,10 @@ pub fn command() -> Command {
                 .arg(json()),
         )
         .subcommand(commands::data::command())
+        .subcommand(commands::measure::command())
+        .subcommand(commands::score::command())
+        .subcommand(commands::label::command())
+        .subcommand(commands::world::command())
         .subcommand(commands::demo::command())
 }
 
@@ -193,6 +197,10 @@ fn dispatch(matches: &ArgMatches) -> Result<()> {
         Some(("methods", m)) => commands::methods::run(m.get_flag("json")),
         Some(("backends", m)) => commands::backends::run(m.get_flag("capabilities"), m.get_flag("json")),
         Some(("data", m)) => commands::data::run(m),
+        Some(("measure", m)) => commands::measure::run(m),
+        Some(("score", m)) => commands::score::run(m),
+        Some(("label", m)) => commands::label::run(m),
+        Some(("world", m)) => commands::world::run(m),
         Some(("demo", m)) => commands::demo::run(m),
         _ => bail!("no command given; see --help"),
     }

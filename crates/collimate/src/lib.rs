@@ -1,7 +1,7 @@
 //! Collimate aligns language models from preference pairs, on summed or on length-averaged log-likelihoods.
 //!
 //! This crate joins the parts: [`core`] (the formalism), [`data`] (preference files to tokens), [`model`] (checkpoints
-//! and the log-prob engine), [`train`] (the loop), [`backend`] (the plug-in point for tensors), and [`cli`], the
+//! and the log-prob engine), [`train`] (the loop), [`reward`] (scores and labels), [`backend`] (the plug-in point for tensors), and [`cli`], the
 //! `collimate` command. A program that links further losses, operators or backends and calls [`cli::main`] has them all
 //! by name.
 
@@ -13,14 +13,17 @@ mod commands;
 pub mod config;
 pub mod from_trl;
 mod generations;
+mod measure;
 mod output;
 mod progress;
+mod reward_model;
 mod signals;
 
 pub use collimate_backend as backend;
 pub use collimate_core as core;
 pub use collimate_data as data;
 pub use collimate_model as model;
+pub use collimate_reward as reward;
 pub use collimate_train as train;
 
 // A plug-in that nobody names is dropped by the linker.

@@ -8,7 +8,6 @@ use collimate_core::Objective;
 use collimate_data::hub::{self, Kind};
 use collimate_data::{Options, Source, Tokenizer, prompts};
 use collimate_model::{Checkpoint, Decoder, Sampling, write_whole};
-use serde_json::Value;
 
 use crate::config;
 use crate::measure::{Measured, Measurement};
@@ -57,15 +56,6 @@ pub(crate) fn command() -> Command {
         ])
 }
 
-/// A reward by its name, or its table as TOML has it.
-pub(crate) fn reward(given: &str) -> Result<Value> {
-    if !given.trim_start().starts_with('{') {
-        return Ok(Value::String(given.to_owned()));
-    }
-    let table: toml::Table = toml::from_str(&format!("reward = {given}")).context("reward")?;
-    Ok(serde_json::to_value(&table["reward"])?)
-}
-
 pub(crate) fn run(m: &ArgMatches) -> Result<()> {
     let said = |key: &str| m.get_one::<String>(key).map(String::as_str);
     let count = |key: &str| *m.get_one::<u64>(key).expect("it has a default");
@@ -79,7 +69,7 @@ pub(crate) fn run(m: &ArgMatches) -> Result<()> {
         ..Sampling::default()
     };
     sampling.validate()?;
-    let reward = said("reward").map(|r| Ok::<_, anyhow::Error>(collimate_reward::read(&reward(r)?)?)).transpose()?;
+    let reward = said("reward").map(super::score::read_reward).transpose()?;
     let objective = said("objective_from").map(|file| objective(Path::new(file))).transpose()?;
     let (_, device) = super::device(said("backend"))?;
     let open = |key: &str| -> Result<Option<(Checkpoint, PathBuf)>> {

@@ -4,8 +4,12 @@ pub(crate) mod backends;
 pub(crate) mod data;
 pub(crate) mod demo;
 pub(crate) mod generate;
+pub(crate) mod label;
+pub(crate) mod measure;
 pub(crate) mod methods;
+pub(crate) mod score;
 pub(crate) mod train;
+pub(crate) mod world;
 
 use anyhow::{Context, Result};
 use burn::tensor::Device;
