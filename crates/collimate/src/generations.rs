@@ -140,7 +140,7 @@ impl Watch {
             );
         }
         let reward = settings.reward.as_ref().map(collimate_reward::read).transpose()?;
-        let stop = checkpoint.stops(tokenizer.stop_ids());
+        let stop = crate::commands::generate::stops(checkpoint, tokenizer);
         let reference = reference.clone().with_profile(Default::default());
         Ok(Self {
             settings: settings.clone(),

@@ -122,25 +122,15 @@ impl Measurement<'_> {
             .map(|((p, _, w), m)| Sample { prompt: &p.text, completion: &m.completion, tokens: &w.tokens, row: p.row })
             .collect();
         let scores = collimate_reward::scores(reward, &samples).or_else(said)?;
-        let chosen: Vec<(usize, &str, Vec<u32>)> = prompts
-            .iter()
-            .filter_map(|p| p.chosen.as_deref().map(|text| (p, text)))
-            .map(|(p, text)| {
-                let mut ids = self.tokenizer.encode(text, false)?;
-                ids.extend(self.tokenizer.eos_id());
-                Ok((p.row, text, ids))
-            })
-            .collect::<Result<_>>()?;
-        let by_row = |row| prompts.iter().find(|p| p.row == row).map_or("", |p| p.text.as_str());
-        let samples: Vec<_> = chosen
-            .iter()
-            .map(|(row, text, ids)| Sample { prompt: by_row(*row), completion: text, tokens: ids, row: *row })
+        let answered = prompts.iter().filter_map(|p| Some((p, p.answer.as_ref()?)));
+        let samples: Vec<_> = answered
+            .map(|(p, a)| Sample { prompt: &p.text, completion: &a.text, tokens: &a.ids, row: p.row })
             .collect();
         let of_chosen = collimate_reward::scores(reward, &samples).or_else(said)?;
         for (m, score) in measured.iter_mut().zip(scores) {
             m.score = Some(score);
-            if let Some(i) = chosen.iter().position(|(row, ..)| *row == m.prompt) {
-                (m.chosen_score, m.chosen_tokens) = (Some(of_chosen[i]), Some(chosen[i].2.len()));
+            if let Some(i) = samples.iter().position(|s| s.row == m.prompt) {
+                (m.chosen_score, m.chosen_tokens) = (Some(of_chosen[i]), Some(samples[i].tokens.len()));
             }
         }
         Ok(())

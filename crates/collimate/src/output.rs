@@ -13,11 +13,14 @@ use collimate_train::{Progress, State, StepInfo, content};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
+use crate::measure::Measured;
+
 const CONFIG: &str = "collimate.toml";
 const METRICS: &str = "metrics.jsonl";
 const TIMING: &str = "timing.jsonl";
 const STATE: &str = "trainer_state.json";
 const MOMENTS: &str = "optimizer.safetensors";
+const GENERATIONS: &str = "generations.jsonl";
 const LOCK: &str = ".collimate.lock";
 const CHECKPOINT: &str = "checkpoint-";
 /// What is written at the end of a run, beside the model.
@@ -34,6 +37,8 @@ pub(crate) struct Output {
     metrics: Option<Lines>,
     /// Apart from the metrics, which are the same bits each time.
     timing: Option<Lines>,
+    /// Texts that were written on the way, where any are asked for.
+    generations: Option<Lines>,
 }
 
 /// A file that says which process writes to a folder. A process that is gone holds no lock, whatever it left.
@@ -282,7 +287,8 @@ impl Output {
                 return Err(e);
             }
         };
-        let new = Self { folder: folder.to_owned(), made, _lock: lock, continued, metrics: None, timing: None };
+        let (metrics, timing, generations) = (None, None, None);
+        let new = Self { folder: folder.to_owned(), made, _lock: lock, continued, metrics, timing, generations };
         new.examine(overwrite)?;
         Ok(new)
     }
@@ -313,8 +319,8 @@ impl Output {
     }
 
     /// Removes what an earlier run left behind step `from`, writes the configuration and opens the metrics; lines of the
-    /// run that goes on are kept up to step `from`.
-    pub fn begin(&mut self, config: &str, from: usize) -> Result<()> {
+    /// run that goes on are kept up to step `from`. `generations` says whether texts are written on the way.
+    pub fn begin(&mut self, config: &str, from: usize, generations: bool) -> Result<()> {
         let from = if self.continued { from } else { 0 };
         for (step, folder) in checkpoints(&self.folder)? {
             if step > from {
@@ -322,7 +328,7 @@ impl Output {
             }
         }
         remove_saved(&self.folder)?;
-        for name in REPORTS {
+        for name in REPORTS.into_iter().chain((!generations).then_some(GENERATIONS)) {
             match fs::remove_file(self.folder.join(name)) {
                 Err(e) if e.kind() != ErrorKind::NotFound => return Err(e).with_context(|| name.to_owned()),
                 _ => {}
@@ -338,9 +344,22 @@ impl Output {
             Lines::open(path, &kept.map(|l| format!("{l}\n")).collect::<String>())
         };
         let (metrics, timing) = (open(METRICS)?, open(TIMING)?);
+        self.generations = generations.then(|| open(GENERATIONS)).transpose()?;
         (self.metrics, self.timing) = (Some(metrics), Some(timing));
         self.made.clear();
         Ok(())
+    }
+
+    /// Writes the texts of a look after `step` steps.
+    pub fn generations(&mut self, step: usize, texts: &[Measured]) -> Result<()> {
+        let lines = self.generations.as_mut().expect("begun for texts");
+        for text in texts {
+            let Value::Object(text) = serde_json::to_value(text)? else { unreachable!("a text is a table") };
+            let line: Map<String, Value> = [("step".to_owned(), step.into())].into_iter().chain(text).collect();
+            lines.pending += &serde_json::to_string(&line)?;
+            lines.pending.push('\n');
+        }
+        lines.flush()
     }
 
     /// Writes how long a step took.
@@ -385,7 +404,7 @@ impl Output {
 
     /// Writes the lines that could not be written when they came.
     pub fn finish(&mut self) -> Result<()> {
-        [&mut self.metrics, &mut self.timing].into_iter().flatten().try_for_each(Lines::flush)
+        [&mut self.metrics, &mut self.timing, &mut self.generations].into_iter().flatten().try_for_each(Lines::flush)
     }
 
     /// Writes a report beside the metrics.

@@ -15,6 +15,11 @@ pub(crate) struct Progress {
     seconds: f64,
     last: Option<StepInfo>,
     first_loss: Option<f64>,
+    /// Whether the chosen completions have been less likely than under the reference in every step since the last line of
+    /// metrics, where that is known.
+    fallen: Option<bool>,
+    /// Whether that was said.
+    alarmed: bool,
 }
 
 fn seconds(s: f64) -> String {
@@ -42,7 +47,7 @@ impl Progress {
         let shown = !quiet && std::io::stderr().is_terminal();
         let style = ProgressStyle::with_template("{prefix} {wide_bar} {pos}/{len} {msg}").expect("a valid template");
         let bar = shown.then(|| ProgressBar::new(0).with_style(style));
-        Self { bar, quiet, begun: Instant::now(), tokens: 0, seconds: 0.0, last: None, first_loss: None }
+        Self { bar, quiet, begun: Instant::now(), tokens: 0, seconds: 0.0, last: None, first_loss: None, fallen: None, alarmed: false }
     }
 
     pub fn line(&self, text: &str) {
@@ -96,6 +101,9 @@ impl Progress {
         self.seconds += s.seconds;
         self.first_loss.get_or_insert(s.loss());
         self.last = Some(s.clone());
+        if let Some(ratio) = s.metric("logratios/chosen") {
+            self.fallen = Some(self.fallen.unwrap_or(true) && ratio < 0.0);
+        }
         if let Some(bar) = &self.bar {
             bar.set_position(s.step as u64);
             let text = short(|name| s.metric(name), 4);
@@ -114,6 +122,18 @@ impl Progress {
                 &format!(", grad_norm {:.4}, {:.0} tokens/s, {} left", number("grad_norm"), self.rate(), self.left(s));
         }
         self.line(&text);
+        if prefix.is_empty() {
+            let fallen = self.fallen.take() == Some(true);
+            if fallen && !self.alarmed {
+                let ratio = number("logratios/chosen");
+                self.line(&format!(
+                    "ALARM: in every step since the last line, chosen completions were less likely than under the \
+                     reference (logratios/chosen {ratio:+.3} nats): probability goes to texts that are in no pair"
+                ));
+            }
+            // Said once each time that it begins.
+            self.alarmed = fallen;
+        }
     }
 
     /// One line on the whole run.

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::OnceLock;
 
 use collimate_data::hub::{self, Kind};
-use collimate_data::{Prompt, Tokenizer};
+use collimate_data::Tokenizer;
 use collimate_model::{Checkpoint, Decoder, HeadKind, Layout, Options};
 use collimate_reward::{AnyReward, Error, Reward, Sample};
 use serde::{Deserialize, Serialize};
@@ -50,7 +50,7 @@ impl Opened {
     /// The prompt's tokens as training has them, and the completion's with one EOS behind it.
     fn tokens(&self, sample: &Sample<'_>) -> Result<[Vec<u32>; 2], Error> {
         let fault = |e: collimate_data::Error| Error::Sample { row: sample.row, why: e.to_string() };
-        let prompt = Prompt::ids_of(sample.prompt, &self.tokenizer).map_err(fault)?;
+        let (prompt, _) = self.tokenizer.begin(sample.prompt).map_err(fault)?;
         let mut completion = self.tokenizer.encode(sample.completion, false).map_err(fault)?;
         completion.extend(self.tokenizer.eos_id());
         if completion.is_empty() {
@@ -72,7 +72,7 @@ impl Reward for Model {
             *layout = Layout::default();
             let said = said.map_err(|e| Error::Sample { row, why: e.to_string() })?;
             scores.extend(said.log_probs.into_iter().map(f64::from));
-            Ok(())
+            Ok::<_, Error>(())
         };
         for (i, sample) in samples.iter().enumerate() {
             let [prompt, completion] = opened.tokens(sample)?;

@@ -22,7 +22,7 @@ pub enum Error {
     NoPairs,
     /// A share of the prompts that leaves nothing to evaluate on, or nothing to train on.
     #[error(
-        "eval_split {share} of {count} {of} leaves no pair to {what} on; expected a share of at least one of them, and \
+        "eval_split {share} of {count} {of} leaves no row to {what} on; expected a share of at least one of them, and \
              not of all"
     )]
     Split {

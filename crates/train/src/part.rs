@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use collimate_data::{Dataset, Record, Tokens};
+use collimate_data::{Dataset, Lengths, Lesson, LessonLengths, Record, Tokens};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
@@ -11,20 +11,62 @@ use xxhash_rust::xxh3::xxh3_128;
 
 use crate::error::Error;
 use crate::task::{Size, Source, Unit};
+use crate::tasks::{lesson_size, pair_size};
 
 /// A unit that data sets hold.
 pub trait Stored: Unit + Record {
-    /// What is read before anything is scored.
-    fn prompt(&self) -> &[u32];
+    /// The same in units that are not to be apart: a hash of the prompt.
+    fn group(&self) -> u128;
 
-    /// Its completions, the first being the one that a policy is to write.
-    fn completions(&self) -> Vec<&[u32]>;
+    /// The completion that a policy is to write.
+    fn wanted(&self) -> &[u32];
 
     /// Its file, and its row there.
     fn origin(&self) -> (usize, usize);
 
     /// Its sizes, by its token counts; see [`Unit::size`].
     fn size_of(lengths: Self::Lengths, share: bool) -> Size;
+}
+
+fn hash(prompt: &[u32]) -> u128 {
+    xxh3_128(&prompt.iter().flat_map(|id| id.to_le_bytes()).collect::<Vec<_>>())
+}
+
+impl Stored for Tokens {
+    fn group(&self) -> u128 {
+        hash(&self.prompt)
+    }
+
+    fn wanted(&self) -> &[u32] {
+        &self.chosen
+    }
+
+    fn origin(&self) -> (usize, usize) {
+        (self.file, self.row)
+    }
+
+    fn size_of(Lengths { prompt, chosen, rejected }: Lengths, share: bool) -> Size {
+        pair_size(prompt, chosen, rejected, share)
+    }
+}
+
+impl Stored for Lesson {
+    fn group(&self) -> u128 {
+        // One token is what all texts begin with, or the text's own beginning.
+        if self.prompt.len() < 2 { self.key.into() } else { hash(&self.prompt) }
+    }
+
+    fn wanted(&self) -> &[u32] {
+        &self.completion
+    }
+
+    fn origin(&self) -> (usize, usize) {
+        (self.file, self.row)
+    }
+
+    fn size_of(LessonLengths { prompt, completion }: LessonLengths, _share: bool) -> Size {
+        lesson_size(prompt, completion)
+    }
 }
 
 /// Units of a data set, in a fixed order.
@@ -54,8 +96,7 @@ impl<T: Stored> Part<T> {
     /// # Errors
     /// A share that leaves one of the parts empty.
     pub fn split(data: Dataset<T>, share: f64, seed: u64) -> Result<(Self, Self), Error> {
-        let prompt = |t: &T| xxh3_128(&t.prompt().iter().flat_map(|id| id.to_le_bytes()).collect::<Vec<_>>());
-        let mut groups: Vec<u128> = data.iter().map(|t| prompt(&t)).collect();
+        let mut groups: Vec<u128> = data.iter().map(|t| t.group()).collect();
         let one = groups.windows(2).all(|w| w[0] == w[1]);
         if one {
             groups = (0..data.len()).map(|i| data.key(i).into()).collect();
@@ -162,7 +203,7 @@ mod tests {
             let data = Dataset::from_tokens((0..5).map(|i| pair(i as u32, i))).unwrap();
             Part::split(data, share, 0).unwrap_err().to_string()
         };
-        assert!(said(0.05).starts_with("eval_split 0.05 of 5 distinct prompts leaves no pair to evaluate on"));
-        assert!(said(0.95).contains("leaves no pair to train on"));
+        assert!(said(0.05).starts_with("eval_split 0.05 of 5 distinct prompts leaves no row to evaluate on"));
+        assert!(said(0.95).contains("leaves no row to train on"));
     }
 }

@@ -61,6 +61,18 @@ pub trait Source<U> {
     fn size(&self, i: usize, share: bool) -> Size;
 }
 
+impl<U> Source<U> for Box<dyn Source<U>> {
+    fn len(&self) -> usize {
+        (**self).len()
+    }
+    fn get(&self, i: usize) -> U {
+        (**self).get(i)
+    }
+    fn size(&self, i: usize, share: bool) -> Size {
+        (**self).size(i, share)
+    }
+}
+
 impl<U: Unit + Clone> Source<U> for Vec<U> {
     fn len(&self) -> usize {
         Vec::len(self)

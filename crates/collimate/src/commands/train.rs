@@ -7,7 +7,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use collimate_data::hub::{self, Kind};
-use collimate_data::{ChatTemplate, Dataset, Lesson, Options, Report, Source, Tokenizer, Tokens};
+use collimate_data::{ChatTemplate, Dataset, Lesson, Options, Record as _, Report, Source, Tokenizer, Tokens};
 use collimate_model::{Checkpoint, Decoder, Profile};
 use collimate_train::{
     Error as TrainError, Event, Part, Preference, RatedPairs, Reward, Source as _, Stored, Supervised, Task, Trainer,
@@ -18,7 +18,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use crate::config::{Kind, Run, What};
+use crate::config::{self, Run, What};
 use crate::generations::Watch;
 use crate::output::{Content, Output, Saved, use_cache};
 use crate::progress::Progress;
@@ -26,7 +26,7 @@ use crate::say::print;
 use crate::signals::{Interrupted, Signals};
 
 /// Reads, trains, saves; nothing is written before everything was read.
-pub(crate) fn run(kind: Kind, table: Map<String, Value>, quiet: bool, profile: bool) -> Result<()> {
+pub(crate) fn run(kind: config::Kind, table: Map<String, Value>, quiet: bool, profile: bool) -> Result<()> {
     train(Run::new(kind, table)?, quiet, if profile { Profile::on() } else { Profile::default() })
 }
 
@@ -41,7 +41,7 @@ pub(crate) fn train(mut run: Run, quiet: bool, profile: Profile) -> Result<()> {
 }
 
 /// What the command line trains.
-trait Trained: Task {
+trait Trained: Task<Unit: 'static> {
     /// What its data sets hold.
     type Record: Stored + 'static;
 
@@ -204,7 +204,7 @@ fn go<T: Trained>(mut run: Run, task: T, quiet: bool, profile: Profile) -> Resul
         None => (initial, None),
     };
     let mut watch = match &run.generations {
-        Some(generations) => Some(Watch::new(generations, &checkpoint, &tokenizer, reference.as_ref().unwrap_or(&policy))?),
+        Some(generations) => Some(Watch::new(generations, &checkpoint, &tokenizer, options, reference.as_ref().unwrap_or(&policy))?),
         None => None,
     };
     let (train, eval) = (T::units(train), eval.map(T::units));
@@ -277,14 +277,15 @@ fn go<T: Trained>(mut run: Run, task: T, quiet: bool, profile: Profile) -> Resul
             Event::Begin { from, .. } => {
                 // What scoring the reference took is no part of a step.
                 profile.clear();
-                output.begin(&config, from).map_err(io)
+                output.begin(&config, from, run.generations.is_some()).map_err(io)
             }
             Event::Look { policy, step } => {
                 let watch = watch.as_mut().expect("looks are asked for where somebody watches");
                 let (line, samples) = watch.look(policy, step).map_err(io)?;
                 progress.line(&watch.said(&line));
                 later(output.metrics(&line));
-                output.samples(step, &samples).map_err(io)
+                later(output.generations(step, &samples));
+                Ok(())
             }
             Event::Step(s) => {
                 steps.push(s.seconds);
@@ -348,7 +349,7 @@ fn ends<T: Stored>(train: &Part<T>, tokenizer: &Tokenizer) -> Result<Vec<u32>> {
     let looked_at = train.len().min(UNITS);
     for i in 0..looked_at {
         // A template may write a line break behind the end of a turn.
-        for id in train.get(i).completions()[0].iter().copied().rev().take(4) {
+        for id in train.get(i).wanted().iter().copied().rev().take(4) {
             if special(id)? {
                 *counts.entry(id).or_default() += 1;
                 break;

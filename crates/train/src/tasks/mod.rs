@@ -7,4 +7,5 @@ mod supervised;
 pub use preference::Preference;
 pub(crate) use preference::pair_size;
 pub use reward::{Rated, RatedPairs, Reward};
-pub use supervised::{Lesson, Supervised};
+pub use supervised::Supervised;
+pub(crate) use supervised::lesson_size;

@@ -2,12 +2,11 @@
 
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use collimate_core::{Batch, Column, Completion, Objective, Pair, Totals};
-use collimate_data::{Lengths, Tokens};
+use collimate_data::Tokens;
 use collimate_model::{Error as ModelError, Layout, Text};
 use xxhash_rust::xxh3::xxh3_128;
 
 use crate::error::Error;
-use crate::part::Stored;
 use crate::task::{Judgement, Said, Seen, Size, Task, Unit};
 
 impl Unit for Tokens {
@@ -31,31 +30,9 @@ impl Unit for Tokens {
         let mut bytes = Vec::new();
         let sides = [(&self.prompt, &None), (&self.chosen, &self.chosen_mask), (&self.rejected, &self.rejected_mask)];
         for (tokens, mask) in sides {
-            bytes.extend((tokens.len() as u64).to_le_bytes());
-            for (i, id) in tokens.iter().enumerate() {
-                bytes.extend(id.to_le_bytes());
-                bytes.push(u8::from(mask.as_ref().is_none_or(|m| m[i])));
-            }
+            hash_side(&mut bytes, tokens, mask);
         }
         xxh3_128(&bytes)
-    }
-}
-
-impl Stored for Tokens {
-    fn prompt(&self) -> &[u32] {
-        &self.prompt
-    }
-
-    fn completions(&self) -> Vec<&[u32]> {
-        vec![&self.chosen, &self.rejected]
-    }
-
-    fn origin(&self) -> (usize, usize) {
-        (self.file, self.row)
-    }
-
-    fn size_of(Lengths { prompt, chosen, rejected }: Lengths, share: bool) -> Size {
-        pair_size(prompt, chosen, rejected, share)
     }
 }
 
@@ -74,11 +51,22 @@ pub(crate) fn pair_size(prompt: usize, chosen: usize, rejected: usize, share: bo
     }
 }
 
+/// Adds what a score of `tokens` depends on to what is hashed.
+pub(super) fn hash_side(bytes: &mut Vec<u8>, tokens: &[u32], mask: &Option<Vec<bool>>) {
+    bytes.extend((tokens.len() as u64).to_le_bytes());
+    for (i, id) in tokens.iter().enumerate() {
+        bytes.extend(id.to_le_bytes());
+        bytes.push(u8::from(mask.as_ref().is_none_or(|m| m[i])));
+    }
+}
+
+/// The number of scored tokens of a completion.
+pub(super) fn count(tokens: &[u32], mask: &Option<Vec<bool>>) -> usize {
+    mask.as_ref().map_or(tokens.len(), |m| m.iter().filter(|s| **s).count())
+}
+
 /// The number of scored tokens of each completion.
 fn scored(t: &Tokens) -> Pair<usize> {
-    let count = |tokens: &[u32], mask: &Option<Vec<bool>>| {
-        mask.as_ref().map_or(tokens.len(), |m| m.iter().filter(|s| **s).count())
-    };
     Pair::new(count(&t.chosen, &t.chosen_mask), count(&t.rejected, &t.rejected_mask))
 }
 
