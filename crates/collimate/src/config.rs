@@ -118,7 +118,7 @@ pub const KEYS: &[Key] = &[
     text(
         DATA,
         "format",
-        "standard, conversational, implicit-standard, implicit-conversational, alpaca, sharegpt, llamafactory-v1, axolotl, ms-swift, openai or nemo-rl [default: recognised]",
+        "standard, conversational, implicit-standard, implicit-conversational, alpaca, sharegpt, llamafactory-v1, axolotl, ms-swift, openai or nemo-rl; supervised: prompt-completion, messages or text [default: recognised]",
     ),
     key(DATA, "columns", "Renamed columns: {question = \"prompt\"}"),
     text(DATA, "split", "The split read from a folder that has several [default: train]"),
@@ -161,6 +161,11 @@ pub const KEYS: &[Key] = &[
     key(DATA, "chat_template_kwargs", "Variables for the chat template: {enable_thinking = false}"),
     text(DATA, "template_date", "The date that a chat template sees as today, YYYY-MM-DD [default: today]"),
     key(DATA, "assistant_only_loss", "Score only what the template marks as generated [default: false]"),
+    key(
+        DATA,
+        "completion_only_loss",
+        "Supervised rows: whether the prompt is left out of what is learnt [default: true where there is one]",
+    ),
     text(DATA, "cache_dir", "Folder for tokenised data and reference scores, reused by later runs [default: none]"),
 ];
 

@@ -14,11 +14,12 @@ mod task;
 mod tasks;
 mod trainer;
 
+pub use collimate_data::Lesson;
 pub use error::Error;
-pub use part::Part;
+pub use part::{Part, Splits};
 pub use reference::file_name as reference_file_name;
 pub use schedule::Schedule;
 pub use settings::{Dtype, Settings};
 pub use task::{Judgement, Said, Seen, Size, Source, Task, Unit};
-pub use tasks::{Lesson, Preference, Supervised};
+pub use tasks::{Preference, Supervised};
 pub use trainer::{Event, Observer, Progress, State, StepInfo, Trainer, Units, loss_and_gradients};

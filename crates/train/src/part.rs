@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use collimate_data::{Dataset, Lengths, Tokens};
+use collimate_data::{Dataset, Lengths, Lesson, LessonLengths, Record, Tokens};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
@@ -11,18 +11,63 @@ use xxhash_rust::xxh3::xxh3_128;
 
 use crate::error::Error;
 use crate::task::{Size, Source};
-use crate::tasks::pair_size;
+use crate::tasks::{lesson_size, pair_size};
 
-/// Pairs of a data set, in a fixed order.
-#[derive(Clone, Debug)]
-pub struct Part {
-    data: Arc<Dataset>,
+/// Pairs or lessons of a data set, in a fixed order.
+#[derive(Debug)]
+pub struct Part<T = Tokens> {
+    data: Arc<Dataset<T>>,
     pairs: Vec<usize>,
 }
 
-impl Part {
+impl<T> Clone for Part<T> {
+    fn clone(&self) -> Self {
+        Self { data: self.data.clone(), pairs: self.pairs.clone() }
+    }
+}
+
+/// What tells the parts of a data set apart.
+pub trait Splits: Record {
+    /// The same in rows that are not to be apart: a hash of its prompt.
+    fn group(&self) -> u128;
+    /// Its file and its row.
+    fn origin(&self) -> (usize, usize);
+    /// Its sizes, by its lengths.
+    fn size(lengths: Self::Lengths, share: bool) -> Size;
+}
+
+fn hash(prompt: &[u32]) -> u128 {
+    xxh3_128(&prompt.iter().flat_map(|id| id.to_le_bytes()).collect::<Vec<_>>())
+}
+
+impl Splits for Tokens {
+    fn group(&self) -> u128 {
+        hash(&self.prompt)
+    }
+    fn origin(&self) -> (usize, usize) {
+        (self.file, self.row)
+    }
+    fn size(Lengths { prompt, chosen, rejected }: Lengths, share: bool) -> Size {
+        pair_size(prompt, chosen, rejected, share)
+    }
+}
+
+impl Splits for Lesson {
+    fn group(&self) -> u128 {
+        // One token is what all texts begin with, or the text's own beginning.
+        if self.prompt.len() < 2 { self.key.into() } else { hash(&self.prompt) }
+    }
+    fn origin(&self) -> (usize, usize) {
+        (self.file, self.row)
+    }
+    fn size(LessonLengths { prompt, completion }: LessonLengths, _share: bool) -> Size {
+        lesson_size(prompt, completion)
+    }
+}
+
+impl<T: Splits> Part<T> {
     /// All pairs.
-    pub fn whole(data: Dataset) -> Self {
+    pub fn whole(data: Dataset<T>) -> Self {
         let pairs = (0..data.len()).collect();
         Self { data: Arc::new(data), pairs }
     }
@@ -33,9 +78,8 @@ impl Part {
     ///
     /// # Errors
     /// A share that leaves one of the parts empty.
-    pub fn split(data: Dataset, share: f64, seed: u64) -> Result<(Self, Self), Error> {
-        let prompt = |t: &Tokens| xxh3_128(&t.prompt.iter().flat_map(|id| id.to_le_bytes()).collect::<Vec<_>>());
-        let mut groups: Vec<u128> = data.iter().map(|t| prompt(&t)).collect();
+    pub fn split(data: Dataset<T>, share: f64, seed: u64) -> Result<(Self, Self), Error> {
+        let mut groups: Vec<u128> = data.iter().map(|t| t.group()).collect();
         let one = groups.windows(2).all(|w| w[0] == w[1]);
         if one {
             groups = (0..data.len()).map(|i| data.key(i).into()).collect();
@@ -50,7 +94,7 @@ impl Part {
         for (i, (group, t)) in groups.iter().zip(data.iter()).enumerate() {
             if !kept.contains(group) {
                 train.push(i);
-            } else if rows.insert((t.file, t.row)) {
+            } else if rows.insert(t.origin()) {
                 eval.push(i);
             }
         }
@@ -73,18 +117,17 @@ impl Part {
     }
 }
 
-impl Source<Tokens> for Part {
+impl<T: Splits> Source<T> for Part<T> {
     fn len(&self) -> usize {
         self.pairs.len()
     }
 
-    fn get(&self, i: usize) -> Tokens {
+    fn get(&self, i: usize) -> T {
         self.data.get(self.pairs[i])
     }
 
     fn size(&self, i: usize, share: bool) -> Size {
-        let Lengths { prompt, chosen, rejected } = self.data.lengths(self.pairs[i]);
-        pair_size(prompt, chosen, rejected, share)
+        T::size(self.data.lengths(self.pairs[i]), share)
     }
 }
 

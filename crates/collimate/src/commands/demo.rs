@@ -162,7 +162,7 @@ fn train_base(folder: &Path, device: &Device, rng: &mut StdRng) -> Result<()> {
         let asides = unaligned(rng);
         let text = answer(rng, thing, colour, asides) + " </s>";
         let (prompt, completion) = (tokenizer.encode(&question(thing), true)?, tokenizer.encode(&text, false)?);
-        lessons.push(Lesson { prompt, completion, row: i + 1 });
+        lessons.push(Lesson { prompt, completion, row: i + 1, ..Lesson::default() });
     }
     let settings = Settings {
         learning_rate: 3e-3,

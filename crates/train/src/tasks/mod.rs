@@ -5,4 +5,5 @@ mod supervised;
 
 pub use preference::Preference;
 pub(crate) use preference::pair_size;
-pub use supervised::{Lesson, Supervised};
+pub use supervised::Supervised;
+pub(crate) use supervised::lesson_size;

@@ -30,11 +30,7 @@ impl Unit for Tokens {
         let mut bytes = Vec::new();
         let sides = [(&self.prompt, &None), (&self.chosen, &self.chosen_mask), (&self.rejected, &self.rejected_mask)];
         for (tokens, mask) in sides {
-            bytes.extend((tokens.len() as u64).to_le_bytes());
-            for (i, id) in tokens.iter().enumerate() {
-                bytes.extend(id.to_le_bytes());
-                bytes.push(u8::from(mask.as_ref().is_none_or(|m| m[i])));
-            }
+            hash_side(&mut bytes, tokens, mask);
         }
         xxh3_128(&bytes)
     }
@@ -55,11 +51,22 @@ pub(crate) fn pair_size(prompt: usize, chosen: usize, rejected: usize, share: bo
     }
 }
 
+/// Adds what a score of `tokens` depends on to what is hashed.
+pub(super) fn hash_side(bytes: &mut Vec<u8>, tokens: &[u32], mask: &Option<Vec<bool>>) {
+    bytes.extend((tokens.len() as u64).to_le_bytes());
+    for (i, id) in tokens.iter().enumerate() {
+        bytes.extend(id.to_le_bytes());
+        bytes.push(u8::from(mask.as_ref().is_none_or(|m| m[i])));
+    }
+}
+
+/// The number of scored tokens of a completion.
+pub(super) fn count(tokens: &[u32], mask: &Option<Vec<bool>>) -> usize {
+    mask.as_ref().map_or(tokens.len(), |m| m.iter().filter(|s| **s).count())
+}
+
 /// The number of scored tokens of each completion.
 fn scored(t: &Tokens) -> Pair<usize> {
-    let count = |tokens: &[u32], mask: &Option<Vec<bool>>| {
-        mask.as_ref().map_or(tokens.len(), |m| m.iter().filter(|s| **s).count())
-    };
     Pair::new(count(&t.chosen, &t.chosen_mask), count(&t.rejected, &t.rejected_mask))
 }
 
