@@ -1,24 +1,103 @@
-//! Tokenised pairs, in memory or in a memory-mapped file, found by index.
+//! Tokenised pairs or lessons, in memory or in a memory-mapped file, found by index.
 
 use std::fs::File;
 use std::io::{BufWriter, Write};
+use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytemuck::{Pod, Zeroable};
 use xxhash_rust::xxh3::Xxh3;
 
-use crate::encode::Tokens;
+use crate::encode::{Lesson, Tokens};
+use crate::options::Task;
 use crate::{Error, Report};
 
 /// Marks a token that is not scored; ids stay below it.
 const UNSCORED: u32 = 1 << 31;
-/// Begins and ends a cache file; changes with its layout, and differs on a machine of the other byte order.
-const MAGIC: u64 = u64::from_le_bytes(*b"CLMDATA2");
 /// In memory without a cache: this many tokens (256 MiB), then a temporary file takes over.
 const SPILL: usize = 1 << 26;
 
-/// Where a pair stands among the words.
+/// Tokens of a side, and which of them are scored; none: all of them.
+pub(crate) type Scored = (Vec<u32>, Option<Vec<bool>>);
+
+/// What a data set is a list of: [`Tokens`] or [`Lesson`].
+pub trait Record: parts::Parts {
+    /// Its token counts.
+    type Lengths: Copy;
+    /// What rows become it for.
+    const TASK: Task;
+    /// Its token counts, by those of its parts.
+    #[doc(hidden)]
+    fn lengths(prompt: usize, sides: [usize; 2]) -> Self::Lengths;
+}
+
+mod parts {
+    use super::Scored;
+
+    /// A record as it is stored: a prompt, and one side or two.
+    pub trait Parts: Sized {
+        /// Ends a cache file; changes with its layout, and differs on a machine of the other byte order.
+        const MAGIC: u64;
+        fn new(prompt: Vec<u32>, sides: [Scored; 2], key: u64, file: usize, row: usize) -> Self;
+        fn prompt(&self) -> &[u32];
+        fn sides(&self) -> [(&[u32], Option<&[bool]>); 2];
+        /// Key, file and row.
+        fn place(&self) -> (u64, usize, usize);
+    }
+}
+pub(crate) use parts::Parts;
+
+impl Record for Tokens {
+    type Lengths = Lengths;
+    const TASK: Task = Task::Align;
+    fn lengths(prompt: usize, [chosen, rejected]: [usize; 2]) -> Lengths {
+        Lengths { prompt, chosen, rejected }
+    }
+}
+
+impl Parts for Tokens {
+    const MAGIC: u64 = u64::from_le_bytes(*b"CLMDATA2");
+    fn new(prompt: Vec<u32>, [chosen, rejected]: [Scored; 2], key: u64, file: usize, row: usize) -> Self {
+        let ((chosen, chosen_mask), (rejected, rejected_mask)) = (chosen, rejected);
+        Self { prompt, chosen, rejected, chosen_mask, rejected_mask, key, file, row }
+    }
+    fn prompt(&self) -> &[u32] {
+        &self.prompt
+    }
+    fn sides(&self) -> [(&[u32], Option<&[bool]>); 2] {
+        [(&self.chosen, self.chosen_mask.as_deref()), (&self.rejected, self.rejected_mask.as_deref())]
+    }
+    fn place(&self) -> (u64, usize, usize) {
+        (self.key, self.file, self.row)
+    }
+}
+
+impl Record for Lesson {
+    type Lengths = LessonLengths;
+    const TASK: Task = Task::Sft;
+    fn lengths(prompt: usize, [completion, _]: [usize; 2]) -> LessonLengths {
+        LessonLengths { prompt, completion }
+    }
+}
+
+impl Parts for Lesson {
+    const MAGIC: u64 = u64::from_le_bytes(*b"CLMSFT_1");
+    fn new(prompt: Vec<u32>, [(completion, mask), _]: [Scored; 2], key: u64, file: usize, row: usize) -> Self {
+        Self { prompt, completion, mask, key, file, row }
+    }
+    fn prompt(&self) -> &[u32] {
+        &self.prompt
+    }
+    fn sides(&self) -> [(&[u32], Option<&[bool]>); 2] {
+        [(&self.completion, self.mask.as_deref()), (&[], None)]
+    }
+    fn place(&self) -> (u64, usize, usize) {
+        (self.key, self.file, self.row)
+    }
+}
+
+/// Where a record stands among the words.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
 pub(crate) struct Entry {
@@ -27,8 +106,7 @@ pub(crate) struct Entry {
     row: u64,
     file: u32,
     prompt: u32,
-    chosen: u32,
-    rejected: u32,
+    sides: [u32; 2],
     masked: u32,
     padding: u32,
 }
@@ -51,14 +129,18 @@ enum Words {
     Mapped(memmap2::Mmap),
 }
 
-/// Tokenised pairs.
+/// Tokenised pairs, or whatever else `T` is.
 #[derive(Debug)]
-pub struct Dataset {
+pub struct Dataset<T = Tokens> {
     words: Words,
     entries: Vec<Entry>,
     /// The entries of one epoch, where the weights of the sources make it other than all of them once.
     epoch: Option<Vec<u32>>,
+    of: PhantomData<fn() -> T>,
 }
+
+/// Tokenised lessons.
+pub type Lessons = Dataset<Lesson>;
 
 /// The token counts of one pair.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,12 +153,21 @@ pub struct Lengths {
     pub rejected: usize,
 }
 
-impl Dataset {
+/// The token counts of one lesson.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LessonLengths {
+    /// In what is read and not learnt.
+    pub prompt: usize,
+    /// In the rest, masked tokens included.
+    pub completion: usize,
+}
+
+impl<T: Record> Dataset<T> {
     /// A data set in memory, of pairs made elsewhere.
     ///
     /// # Errors
     /// A temporary file that cannot be written, where the pairs are too many for memory.
-    pub fn from_tokens(pairs: impl IntoIterator<Item = Tokens>) -> Result<Self, Error> {
+    pub fn from_tokens(pairs: impl IntoIterator<Item = T>) -> Result<Self, Error> {
         let mut builder = Builder::new(None)?;
         for pair in pairs {
             builder.push(&pair)?;
@@ -110,9 +201,9 @@ impl Dataset {
     ///
     /// # Panics
     /// If `i` is not below [`len`](Self::len).
-    pub fn lengths(&self, i: usize) -> Lengths {
+    pub fn lengths(&self, i: usize) -> T::Lengths {
         let e = self.entry(i);
-        Lengths { prompt: e.prompt as usize, chosen: e.chosen as usize, rejected: e.rejected as usize }
+        T::lengths(e.prompt as usize, e.sides.map(|n| n as usize))
     }
 
     /// The key of pair `i`: see [`Tokens::key`].
@@ -127,7 +218,7 @@ impl Dataset {
     ///
     /// # Panics
     /// If `i` is not below [`len`](Self::len).
-    pub fn get(&self, i: usize) -> Tokens {
+    pub fn get(&self, i: usize) -> T {
         let e = self.entry(i);
         let mut at = e.offset as usize;
         let mut take = |n: u32| {
@@ -135,23 +226,17 @@ impl Dataset {
             at += n as usize;
             slice
         };
-        let (prompt, chosen, rejected) = (take(e.prompt), take(e.chosen), take(e.rejected));
-        let ids = |side: &[u32]| side.iter().map(|w| w & !UNSCORED).collect::<Vec<_>>();
-        let mask = |side: &[u32]| (e.masked != 0).then(|| side.iter().map(|w| w & UNSCORED == 0).collect());
-        Tokens {
-            prompt: prompt.to_vec(),
-            chosen: ids(chosen),
-            rejected: ids(rejected),
-            chosen_mask: mask(chosen),
-            rejected_mask: mask(rejected),
-            key: e.key,
-            file: e.file as usize,
-            row: e.row as usize,
-        }
+        let prompt = take(e.prompt).to_vec();
+        let sides = e.sides.map(|n| {
+            let side = take(n);
+            let mask = (e.masked != 0).then(|| side.iter().map(|w| w & UNSCORED == 0).collect());
+            (side.iter().map(|w| w & !UNSCORED).collect(), mask)
+        });
+        T::new(prompt, sides, e.key, e.file as usize, e.row as usize)
     }
 
     /// The pairs, in the order of [`get`](Self::get).
-    pub fn iter(&self) -> impl ExactSizeIterator<Item = Tokens> + '_ {
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = T> + '_ {
         (0..self.len()).map(|i| self.get(i))
     }
 
@@ -203,7 +288,7 @@ impl Dataset {
         let entries = usize::try_from(footer.entries).ok()?.checked_mul(size_of::<Entry>())?;
         let index = words.checked_mul(4)?;
         let report = index.checked_add(entries)?;
-        if footer.magic != MAGIC || report.checked_add(usize::try_from(footer.report).ok()?)? != body {
+        if footer.magic != T::MAGIC || report.checked_add(usize::try_from(footer.report).ok()?)? != body {
             return None;
         }
         if xxhash_rust::xxh3::xxh3_64(&map[..body]) != footer.check {
@@ -212,14 +297,14 @@ impl Dataset {
         let entries: Vec<Entry> =
             map[index..report].chunks_exact(size_of::<Entry>()).map(bytemuck::pod_read_unaligned).collect();
         let fits = |e: &Entry| {
-            let n = [e.prompt, e.chosen, e.rejected].iter().map(|n| u64::from(*n)).sum::<u64>();
+            let n = [e.prompt, e.sides[0], e.sides[1]].iter().map(|n| u64::from(*n)).sum::<u64>();
             e.offset.checked_add(n).is_some_and(|end| end <= footer.words)
         };
         if !entries.iter().all(fits) {
             return None;
         }
         let report = serde_json::from_slice(&map[report..body]).ok()?;
-        Some((Self { words: Words::Mapped(map), entries, epoch: None }, report))
+        Some((Self { words: Words::Mapped(map), entries, epoch: None, of: PhantomData }, report))
     }
 }
 
@@ -233,12 +318,13 @@ fn map(file: &File) -> std::io::Result<memmap2::Mmap> {
     }
 }
 
-/// Takes pairs one by one and becomes a [`Dataset`].
-pub(crate) struct Builder {
+/// Takes records one by one and becomes a [`Dataset`].
+pub(crate) struct Builder<T> {
     sink: Sink,
     written: u64,
     entries: Vec<Entry>,
     scratch: Vec<u32>,
+    of: PhantomData<fn(T)>,
 }
 
 enum Sink {
@@ -248,7 +334,7 @@ enum Sink {
     Spilled(BufWriter<File>),
 }
 
-impl Builder {
+impl<T: Record> Builder<T> {
     /// Into `cache`, or into memory.
     pub fn new(cache: Option<PathBuf>) -> Result<Self, Error> {
         let sink = match cache {
@@ -270,14 +356,15 @@ impl Builder {
                 Sink::Cache(path, beside, BufWriter::with_capacity(1 << 20, file), Box::default())
             }
         };
-        Ok(Self { sink, written: 0, entries: Vec::new(), scratch: Vec::new() })
+        Ok(Self { sink, written: 0, entries: Vec::new(), scratch: Vec::new(), of: PhantomData })
     }
 
-    pub fn push(&mut self, tokens: &Tokens) -> Result<(), Error> {
-        let masked = tokens.chosen_mask.is_some() || tokens.rejected_mask.is_some();
+    pub fn push(&mut self, record: &T) -> Result<(), Error> {
+        let sides = record.sides();
+        let masked = sides.iter().any(|(_, mask)| mask.is_some());
         self.scratch.clear();
-        self.scratch.extend(&tokens.prompt);
-        for (side, mask) in [(&tokens.chosen, &tokens.chosen_mask), (&tokens.rejected, &tokens.rejected_mask)] {
+        self.scratch.extend(record.prompt());
+        for (side, mask) in sides {
             match mask {
                 None => self.scratch.extend(side),
                 Some(mask) => self
@@ -285,14 +372,14 @@ impl Builder {
                     .extend(side.iter().zip(mask).map(|(id, scored)| if *scored { *id } else { *id | UNSCORED })),
             }
         }
+        let (key, file, row) = record.place();
         self.entries.push(Entry {
             offset: self.written,
-            key: tokens.key,
-            row: tokens.row as u64,
-            file: tokens.file as u32,
-            prompt: tokens.prompt.len() as u32,
-            chosen: tokens.chosen.len() as u32,
-            rejected: tokens.rejected.len() as u32,
+            key,
+            row: row as u64,
+            file: file as u32,
+            prompt: record.prompt().len() as u32,
+            sides: sides.map(|(side, _)| side.len() as u32),
             masked: u32::from(masked),
             padding: 0,
         });
@@ -327,7 +414,7 @@ impl Builder {
         }
     }
 
-    pub fn finish(mut self, report: &Report) -> Result<Dataset, Error> {
+    pub fn finish(mut self, report: &Report) -> Result<Dataset<T>, Error> {
         let entries = std::mem::take(&mut self.entries);
         let words = match &mut self.sink {
             Sink::Memory(words) => Words::Memory(std::mem::take(words)),
@@ -346,7 +433,7 @@ impl Builder {
                     entries: entries.len() as u64,
                     report: report.len() as u64,
                     check: hash.digest(),
-                    magic: MAGIC,
+                    magic: T::MAGIC,
                 };
                 let write = |file: &mut BufWriter<File>| {
                     file.write_all(index)?;
@@ -360,11 +447,11 @@ impl Builder {
                 Words::Mapped(map(file.get_ref()).map_err(Error::io(path, "map"))?)
             }
         };
-        Ok(Dataset { words, entries, epoch: None })
+        Ok(Dataset { words, entries, epoch: None, of: PhantomData })
     }
 }
 
-impl Drop for Builder {
+impl<T> Drop for Builder<T> {
     fn drop(&mut self) {
         // After a finished rename there is nothing under this name any more.
         if let Sink::Cache(_, beside, ..) = &self.sink {

@@ -1,4 +1,4 @@
-//! From a pair as text to a pair as tokens: the boundary, BOS and EOS, and the length.
+//! From a row as text to a row as tokens: the boundary, BOS and EOS, and the length.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -8,8 +8,9 @@ use std::sync::{Mutex, PoisonError};
 
 use serde_json::{Value, json};
 
-use crate::format::{Example, Fault, FaultKind, Row, blank};
-use crate::options::{AssistantPrompt, Boundary, Dirt, Options, Overlong, Verdict};
+use crate::dataset::{Record, Scored};
+use crate::format::{Fault, FaultKind, Row, Said, Text, blank, empty};
+use crate::options::{AssistantPrompt, Boundary, Dirt, Options, Overlong, Task, Verdict};
 use crate::template::{ChatTemplate, Rendered};
 use crate::{Error, Report, Tokenizer, bounded};
 
@@ -34,7 +35,25 @@ pub struct Tokens {
     pub row: usize,
 }
 
-/// What was done to one pair, for the report.
+/// A supervised row as tokens.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Lesson {
+    /// What is read and not learnt: the prompt, BOS included, or the first token where all is learnt, since nothing stands
+    /// before it that could predict it.
+    pub prompt: Vec<u32>,
+    /// The rest, EOS included.
+    pub completion: Vec<u32>,
+    /// Which tokens of `completion` are learnt; none: all of them.
+    pub mask: Option<Vec<bool>>,
+    /// A hash of the row's text: the same in every epoch, format and layout; equal for duplicated rows.
+    pub key: u64,
+    /// Index of the file in [`Report::files`](crate::Report::files).
+    pub file: usize,
+    /// 1-based row in that file.
+    pub row: usize,
+}
+
+/// What was done to one row, for the report.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Touches {
     pub separate: bool,
@@ -52,7 +71,7 @@ pub(crate) struct Touches {
     pub length: usize,
 }
 
-/// One side of a pair under way.
+/// One side under way.
 #[derive(Clone, Debug, Default)]
 struct Side {
     ids: Vec<u32>,
@@ -60,6 +79,18 @@ struct Side {
 }
 
 impl Side {
+    fn scored(&self) -> usize {
+        self.mask.as_ref().map_or(self.ids.len(), |m| m.iter().filter(|scored| **scored).count())
+    }
+
+    /// Takes the first `n` tokens off.
+    fn split(&mut self, n: usize) -> Vec<u32> {
+        if let Some(mask) = &mut self.mask {
+            mask.drain(..n.min(mask.len()));
+        }
+        self.ids.drain(..n.min(self.ids.len())).collect()
+    }
+
     fn truncate(&mut self, n: usize) {
         self.ids.truncate(n);
         if let Some(mask) = &mut self.mask {
@@ -68,12 +99,11 @@ impl Side {
     }
 }
 
-/// A pair under way.
+/// A row under way: a prompt and one side or two.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Encoded {
     pub prompt: Vec<u32>,
-    chosen: Side,
-    rejected: Side,
+    sides: Vec<Side>,
     pub touches: Touches,
 }
 
@@ -93,27 +123,27 @@ impl Encoded {
         report.eos_not_doubled += touches.eos_not_doubled;
         report.completions_without_eos += touches.without_eos;
         tokens.prompt += self.prompt.len() as u64;
-        tokens.chosen += self.chosen.ids.len() as u64;
-        tokens.rejected += self.rejected.ids.len() as u64;
-        let longest = self.prompt.len() + self.chosen.ids.len().max(self.rejected.ids.len());
-        tokens.longest = tokens.longest.max(longest);
+        match (report.task, &self.sides[..]) {
+            (Task::Align, [chosen, rejected]) => {
+                tokens.chosen += chosen.ids.len() as u64;
+                tokens.rejected += rejected.ids.len() as u64;
+            }
+            (_, sides) => tokens.completion += sides.iter().map(|s| s.ids.len() as u64).sum::<u64>(),
+        }
+        tokens.longest = tokens.longest.max(self.prompt.len() + self.longest());
     }
 
-    pub fn into_tokens(self, key: u64, file: usize, row: usize) -> Tokens {
-        Tokens {
-            prompt: self.prompt,
-            chosen: self.chosen.ids,
-            rejected: self.rejected.ids,
-            chosen_mask: self.chosen.mask,
-            rejected_mask: self.rejected.mask,
-            key,
-            file,
-            row,
-        }
+    /// Tokens of the longest side.
+    fn longest(&self) -> usize {
+        self.sides.iter().map(|s| s.ids.len()).max().unwrap_or(0)
+    }
+
+    pub fn into_record<T: Record>(self, key: u64, file: usize, row: usize) -> T {
+        let mut sides = self.sides.into_iter().map(|s| -> Scored { (s.ids, s.mask) });
+        T::new(self.prompt, [(); 2].map(|()| sides.next().unwrap_or_default()), key, file, row)
     }
 }
 
-const FIELDS: [&str; 2] = ["chosen", "rejected"];
 /// Said where a template refuses what it may take for a string.
 const IN_PARTS: &str = "; it may want `content` as one string, and not in parts";
 /// What a template is asked to write, to see whether it does.
@@ -149,7 +179,14 @@ fn continued(prompt: &[Value], completion: &[Value], field: &str) -> Result<Vec<
     Ok(whole)
 }
 
-/// Tokenises pairs with one tokenizer under one set of options.
+/// A lesson of which all is learnt, but its first token, which nothing predicts.
+fn whole(mut sides: Vec<Side>, touches: Touches) -> Encoded {
+    let prompt = sides[0].split(1);
+    let touches = Touches { length: prompt.len() + sides[0].ids.len(), ..touches };
+    Encoded { prompt, sides, touches }
+}
+
+/// Tokenises rows with one tokenizer under one set of options.
 #[derive(Debug)]
 pub(crate) struct Encoder<'a> {
     tokenizer: &'a Tokenizer,
@@ -208,14 +245,14 @@ impl<'a> Encoder<'a> {
         self.fingerprint
     }
 
-    /// Tokenises `example`. Faults come back with the pair, if there is one, so that all dirt can be counted; a pair
+    /// Tokenises what a row says. Faults come back with the tokens, if there are any, so that all dirt can be counted; a row
     /// with a fault whose verdict is not [`Verdict::Keep`] must not be used.
-    pub fn encode(&self, example: &Example) -> (Option<Encoded>, Vec<Fault>) {
+    pub fn encode(&self, said: &Said) -> (Option<Encoded>, Vec<Fault>) {
         let mut faults = Vec::new();
-        let encoded = match example {
-            Example::Plain { prompt, chosen, rejected } => self.plain(prompt, chosen, rejected, &mut faults),
-            Example::Chat { prompt, chosen, rejected, tools, chat_template_kwargs } => {
-                self.chat(prompt, [chosen, rejected], tools.as_ref(), chat_template_kwargs, &mut faults)
+        let encoded = match &said.text {
+            Text::Plain { prompt, sides } => self.plain(prompt, sides, said, &mut faults),
+            Text::Chat { prompt, sides, tools, chat_template_kwargs } => {
+                self.chat(prompt, sides, tools.as_ref(), chat_template_kwargs, said, &mut faults)
             }
         };
         match encoded {
@@ -224,9 +261,9 @@ impl<'a> Encoder<'a> {
                 (None, faults)
             }
             Ok(mut encoded) => {
-                self.check(&encoded, example, &mut faults);
+                self.check(&encoded, said, &mut faults);
                 if faults.iter().all(|f| self.keeps(f)) {
-                    self.fit(&mut encoded, &mut faults);
+                    self.fit(&mut encoded, said, &mut faults);
                 }
                 (Some(encoded), faults)
             }
@@ -244,14 +281,7 @@ impl<'a> Encoder<'a> {
     /// The tokens of a text from its beginning on, with BOS once where the tokenizer puts it or the text has it; and
     /// whether the text has it.
     fn begin(&self, text: &str, field: &str) -> Result<(Vec<u32>, bool), Fault> {
-        let mut ids = self.ids(text, field)?;
-        let own = ids.iter().take_while(|id| Some(**id) == self.tokenizer.bos_id()).count();
-        if own > 0 {
-            ids.drain(..own - 1);
-        } else {
-            ids.splice(..0, self.tokenizer.prefix().iter().copied());
-        }
-        Ok((ids, own > 0))
+        self.tokenizer.begin(text).map_err(|e| Fault::new(Dirt::UnknownId, field, e.to_string()))
     }
 
     /// BOS, if it is another token than EOS.
@@ -260,40 +290,42 @@ impl<'a> Encoder<'a> {
     }
 
     /// TRL's way for strings: the completion is what follows the prompt's tokens in the tokens of prompt + completion.
-    fn plain(&self, prompt: &str, chosen: &str, rejected: &str, faults: &mut Vec<Fault>) -> Result<Encoded, Fault> {
+    fn plain(&self, prompt: &str, bodies: &[String], said: &Said, faults: &mut Vec<Fault>) -> Result<Encoded, Fault> {
         let mut touches = Touches::default();
         let (prompt_ids, own) = self.begin(prompt, "prompt")?;
         touches.bos_not_doubled = usize::from(own && !self.tokenizer.prefix().is_empty());
-        let mut sides = [Side::default(), Side::default()];
-        let mut bodies = [chosen, rejected];
+        let mut bodies: Vec<&str> = bodies.iter().map(String::as_str).collect();
         for body in &mut bodies {
-            let whole = *body;
+            let all = *body;
             while let Some(rest) = body.strip_suffix(self.eos_text) {
                 *body = rest;
             }
-            touches.eos_not_doubled += usize::from(whole.len() != body.len());
-            let whole = *body;
-            if let (Some(_), Some(bos)) = (self.bos(), self.tokenizer.bos_token()) {
+            touches.eos_not_doubled += usize::from(all.len() != body.len());
+            let all = *body;
+            if let (false, Some(_), Some(bos)) = (said.whole, self.bos(), self.tokenizer.bos_token()) {
                 while let Some(rest) = body.strip_prefix(bos) {
                     *body = rest;
                 }
             }
-            touches.bos_left_out += usize::from(whole.len() != body.len());
+            touches.bos_left_out += usize::from(all.len() != body.len());
         }
-        for ((side, body), field) in sides.iter_mut().zip(bodies).zip(FIELDS) {
-            let mut text = String::with_capacity(prompt.len() + body.len());
-            text.push_str(prompt);
-            text.push_str(body);
-            side.ids = self.begin(&text, field)?.0;
+        let mut sides = Vec::with_capacity(bodies.len());
+        for (body, field) in bodies.iter().zip(said.fields) {
+            let (mut ids, own) = self.begin(&[prompt, body].concat(), field)?;
+            touches.bos_not_doubled += usize::from(said.whole && own && !self.tokenizer.prefix().is_empty());
             // EOS goes on as an id: some tokenizers do not find its text after other text.
-            side.ids.push(self.eos);
+            ids.push(self.eos);
+            sides.push(Side { ids, mask: None });
+        }
+        if said.whole {
+            return Ok(whole(sides, touches));
         }
         let apart = |i: usize| {
-            let mut ids = self.ids(bodies[i], FIELDS[i])?;
+            let mut ids = self.ids(bodies[i], said.fields[i])?;
             ids.push(self.eos);
             Ok(Side { ids, mask: None })
         };
-        self.join(prompt_ids, sides, &apart, touches, faults)
+        self.join(prompt_ids, sides, said, &apart, touches, faults)
     }
 
     /// TRL's way for messages: the template writes BOS and EOS, and the completion is what follows the tokens of the
@@ -301,14 +333,15 @@ impl<'a> Encoder<'a> {
     fn chat(
         &self,
         prompt: &[Value],
-        completions: [&Vec<Value>; 2],
+        completions: &[Vec<Value>],
         tools: Option<&Value>,
         kwargs: &Row,
+        said: &Said,
         faults: &mut Vec<Fault>,
     ) -> Result<Encoded, Fault> {
         let template = self.template.as_ref().ok_or_else(|| {
             Fault::other(
-                "prompt",
+                if said.whole { said.fields[0] } else { "prompt" },
                 "messages, and the checkpoint has no chat template (chat_template.jinja, or `chat_template` in \
                  tokenizer_config.json) to make text of them; name one with `chat_template`, or use strings",
             )
@@ -328,47 +361,50 @@ impl<'a> Encoder<'a> {
         };
         let goes_on = prompt.last().is_some_and(|m| m["role"] == "assistant")
             && self.options.assistant_prompt == AssistantPrompt::Continue;
-        let asked = match goes_on {
-            true => up_to_last(render(prompt, "prompt", false)?.text, prompt)?,
-            false => render(prompt, "prompt", true)?.text,
+        let asked = match (said.whole, goes_on) {
+            (true, _) => String::new(),
+            (_, true) => up_to_last(render(prompt, "prompt", false)?.text, prompt)?,
+            (_, false) => render(prompt, "prompt", true)?.text,
         };
         let prompt_ids = self.ids(&asked, "prompt")?;
-        let mut texts = [Rendered::default(), Rendered::default()];
-        let mut sides = [Side::default(), Side::default()];
-        for i in 0..2 {
-            let whole: Vec<Value> = match goes_on {
-                true => continued(prompt, completions[i], FIELDS[i])?,
-                false => prompt.iter().chain(completions[i]).cloned().collect(),
+        let (mut texts, mut sides) = (Vec::new(), Vec::new());
+        for (completion, field) in completions.iter().zip(said.fields) {
+            let all: Vec<Value> = match goes_on {
+                true => continued(prompt, completion, field)?,
+                false => prompt.iter().chain(completion).cloned().collect(),
             };
-            texts[i] = render(&whole, FIELDS[i], false)?;
-            if whole.iter().any(|m| m["content"].is_array()) && texts[i].text.contains("'type': 'text'") {
+            let rendered = render(&all, field, false)?;
+            if all.iter().any(|m| m["content"].is_array()) && rendered.text.contains("'type': 'text'") {
                 return Err(Fault {
-                    field: FIELDS[i].to_owned(),
+                    field: (*field).to_owned(),
                     kind: FaultKind::Template(format!(
-                        "`{}`: it prints content in parts as it is, [{{'type': 'text', …; write `content` as one string",
-                        FIELDS[i]
+                        "`{field}`: it prints content in parts as it is, [{{'type': 'text', …; write `content` as one string",
                     )),
                 });
             }
-            sides[i] = self.side(&texts[i], 0, FIELDS[i])?;
+            sides.push(self.side(&rendered, 0, field)?);
+            texts.push(rendered);
+        }
+        if said.whole {
+            return Ok(whole(sides, Touches::default()));
         }
         let apart = |i: usize| {
             if !texts[i].text.starts_with(&asked) {
                 return Err(Fault::new(
                     Dirt::RefusedByTemplate,
-                    FIELDS[i],
+                    said.fields[i],
                     "the chat template writes the prompt otherwise when an answer follows, so that the answer cannot \
                      be tokenised apart; `boundary = \"merge\"` scores from where the two part",
                 ));
             }
-            self.side(&texts[i], asked.len(), FIELDS[i])
+            self.side(&texts[i], asked.len(), said.fields[i])
         };
-        self.join(prompt_ids, sides, &apart, Touches::default(), faults)
+        self.join(prompt_ids, sides, said, &apart, Touches::default(), faults)
     }
 
     /// Refuses messages of which the template writes nothing, as templates do with roles that they do not know.
-    fn listen(&self, template: &ChatTemplate, prompt: &[Value], completions: [&Vec<Value>; 2]) -> Result<(), Fault> {
-        for m in prompt.iter().chain(completions[0]).chain(completions[1]) {
+    fn listen(&self, template: &ChatTemplate, prompt: &[Value], completions: &[Vec<Value>]) -> Result<(), Fault> {
+        for m in prompt.iter().chain(completions.iter().flatten()) {
             let role = m["role"].as_str().unwrap_or_default();
             if ["user", "assistant"].contains(&role) {
                 continue;
@@ -405,21 +441,22 @@ impl<'a> Encoder<'a> {
         Ok(Side { mask: Some(offsets.iter().map(touches).collect()), ids })
     }
 
-    /// Cuts the prompt's tokens off both sides, by the boundary policy where they are not a prefix. `apart` tokenises
+    /// Cuts the prompt's tokens off all sides, by the boundary policy where they are not a prefix. `apart` tokenises
     /// a completion by itself.
     fn join(
         &self,
         mut prompt: Vec<u32>,
-        mut sides: [Side; 2],
+        mut sides: Vec<Side>,
+        said: &Said,
         apart: &dyn Fn(usize) -> Result<Side, Fault>,
         mut touches: Touches,
         faults: &mut Vec<Fault>,
     ) -> Result<Encoded, Fault> {
         let shared = |side: &Side| prompt.iter().zip(&side.ids).take_while(|(a, b)| a == b).count();
-        let commons = [shared(&sides[0]), shared(&sides[1])];
-        let mut cut = [prompt.len(); 2];
-        if let Some(i) = (0..2).find(|i| commons[*i] < prompt.len()) {
-            let at = commons[i];
+        let commons: Vec<usize> = sides.iter().map(shared).collect();
+        let mut cut = vec![prompt.len(); sides.len()];
+        if let Some(i) = commons.iter().position(|n| *n < prompt.len()) {
+            let (at, field) = (commons[i], said.fields[i]);
             let show = |ids: &[u32]| {
                 let end = ids.len().min(at + 2);
                 let names = ids[at.min(end)..end].iter().map(|id| self.tokenizer.token(*id).unwrap_or_default());
@@ -427,11 +464,10 @@ impl<'a> Encoder<'a> {
             };
             faults.push(Fault::new(
                 Dirt::Boundary,
-                FIELDS[i],
+                field,
                 format!(
-                    "the tokens of the prompt are not the first tokens of prompt + {}: after {at} of {} tokens, {} \
+                    "the tokens of the prompt are not the first tokens of prompt + {field}: after {at} of {} tokens, {} \
                      stands against {}",
-                    FIELDS[i],
                     prompt.len(),
                     show(&prompt),
                     show(&sides[i].ids)
@@ -440,75 +476,77 @@ impl<'a> Encoder<'a> {
             match self.options.boundary {
                 Boundary::Error | Boundary::Drop => {}
                 Boundary::Separate => {
-                    for i in (0..2).filter(|i| commons[*i] < prompt.len()) {
+                    for i in (0..sides.len()).filter(|i| commons[*i] < prompt.len()) {
                         sides[i] = apart(i)?;
                         cut[i] = 0;
                     }
                     touches.separate = true;
                 }
                 Boundary::Merge => {
-                    let boundary = commons[0].min(commons[1]);
+                    let boundary = commons.iter().copied().min().unwrap_or(0);
                     touches.merged = true;
                     touches.moved = prompt.len() - boundary;
                     prompt.truncate(boundary);
-                    cut = [boundary; 2];
+                    cut.fill(boundary);
                 }
             }
         }
         for (side, cut) in sides.iter_mut().zip(cut) {
-            side.ids.drain(..cut.min(side.ids.len()));
-            if let Some(mask) = &mut side.mask {
-                mask.drain(..cut.min(mask.len()));
-            }
+            side.split(cut);
         }
-        let [chosen, rejected] = sides;
-        if chosen.ids == rejected.ids && !chosen.ids.is_empty() {
+        if let [chosen, rejected] = &sides[..]
+            && chosen.ids == rejected.ids
+            && !chosen.ids.is_empty()
+        {
             let message = "the same tokens as `chosen`; nothing to prefer";
-            faults.push(Fault::new(Dirt::IdenticalPair, FIELDS[1], message));
+            faults.push(Fault::new(Dirt::IdenticalPair, said.fields[1], message));
         }
-        touches.length = prompt.len() + chosen.ids.len().max(rejected.ids.len());
-        Ok(Encoded { prompt, chosen, rejected, touches })
+        let mut encoded = Encoded { prompt, sides, touches };
+        encoded.touches.length = encoded.prompt.len() + encoded.longest();
+        Ok(encoded)
     }
 
-    fn check(&self, encoded: &Encoded, example: &Example, faults: &mut Vec<Fault>) {
-        if encoded.prompt.is_empty() {
+    fn check(&self, encoded: &Encoded, said: &Said, faults: &mut Vec<Fault>) {
+        if encoded.prompt.is_empty() && !said.whole {
             faults.push(Fault::new(
                 Dirt::EmptyPrompt,
                 "prompt",
                 "no token before the completion, whose first token then has no log-probability",
             ));
         }
-        let sides =
-            [(Dirt::EmptyChosen, FIELDS[0], &encoded.chosen), (Dirt::EmptyRejected, FIELDS[1], &encoded.rejected)];
-        let plain = matches!(example, Example::Plain { .. });
-        for (dirt, field, side) in sides {
-            let scored = side.mask.as_ref().map_or(side.ids.len(), |m| m.iter().filter(|scored| **scored).count());
-            if scored == 0 {
-                faults.push(Fault::new(dirt, field, "the chat template makes no scored token of it"));
-            } else if plain && side.ids.iter().all(|id| *id == self.eos || Some(*id) == self.tokenizer.bos_id()) {
-                faults.push(Fault::new(dirt, field, "an empty completion but for special tokens; expected text"));
+        let plain = matches!(said.text, Text::Plain { .. });
+        let special = |id: &u32| *id == self.eos || Some(*id) == self.tokenizer.bos_id();
+        for (field, side) in said.fields.iter().zip(&encoded.sides) {
+            let before = if said.whole { &encoded.prompt[..] } else { &[] };
+            if side.scored() == 0 {
+                let message = match plain {
+                    true => "an empty completion; expected text",
+                    false => "the chat template makes no scored token of it",
+                };
+                faults.push(Fault::new(empty(field), field, message));
+            } else if plain && before.iter().chain(&side.ids).all(special) {
+                let message = "an empty completion but for special tokens; expected text";
+                faults.push(Fault::new(empty(field), field, message));
             }
         }
-        self.known(encoded, faults);
-        match example {
-            Example::Plain { .. } => self.inner_of_plain(encoded, faults),
-            Example::Chat { prompt, chosen, rejected, .. } => {
-                for (dirt, field, side) in [
-                    (None, "prompt", prompt),
-                    (Some(Dirt::EmptyChosen), "chosen", chosen),
-                    (Some(Dirt::EmptyRejected), "rejected", rejected),
-                ] {
-                    self.inner_of_messages(dirt, field, side, faults);
+        self.known(encoded, said, faults);
+        match &said.text {
+            Text::Plain { .. } => self.inner_of_plain(encoded, said, faults),
+            Text::Chat { prompt, sides, .. } => {
+                self.inner_of_messages(None, "prompt", prompt, faults);
+                for (field, side) in said.fields.iter().zip(sides) {
+                    self.inner_of_messages(Some(empty(field)), field, side, faults);
                 }
             }
         }
     }
 
     /// Tokens that the model has no row for.
-    fn known(&self, encoded: &Encoded, faults: &mut Vec<Fault>) {
+    fn known(&self, encoded: &Encoded, said: &Said, faults: &mut Vec<Fault>) {
         let Some(rows) = self.tokenizer.model_vocab_size() else { return };
-        let parts = [("prompt", &encoded.prompt), ("chosen", &encoded.chosen.ids), ("rejected", &encoded.rejected.ids)];
-        for (field, ids) in parts {
+        let sides = said.fields.iter().copied().zip(encoded.sides.iter().map(|s| &s.ids));
+        let first = if said.whole { said.fields[0] } else { "prompt" };
+        for (field, ids) in std::iter::once((first, &encoded.prompt)).chain(sides) {
             if let Some(id) = ids.iter().find(|id| **id as usize >= rows) {
                 let token = self.tokenizer.token(*id).unwrap_or_default();
                 faults.push(Fault::new(
@@ -522,16 +560,17 @@ impl<'a> Encoder<'a> {
         }
     }
 
-    /// Special tokens in strings, which may be written by hand in prompts.
-    fn inner_of_plain(&self, encoded: &Encoded, faults: &mut Vec<Fault>) {
-        let inner = |side: &Side| side.ids.split_last().map_or(Vec::new(), |(_, inner)| inner.to_vec());
-        let prompt = encoded.prompt.get(1..).unwrap_or_default().to_vec();
-        for (field, ids) in
-            [("prompt", prompt), ("chosen", inner(&encoded.chosen)), ("rejected", inner(&encoded.rejected))]
-        {
+    /// Special tokens in strings, which may be written by hand in prompts, and in texts that are learnt as a whole.
+    fn inner_of_plain(&self, encoded: &Encoded, said: &Said, faults: &mut Vec<Fault>) {
+        let prompt = encoded.prompt.get(1..).unwrap_or_default();
+        let sides = encoded.sides.iter().map(|side| side.ids.split_last().map_or(&[][..], |(_, inner)| inner));
+        for (field, ids) in std::iter::once(("prompt", prompt)).chain(said.fields.iter().copied().zip(sides)) {
             let eos = |id: u32| id == self.eos && field != "prompt";
-            let (place, of) = if field == "prompt" { (2, ids.len() + 1) } else { (1, ids.len() + 1) };
-            if let Some(at) = ids.iter().position(|id| eos(*id)) {
+            let place = if field == "prompt" || said.whole { 2 } else { 1 };
+            let of = ids.len() + 1 + usize::from(said.whole);
+            if said.whole && ids.contains(&self.eos) {
+                faults.push(self.spelled_out(self.eos, field));
+            } else if let Some(at) = ids.iter().position(|id| eos(*id)) {
                 let message = format!("{} stands at token {} of {of}, before the end", self.eos_text, at + place);
                 faults.push(Fault::new(Dirt::InnerEos, field, message));
             }
@@ -592,43 +631,37 @@ impl<'a> Encoder<'a> {
         Fault::new(Dirt::InnerSpecial, field, format!("the text has {token}, which is a special token"))
     }
 
-    /// Brings the pair under `max_length`, or says why not.
-    fn fit(&self, encoded: &mut Encoded, faults: &mut Vec<Fault>) {
+    /// Brings the row under `max_length`, or says why not.
+    fn fit(&self, encoded: &mut Encoded, said: &Said, faults: &mut Vec<Fault>) {
         let Some(max) = self.options.max_length else { return self.count_eos(encoded) };
-        let Encoded { prompt, chosen, rejected, touches } = encoded;
-        let lengths = [prompt.len() + chosen.ids.len(), prompt.len() + rejected.ids.len()];
-        if lengths.iter().all(|n| *n <= max) {
+        let longest = encoded.longest();
+        let Encoded { prompt, sides, touches } = encoded;
+        if prompt.len() + longest <= max {
             return self.count_eos(encoded);
         }
-        let field = match () {
-            () if prompt.len() >= max => "prompt",
-            () if lengths[0] > max => "chosen",
-            () => "rejected",
+        let counts: Vec<_> = said.fields.iter().zip(&*sides).map(|(f, s)| format!("{} of {f}", s.ids.len())).collect();
+        let over = sides.iter().position(|s| prompt.len() + s.ids.len() > max).unwrap_or(0);
+        let field = if prompt.len() >= max && !said.whole { "prompt" } else { said.fields[over] };
+        let counts = counts.join(", ");
+        let message = match said.whole {
+            true => format!("{} tokens; max_length is {max}", prompt.len() + longest),
+            false => format!("{} tokens of prompt + {counts}; max_length is {max}", prompt.len()),
         };
-        faults.push(Fault::new(
-            Dirt::Overlong,
-            field,
-            format!(
-                "{} tokens of prompt + {} of chosen, {} of rejected; max_length is {max}",
-                prompt.len(),
-                chosen.ids.len(),
-                rejected.ids.len()
-            ),
-        ));
+        faults.push(Fault::new(Dirt::Overlong, field, message));
         let cannot = |field: &str, message: String| Fault::new(Dirt::Untruncatable, field, message);
         match self.options.overlong {
             Overlong::Error | Overlong::Drop => {}
             Overlong::TruncatePrompt => {
-                let longest = chosen.ids.len().max(rejected.ids.len());
                 let bos = usize::from(prompt.first().is_some_and(|id| Some(*id) == self.tokenizer.bos_id()));
                 // BOS alone is no prompt, unless the prompt was nothing else.
                 let least = (bos + 1).min(prompt.len());
                 if longest + least > max {
-                    let field = if chosen.ids.len() >= rejected.ids.len() { "chosen" } else { "rejected" };
-                    faults.push(cannot(
-                        field,
-                        format!("{longest} tokens leave no room for a prompt within max_length {max}"),
-                    ));
+                    let at = sides.iter().position(|s| s.ids.len() == longest).unwrap_or(0);
+                    let message = match said.whole {
+                        true => "no prompt that could be cut: all of it is learnt".to_owned(),
+                        false => format!("{longest} tokens leave no room for a prompt within max_length {max}"),
+                    };
+                    faults.push(cannot(said.fields[at], message));
                     return;
                 }
                 let lost = prompt.len() - (max - longest);
@@ -647,7 +680,7 @@ impl<'a> Encoder<'a> {
                     return;
                 }
                 let room = max - prompt.len();
-                for side in [&mut *chosen, &mut *rejected] {
+                for (side, field) in sides.iter_mut().zip(said.fields) {
                     if side.ids.len() <= room {
                         continue;
                     }
@@ -660,13 +693,20 @@ impl<'a> Encoder<'a> {
                             *last = true;
                         }
                     }
+                    if side.scored() == 0 {
+                        let message = format!("nothing of it is scored in the tokens that max_length {max} leaves");
+                        faults.push(cannot(field, message));
+                    }
                 }
             }
         }
-        if touches.completions_cut > 0 && chosen.ids == rejected.ids {
+        if let [chosen, rejected] = &sides[..]
+            && touches.completions_cut > 0
+            && chosen.ids == rejected.ids
+        {
             faults.push(Fault::new(
                 Dirt::IdenticalAfterTruncation,
-                "rejected",
+                said.fields[1],
                 format!("the same as `chosen` in the {} tokens that max_length {max} leaves", chosen.ids.len()),
             ));
         }
@@ -674,7 +714,6 @@ impl<'a> Encoder<'a> {
     }
 
     fn count_eos(&self, encoded: &mut Encoded) {
-        let ends = |side: &Side| side.ids.contains(&self.eos);
-        encoded.touches.without_eos = usize::from(!ends(&encoded.chosen)) + usize::from(!ends(&encoded.rejected));
+        encoded.touches.without_eos = encoded.sides.iter().filter(|side| !side.ids.contains(&self.eos)).count();
     }
 }

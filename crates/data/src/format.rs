@@ -1,11 +1,11 @@
-//! From a row of a file to a preference pair, whatever the row's format.
+//! From a row of a file to a preference pair or a lesson, whatever the row's format.
 
 use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
 
 use crate::error::{Error, Place};
-use crate::options::{Dirt, Format, ImplicitPrompt, Options};
+use crate::options::{Dirt, Format, ImplicitPrompt, Options, Task};
 use crate::source;
 
 /// The fields of a row.
@@ -36,6 +36,78 @@ pub enum Example {
         /// The row's own variables for the template.
         chat_template_kwargs: Row,
     },
+}
+
+/// A row as text, before it is tokenised: what is read, and the sides that are scored, two of a pair and one of a lesson.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Said {
+    pub text: Text,
+    /// The fields that the sides come from, for messages.
+    pub fields: &'static [&'static str],
+    /// A lesson without a prompt: all of its side is learnt.
+    pub whole: bool,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Text {
+    Plain { prompt: String, sides: Vec<String> },
+    Chat { prompt: Vec<Value>, sides: Vec<Vec<Value>>, tools: Option<Value>, chat_template_kwargs: Row },
+}
+
+impl From<Example> for Said {
+    fn from(example: Example) -> Self {
+        let text = match example {
+            Example::Plain { prompt, chosen, rejected } => Text::Plain { prompt, sides: vec![chosen, rejected] },
+            Example::Chat { prompt, chosen, rejected, tools, chat_template_kwargs } => {
+                Text::Chat { prompt, sides: vec![chosen, rejected], tools, chat_template_kwargs }
+            }
+        };
+        Self { text, fields: &["chosen", "rejected"], whole: false }
+    }
+}
+
+impl Said {
+    /// The pair that it is; None for a lesson.
+    pub fn pair(self) -> Option<Example> {
+        match self.text {
+            Text::Plain { prompt, sides } => {
+                let [chosen, rejected] = sides.try_into().ok()?;
+                Some(Example::Plain { prompt, chosen, rejected })
+            }
+            Text::Chat { prompt, sides, tools, chat_template_kwargs } => {
+                let [chosen, rejected] = sides.try_into().ok()?;
+                Some(Example::Chat { prompt, chosen, rejected, tools, chat_template_kwargs })
+            }
+        }
+    }
+
+    /// The lesson that a pair's chosen side is.
+    fn of_chosen(pair: Example) -> Self {
+        let mut said = Self { fields: &["chosen"], ..Self::from(pair) };
+        match &mut said.text {
+            Text::Plain { sides, .. } => sides.truncate(1),
+            Text::Chat { sides, .. } => sides.truncate(1),
+        }
+        said
+    }
+
+    /// Makes the prompt a part of what is learnt.
+    fn join(&mut self) {
+        self.whole = true;
+        match &mut self.text {
+            Text::Plain { prompt, sides } => sides[0].insert_str(0, &std::mem::take(prompt)),
+            Text::Chat { prompt, sides, .. } => drop(sides[0].splice(..0, std::mem::take(prompt))),
+        }
+    }
+}
+
+/// The dirt that an empty side is.
+pub(crate) fn empty(field: &str) -> Dirt {
+    match field {
+        "chosen" => Dirt::EmptyChosen,
+        "rejected" => Dirt::EmptyRejected,
+        _ => Dirt::EmptyCompletion,
+    }
 }
 
 /// What is wrong with one row.
@@ -115,11 +187,14 @@ pub(crate) fn fields(format: Format) -> &'static [&'static str] {
         Format::MsSwift => &["messages", "rejected_response", "rejected_messages", "tools"],
         Format::Openai => &["input", "preferred_output", "non_preferred_output"],
         Format::NemoRl => &["context", "completions"],
+        Format::PromptCompletion => &["prompt", "completion", "tools", "chat_template_kwargs"],
+        Format::Messages => &["messages", "tools", "chat_template_kwargs"],
+        Format::Text => &["text"],
     }
 }
 
 /// Every field that some format reads: what a column may be renamed to.
-pub(crate) const FIELDS: [&str; 19] = [
+pub(crate) const FIELDS: [&str; 21] = [
     "prompt",
     "chosen",
     "rejected",
@@ -139,10 +214,12 @@ pub(crate) const FIELDS: [&str; 19] = [
     "non_preferred_output",
     "context",
     "completions",
+    "completion",
+    "text",
 ];
 
 /// Fields in which messages may stand as text of JSON, as CSV has to hold them and Parquet often does.
-const OF_MESSAGES: [&str; 12] = [
+const OF_MESSAGES: [&str; 13] = [
     "prompt",
     "chosen",
     "rejected",
@@ -155,6 +232,7 @@ const OF_MESSAGES: [&str; 12] = [
     "non_preferred_output",
     "context",
     "completions",
+    "completion",
 ];
 
 /// Other projects' names for the two sides, and for the prompt.
@@ -238,6 +316,10 @@ fn speaks_of_messages(value: &Value) -> bool {
     }
 }
 
+/// Other projects' names for an answer that is to be learnt.
+const ANSWERS: [&str; 9] =
+    ["response", "answer", "output", "completion", "target", "reply", "assistant", "solution", "model_answer"];
+
 /// The columns that a row fills: null is as good as nothing, for files in which all rows have the same columns.
 fn has(row: &Row, field: &str) -> bool {
     row.get(field).is_some_and(|v| !v.is_null())
@@ -253,8 +335,11 @@ fn first_role(side: Option<&Value>) -> Option<&str> {
 }
 
 /// The format that a row has, unless a text in it is read by none.
-pub(crate) fn recognise(row: &Row, options: &Options) -> Result<Format, Fault> {
-    let format = layout(row)?;
+pub(crate) fn recognise(row: &Row, task: Task, options: &Options) -> Result<Format, Fault> {
+    let format = match task {
+        Task::Align => layout(row)?,
+        Task::Sft => lesson_layout(row)?,
+    };
     match unread(row, format, options) {
         None => Ok(format),
         Some(fault) => Err(fault),
@@ -284,6 +369,9 @@ fn layout(row: &Row) -> Result<Format, Fault> {
                     another layout of those that the documentation of data lists";
     let expected = match renaming(row) {
         Some(columns) => format!("`columns = {columns}` reads what the row has; {expected}"),
+        None if !has("chosen") && !has("rejected") && lesson_layout(row).is_ok() => {
+            format!("such rows are for supervised training; {expected}")
+        }
         None => format!("{expected}; other columns can be renamed with `columns`"),
     };
     get(row, "chosen", &expected)?;
@@ -335,6 +423,90 @@ fn layout(row: &Row) -> Result<Format, Fault> {
             ),
         )),
     }
+}
+
+/// The layout of a row that is to be learnt from.
+fn lesson_layout(row: &Row) -> Result<Format, Fault> {
+    let has = |field: &str| has(row, field);
+    let two = |v: &Value| v.as_array().is_some_and(|v| v.len() == 2 && v.iter().all(Value::is_string));
+    let of_pairs = ["preferred_output", "non_preferred_output", "chosen_messages", "rejected_messages"];
+    if of_pairs.into_iter().any(has)
+        || (has("chosen") && has("rejected"))
+        || (has("messages") && has("rejected_response"))
+        || (has("context") && has("completions"))
+        || (has("instruction") && row.get("output").is_some_and(two))
+    {
+        return layout(row);
+    }
+    let forms = [
+        ("completion", Format::PromptCompletion),
+        ("output", Format::Alpaca),
+        ("messages", Format::Messages),
+        ("conversations", Format::Sharegpt),
+        ("text", Format::Text),
+    ];
+    let present: Vec<_> = forms.into_iter().filter(|(f, _)| has(f) && (*f != "output" || has("instruction"))).collect();
+    match present[..] {
+        [(_, format)] => {
+            if format == Format::PromptCompletion {
+                get(
+                    row,
+                    "prompt",
+                    "the prompt-completion format has `prompt` beside `completion`; what has no prompt is `text`",
+                )?;
+            }
+            Ok(format)
+        }
+        [] => {
+            let expected = "expected `prompt` and `completion` (strings or messages), `messages`, `conversations`, `text`, \
+                            `instruction` and `output`, or a pair with `chosen` and `rejected`, of which `chosen` is learnt";
+            let expected = match lesson_renaming(row) {
+                Some(columns) => format!("`columns = {columns}` reads what the row has; {expected}"),
+                None => format!("{expected}; other columns can be renamed with `columns`"),
+            };
+            let kind = FaultKind::Missing { expected, found: row.keys().cloned().collect() };
+            Err(Fault { field: "completion".to_owned(), kind })
+        }
+        [(first, _), ..] => Err(Fault::other(
+            first,
+            format!(
+                "the row has `{}`, each of which names another format: ambiguous; set `format`",
+                present.iter().map(|(f, _)| *f).collect::<Vec<_>>().join("`, `")
+            ),
+        )),
+    }
+}
+
+/// The `columns` that make a known supervised layout of other projects' names.
+fn lesson_renaming(row: &Row) -> Option<String> {
+    let text = |name: &&str| row.get(*name).is_some_and(Value::is_string);
+    let mut columns = Vec::new();
+    if let Some(list) =
+        ["conversation", "dialogue", "chat", "dialog"].into_iter().find(|c| row.get(*c).is_some_and(Value::is_array))
+    {
+        return Some(format!("{{{list} = \"messages\"}}"));
+    }
+    let answer = ANSWERS.into_iter().find(text)?;
+    let prompt = if has(row, "instruction") {
+        "instruction"
+    } else {
+        ["prompt"].into_iter().chain(PROMPTS).find(|name| *name != answer && text(name))?
+    };
+    let system = SYSTEM.into_iter().find(text);
+    let alpaca = prompt == "instruction" || system.is_some();
+    for (theirs, ours) in [
+        (prompt, if alpaca { "instruction" } else { "prompt" }),
+        (answer, if alpaca { "output" } else { "completion" }),
+    ] {
+        if theirs != ours {
+            columns.push(format!("{theirs} = \"{ours}\""));
+        }
+    }
+    columns.extend(system.filter(|s| *s != "system").map(|s| format!("{s} = \"system\"")));
+    if alpaca && prompt != "context" && has(row, "context") && !has(row, "input") {
+        columns.push("context = \"input\"".to_owned());
+    }
+    Some(format!("{{{}}}", columns.join(", ")))
 }
 
 /// The `columns` that make a known layout of other projects' names.
@@ -402,18 +574,25 @@ pub(crate) fn unread(row: &Row, format: Format, options: &Options) -> Option<Fau
     let force = format!("`format = \"{name}\"` leaves it out");
     if let Some((column, _)) = others().find(|(name, _)| SYSTEM.contains(&name.as_str())) {
         let whole = match format {
-            Format::Standard => {
+            Format::Standard | Format::PromptCompletion if row.get("prompt").is_some_and(Value::is_string) => {
+                let answer = if format == Format::Standard { "" } else { ", completion = \"output\"" };
+                let system = if column == "system" { String::new() } else { format!(", {column} = \"system\"") };
                 return Some(Fault::other(
                     column,
                     format!(
                         "text for the system that nothing reads beside `prompt` as a string: ambiguous; `columns = {{prompt = \
-                     \"instruction\"{}}}` makes messages of both, {force}",
-                        if column == "system" { String::new() } else { format!(", {column} = \"system\"") }
+                     \"instruction\"{answer}{system}}}` makes messages of both, {force}",
                     ),
                 ));
             }
-            Format::Conversational => row.get("prompt"),
-            Format::Axolotl => row.get("messages"),
+            Format::Text => {
+                return Some(Fault::other(
+                    column,
+                    format!("text for the system that nothing reads beside `text`: ambiguous; {force}"),
+                ));
+            }
+            Format::Conversational | Format::PromptCompletion => row.get("prompt"),
+            Format::Axolotl | Format::Messages => row.get("messages"),
             Format::ImplicitConversational => row.get("chosen"),
             _ => None,
         };
@@ -423,6 +602,36 @@ pub(crate) fn unread(row: &Row, format: Format, options: &Options) -> Option<Fau
                 format!("text for the system that nothing reads: ambiguous; make it the first message, or {force}"),
             ));
         }
+    }
+    match format {
+        // Unpaired preferences: TRL's KTO.
+        Format::PromptCompletion if row.get("label").is_some_and(Value::is_boolean) => {
+            let message = "true or false beside `completion`, as of completions that are good or bad: ambiguous; keep the \
+                           good ones alone and leave the column out";
+            return Some(Fault::other("label", format!("{message}, or `format = \"{name}\"` to learn all")));
+        }
+        Format::Text => {
+            let text = row.get("text").and_then(Value::as_str)?;
+            let repeated = |v: &Value| v.as_str().is_some_and(|t| text.contains(t.trim()));
+            let asked = ["prompt", "instruction", "question", "query"];
+            let (column, _) = others().find(|(name, value)| asked.contains(&name.as_str()) && !repeated(value))?;
+            return Some(Fault::other(
+                column,
+                format!(
+                    "text that nothing reads, and `text` does not have it: ambiguous; `columns = {{{column} = \"prompt\", \
+                     text = \"completion\"}}` makes a prompt and its completion of both, {force}"
+                ),
+            ));
+        }
+        Format::Messages => {
+            let messages = row.get("messages");
+            let column = candidate(others()).filter(|_| first_role(messages) == Some("assistant"))?;
+            return Some(Fault::other(
+                column,
+                format!("text that nothing reads, and `messages` begin with the assistant's turn: ambiguous; {force}"),
+            ));
+        }
+        _ => {}
     }
     let (chosen, rejected) = (row.get("chosen")?, row.get("rejected")?);
     match format {
@@ -469,25 +678,155 @@ fn candidate<'r>(columns: impl Iterator<Item = (&'r String, &'r Value)>) -> Opti
     PROMPTS.into_iter().find_map(|known| names.iter().find(|name| **name == known).copied()).or(names.first().copied())
 }
 
-/// The pair of a row, with dirt that can be told from the text alone. Faults come in the order of [`Dirt::ALL`]; with
-/// any of them the example may still be there, so that all dirt of a row can be counted.
-pub(crate) fn example(row: Row, format: Format, options: &Options) -> (Option<Example>, Vec<Fault>) {
+/// What a row says, with dirt that can be told from the text alone. Faults come in the order of [`Dirt::ALL`]; with
+/// any of them the text may still be there, so that all dirt of a row can be counted.
+pub(crate) fn said(row: Row, format: Format, task: Task, options: &Options) -> (Option<Said>, Vec<Fault>) {
     let mut faults = Vec::new();
-    let example = match convert(row, format, options, &mut faults) {
-        Ok(example) => Some(example),
+    let converted = match task {
+        Task::Align => convert(row, format, options, &mut faults).map(Said::from),
+        Task::Sft => lesson(row, format, options, &mut faults),
+    };
+    let said = match converted {
+        Ok(said) => Some(said),
         Err(fault) => {
             faults.push(fault);
             None
         }
     };
-    if let Some(example) = &example {
-        examine(example, options, &mut faults);
+    if let Some(said) = &said {
+        examine(said, options, &mut faults);
     }
-    (example, faults)
+    (said, faults)
+}
+
+/// Keys with which other projects' messages say how much of them is learnt.
+const SHARES: [&str; 5] = ["weight", "loss_weight", "loss", "train", "training"];
+
+/// Refuses messages that are to be learnt less than others.
+fn equal_shares(value: Option<&Value>, field: &str) -> Result<(), Fault> {
+    let list = match value {
+        Some(Value::Array(list)) => list.as_slice(),
+        Some(one) => std::slice::from_ref(one),
+        None => &[],
+    };
+    let full = |v: &Value| v.is_null() || *v == true || v.as_f64() == Some(1.0);
+    for m in list {
+        if let Some((key, share)) = SHARES.iter().find_map(|key| Some((key, m.get(*key).filter(|v| !full(v))?))) {
+            let message = format!(
+                "a message with `{key}` of {share}, which is not read; `assistant_only_loss` learns the assistant's turns, \
+                 and a prompt is what stands in `prompt`"
+            );
+            return Err(Fault::new(Dirt::WrongType, field, message));
+        }
+    }
+    Ok(())
+}
+
+/// The lesson of a row.
+fn lesson(mut row: Row, format: Format, options: &Options, faults: &mut Vec<Fault>) -> Result<Said, Fault> {
+    for field in ["prompt", "completion", "messages", "conversations"] {
+        equal_shares(row.get(field), field)?;
+    }
+    let plain = |prompt, text, field: &'static [&'static str], whole| Said {
+        text: Text::Plain { prompt, sides: vec![text] },
+        fields: field,
+        whole,
+    };
+    let single = !has(&row, "chosen") && !has(&row, "rejected");
+    let mut said = match format {
+        Format::PromptCompletion => {
+            let expected = "the prompt-completion format has `prompt` and `completion`, strings or lists of messages";
+            let (prompt, completion) = (get(&row, "prompt", expected)?, get(&row, "completion", expected)?);
+            if prompt.is_string() && !completion.is_array() && !completion.is_object() {
+                plain(
+                    string(&mut row, "prompt", expected)?,
+                    string(&mut row, "completion", expected)?,
+                    &["completion"],
+                    false,
+                )
+            } else {
+                let prompt = match prompt {
+                    // A string can only be the user's message.
+                    Value::String(asked) if first_role(Some(completion)) == Some("assistant") => {
+                        vec![message("user", asked.clone())]
+                    }
+                    list => messages(list, "prompt", false)?,
+                };
+                let text = Text::Chat {
+                    prompt,
+                    sides: vec![messages(completion, "completion", true)?],
+                    tools: tools(row.get("tools"))?,
+                    chat_template_kwargs: kwargs(&row)?,
+                };
+                Said { text, fields: &["completion"], whole: false }
+            }
+        }
+        Format::Text => {
+            let text = string(&mut row, "text", "the text format has `text`, a string")?;
+            plain(String::new(), text, &["text"], true)
+        }
+        Format::Messages => {
+            let list = get(&row, "messages", "the messages format has `messages`, a whole conversation")?;
+            let theirs = list.get(0).is_some_and(|m| m.get("from").is_some());
+            let messages = if theirs { turns(&row, "messages", "")? } else { messages(list, "messages", true)? };
+            let (tools, chat_template_kwargs) = (tools(row.get("tools"))?, kwargs(&row)?);
+            let text = Text::Chat { prompt: Vec::new(), sides: vec![messages], tools, chat_template_kwargs };
+            Said { text, fields: &["messages"], whole: true }
+        }
+        Format::Sharegpt if single => {
+            let mut all = sharegpt_system(&row)?;
+            all.extend(turns(&row, "conversations", "the sharegpt format has `conversations` of {from, value}")?);
+            let text = Text::Chat {
+                prompt: Vec::new(),
+                sides: vec![all],
+                tools: tools(row.get("tools"))?,
+                chat_template_kwargs: Row::new(),
+            };
+            Said { text, fields: &["conversations"], whole: true }
+        }
+        Format::Alpaca if single && !row.get("output").is_some_and(Value::is_array) => {
+            let expected = "the alpaca format has `instruction` and `output`, and `input`, `system`, `history` if any";
+            let prompt = alpaca_prompt(&mut row, expected)?;
+            let text = Text::Chat {
+                prompt,
+                sides: vec![vec![message("assistant", string(&mut row, "output", expected)?)]],
+                tools: None,
+                chat_template_kwargs: Row::new(),
+            };
+            Said { text, fields: &["output"], whole: false }
+        }
+        _ => Said::of_chosen(convert(row, format, options, faults).map_err(|fault| match fault.dirt() {
+            // Where the prompt stands inside the sides alone, it is what they have in common.
+            Some(Dirt::IdenticalPair) => {
+                let message = "the same as `chosen`, so that it can't be told where the prompt ends";
+                Fault::new(Dirt::DifferingPrompts, "rejected", message)
+            }
+            _ => fault,
+        })?),
+    };
+    let field = said.fields[0];
+    match (options.completion_only_loss, said.whole) {
+        (Some(true), true) => {
+            let message = "no prompt beside it that `completion_only_loss = true` could leave out; leave the key out, or \
+                           give `prompt` and `completion`";
+            return Err(Fault::other(field, message));
+        }
+        (Some(false), false) => said.join(),
+        _ => {}
+    }
+    if options.assistant_only_loss && matches!(said.text, Text::Plain { .. }) {
+        let message =
+            "a string, in which nothing tells the assistant's turns, as `assistant_only_loss` asks; expected messages";
+        return Err(Fault::other(field, message));
+    }
+    Ok(said)
 }
 
 fn convert(mut row: Row, format: Format, options: &Options, faults: &mut Vec<Fault>) -> Result<Example, Fault> {
     match format {
+        Format::PromptCompletion | Format::Messages | Format::Text => {
+            Err(Fault::other("format", format!("{:?} has no pairs", format.name())))
+        }
         Format::Standard => {
             let expected = "the standard format has `prompt`, `chosen` and `rejected`, strings each";
             Ok(Example::Plain {
@@ -566,21 +905,21 @@ fn convert(mut row: Row, format: Format, options: &Options, faults: &mut Vec<Fau
     }
 }
 
-fn examine(example: &Example, options: &Options, faults: &mut Vec<Fault>) {
-    match example {
-        Example::Plain { chosen, rejected, .. } => {
-            for (dirt, field, text) in
-                [(Dirt::EmptyChosen, "chosen", chosen), (Dirt::EmptyRejected, "rejected", rejected)]
-            {
+fn examine(said: &Said, options: &Options, faults: &mut Vec<Fault>) {
+    let same = match &said.text {
+        Text::Plain { sides, .. } => {
+            for (field, text) in said.fields.iter().zip(sides) {
                 if blank(text) {
-                    faults.push(Fault::new(dirt, field, format!("an empty completion, {text:?}; expected text")));
+                    faults.push(Fault::new(
+                        empty(field),
+                        field,
+                        format!("an empty completion, {text:?}; expected text"),
+                    ));
                 }
             }
-            if chosen == rejected {
-                faults.push(Fault::new(Dirt::IdenticalPair, "rejected", "the same as `chosen`; nothing to prefer"));
-            }
+            sides.len() == 2 && sides[0] == sides[1]
         }
-        Example::Chat { prompt, chosen, rejected, .. } => {
+        Text::Chat { prompt, sides, .. } => {
             if prompt.last().is_some_and(|m| role(m) == "assistant") {
                 faults.push(Fault::new(
                     Dirt::AssistantPrompt,
@@ -588,20 +927,21 @@ fn examine(example: &Example, options: &Options, faults: &mut Vec<Fault>) {
                     "the last message is the assistant's; expected a turn to answer",
                 ));
             }
-            for (dirt, field, side) in
-                [(Dirt::EmptyChosen, "chosen", chosen), (Dirt::EmptyRejected, "rejected", rejected)]
-            {
+            for (field, side) in said.fields.iter().zip(sides) {
                 if !side.iter().any(says_something) {
-                    faults.push(Fault::new(dirt, field, "an empty completion; expected a message with content"));
+                    faults.push(Fault::new(
+                        empty(field),
+                        field,
+                        "an empty completion; expected a message with content",
+                    ));
                 } else if let Some(m) = side.iter().find(|m| !says_something(m) && !m["content"].is_string()) {
                     let found = m.get("content").unwrap_or(&Value::Null);
                     faults.push(Fault::wrong_type(&format!("{field}.content"), "a string", found));
                 }
             }
-            if chosen == rejected {
-                faults.push(Fault::new(Dirt::IdenticalPair, "rejected", "the same as `chosen`; nothing to prefer"));
-            } else if !options.assistant_only_loss {
-                for (field, side) in [("chosen", chosen), ("rejected", rejected)] {
+            let same = sides.len() == 2 && sides[0] == sides[1];
+            if !same && !said.whole && !options.assistant_only_loss {
+                for (field, side) in said.fields.iter().zip(sides) {
                     if let Some(m) = side.iter().find(|m| role(m) != "assistant") {
                         faults.push(Fault::new(
                             Dirt::DifferingPrompts,
@@ -616,7 +956,11 @@ fn examine(example: &Example, options: &Options, faults: &mut Vec<Fault>) {
                     }
                 }
             }
+            same
         }
+    };
+    if same {
+        faults.push(Fault::new(Dirt::IdenticalPair, "rejected", "the same as `chosen`; nothing to prefer"));
     }
     let order = |f: &Fault| f.dirt().and_then(|d| Dirt::ALL.iter().position(|other| *other == d)).unwrap_or(0);
     faults.sort_by_key(order);
@@ -738,15 +1082,14 @@ fn split_messages(
     Ok(Example::Chat { prompt, chosen, rejected, tools, chat_template_kwargs })
 }
 
-fn alpaca(mut row: Row) -> Result<Example, Fault> {
-    let expected =
-        "the alpaca format has `instruction`, `chosen` and `rejected`, and `input`, `system`, `history` if any";
+/// The messages before the answer.
+fn alpaca_prompt(row: &mut Row, expected: &str) -> Result<Vec<Value>, Fault> {
     let mut prompt = Vec::new();
     let optional = |row: &mut Row, field: &str| match row.get(field) {
         None | Some(Value::Null) => Ok(String::new()),
         Some(_) => string(row, field, expected),
     };
-    let system = optional(&mut row, "system")?;
+    let system = optional(row, "system")?;
     if !system.is_empty() {
         prompt.push(message("system", system));
     }
@@ -762,6 +1105,15 @@ fn alpaca(mut row: Row) -> Result<Example, Fault> {
             }
         }
     }
+    let parts = [string(row, "instruction", expected)?, optional(row, "input")?];
+    let asked: Vec<_> = parts.into_iter().filter(|p| !p.is_empty()).collect();
+    prompt.push(message("user", asked.join("\n")));
+    Ok(prompt)
+}
+
+fn alpaca(mut row: Row) -> Result<Example, Fault> {
+    let expected =
+        "the alpaca format has `instruction`, `chosen` and `rejected`, and `input`, `system`, `history` if any";
     // The older layout: `output` holds the better answer and the worse.
     if let (None, Some(Value::Array(answers))) = (row.get("chosen"), row.get("output"))
         && let [better, worse] = &answers[..]
@@ -770,11 +1122,8 @@ fn alpaca(mut row: Row) -> Result<Example, Fault> {
         row.insert("chosen".to_owned(), better);
         row.insert("rejected".to_owned(), worse);
     }
-    let parts = [string(&mut row, "instruction", expected)?, optional(&mut row, "input")?];
-    let asked: Vec<_> = parts.into_iter().filter(|p| !p.is_empty()).collect();
-    prompt.push(message("user", asked.join("\n")));
     Ok(Example::Chat {
-        prompt,
+        prompt: alpaca_prompt(&mut row, expected)?,
         chosen: vec![message("assistant", string(&mut row, "chosen", expected)?)],
         rejected: vec![message("assistant", string(&mut row, "rejected", expected)?)],
         tools: None,
@@ -832,28 +1181,35 @@ fn nemo_rl(row: Row) -> Result<Example, Fault> {
 
 fn sharegpt(row: Row) -> Result<Example, Fault> {
     let expected = "the sharegpt format has `conversations`, `chosen` and `rejected` of {from, value}";
-    let mut prompt = Vec::new();
-    if let Some(system) = row.get("system").filter(|s| !s.is_null() && *s != "") {
-        let text = system.as_str().ok_or_else(|| Fault::wrong_type("system", "a string", system))?;
-        prompt.push(message("system", text.to_owned()));
-    }
-    let turns = |field: &str| -> Result<Vec<Value>, Fault> {
-        let value = get(&row, field, expected)?;
-        let list = match value {
-            Value::Array(list) => list.as_slice(),
-            Value::Object(_) => std::slice::from_ref(value),
-            other => return Err(Fault::wrong_type(field, "{from, value}, or a list of them", other)),
-        };
-        list.iter().map(|turn| sharegpt_turn(turn, field)).collect()
-    };
-    prompt.extend(turns("conversations")?);
+    let mut prompt = sharegpt_system(&row)?;
+    prompt.extend(turns(&row, "conversations", expected)?);
     Ok(Example::Chat {
         prompt,
-        chosen: turns("chosen")?,
-        rejected: turns("rejected")?,
+        chosen: turns(&row, "chosen", expected)?,
+        rejected: turns(&row, "rejected", expected)?,
         tools: tools(row.get("tools"))?,
         chat_template_kwargs: Row::new(),
     })
+}
+
+/// The first message, where the system's text has a column of its own.
+fn sharegpt_system(row: &Row) -> Result<Vec<Value>, Fault> {
+    match row.get("system").filter(|s| !s.is_null() && *s != "") {
+        None => Ok(Vec::new()),
+        Some(Value::String(text)) => Ok(vec![message("system", text.clone())]),
+        Some(other) => Err(Fault::wrong_type("system", "a string", other)),
+    }
+}
+
+/// The messages that {from, value} in a field stand for.
+fn turns(row: &Row, field: &str, expected: &str) -> Result<Vec<Value>, Fault> {
+    let value = get(row, field, expected)?;
+    let list = match value {
+        Value::Array(list) => list.as_slice(),
+        Value::Object(_) => std::slice::from_ref(value),
+        other => return Err(Fault::wrong_type(field, "{from, value}, or a list of them", other)),
+    };
+    list.iter().map(|turn| sharegpt_turn(turn, field)).collect()
 }
 
 fn sharegpt_turn(turn: &Value, field: &str) -> Result<Value, Fault> {
@@ -984,7 +1340,7 @@ fn known_role(role: &str, field: &str) -> Result<(), Fault> {
 
 /// A list of messages as chat templates take them, nulls and all. `answers`: they end in the model's answer, which may
 /// be empty.
-fn messages(value: &Value, field: &str, answers: bool) -> Result<Vec<Value>, Fault> {
+pub(crate) fn messages(value: &Value, field: &str, answers: bool) -> Result<Vec<Value>, Fault> {
     let list = match value {
         Value::Array(list) => list.as_slice(),
         Value::Object(_) => std::slice::from_ref(value),
@@ -1019,7 +1375,7 @@ fn one_message(m: &Value, field: String, may_be_empty: bool) -> Result<Value, Fa
 }
 
 /// Tool definitions: a list, or JSON text of one (older Parquet cannot hold free-form objects).
-fn tools(value: Option<&Value>) -> Result<Option<Value>, Fault> {
+pub(crate) fn tools(value: Option<&Value>) -> Result<Option<Value>, Fault> {
     let wrong = |message| Fault::new(Dirt::WrongType, "tools", message);
     let parsed = match value {
         None | Some(Value::Null) => return Ok(None),
@@ -1035,7 +1391,7 @@ fn tools(value: Option<&Value>) -> Result<Option<Value>, Fault> {
     }
 }
 
-fn kwargs(row: &Row) -> Result<Row, Fault> {
+pub(crate) fn kwargs(row: &Row) -> Result<Row, Fault> {
     let field = "chat_template_kwargs";
     match row.get(field) {
         None | Some(Value::Null) => Ok(Row::new()),

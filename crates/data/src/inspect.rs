@@ -1,14 +1,15 @@
-//! A look at preference data before it is trained on: its format, its lengths, its dirt, and some rows as the model
+//! A look at data before it is trained on: its format, its lengths, its dirt, and some rows as the model
 //! will see them.
 
 use std::fmt::Write;
 
 use serde::Serialize;
 
-use crate::encode::{Encoder, Tokens};
-use crate::format::Example;
-use crate::load::{Files, run};
-use crate::options::{Boundary, Dirt, Options, Overlong, Policy, Verdict};
+use crate::dataset::{Parts, Scored};
+use crate::encode::{Encoder, Lesson, Tokens};
+use crate::format::{Said, Text};
+use crate::load::{self, Files, run};
+use crate::options::{Boundary, Dirt, Options, Overlong, Policy, Task, Verdict};
 use crate::{Error, Report, Source, Tokenizer};
 
 /// What was found in the data.
@@ -21,15 +22,22 @@ pub struct Inspection {
     /// Lengths of the prompts.
     pub prompt: Distribution,
     /// Lengths of the chosen completions, EOS included where tokens are counted.
+    #[serde(skip_serializing_if = "Distribution::is_empty")]
     pub chosen: Distribution,
     /// Lengths of the rejected completions, likewise.
+    #[serde(skip_serializing_if = "Distribution::is_empty")]
     pub rejected: Distribution,
+    /// Lengths of what lessons teach, likewise.
+    #[serde(skip_serializing_if = "Distribution::is_empty")]
+    pub completion: Distribution,
     /// Lengths of prompt + the longer completion.
     pub total: Distribution,
-    /// Share of pairs whose chosen is longer than their rejected, 0 to 1: the length bias of the data.
-    pub chosen_longer: f64,
-    /// Share of pairs whose sides are equally long, 0 to 1.
-    pub equally_long: f64,
+    /// Share of pairs whose chosen is longer than their rejected, 0 to 1: the length bias of the data. None for lessons.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub chosen_longer: Option<f64>,
+    /// Share of pairs whose sides are equally long, 0 to 1. None for lessons.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub equally_long: Option<f64>,
     /// `max_length`, and the pairs of which one side is longer. Without truncation here, whatever `overlong` says.
     pub overlong: Option<(usize, usize)>,
     /// The kinds of dirt at which training on this data would stop, under the options as they are.
@@ -57,6 +65,12 @@ pub struct Distribution {
     pub bins: Vec<usize>,
 }
 
+impl Distribution {
+    fn is_empty(&self) -> bool {
+        self.bins.is_empty()
+    }
+}
+
 /// One row as the model will see it.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Sample {
@@ -67,9 +81,14 @@ pub struct Sample {
     /// The prompt; none of it is scored.
     pub prompt: Vec<Piece>,
     /// The chosen completion.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub chosen: Vec<Piece>,
     /// The rejected completion.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub rejected: Vec<Piece>,
+    /// What a lesson teaches.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub completion: Vec<Piece>,
 }
 
 /// A token, or a whole text where there is no tokenizer.
@@ -99,6 +118,25 @@ pub fn inspect(
     options: &Options,
     samples: usize,
 ) -> Result<Inspection, Error> {
+    inspect_for(Some(Task::Align), sources, tokenizer, options, samples)
+}
+
+/// As [`inspect`], with what the rows are to be used for. None: pairs where the first row is one, lessons otherwise.
+///
+/// # Errors
+/// As [`inspect`], and options that the task does not read.
+pub fn inspect_for(
+    task: Option<Task>,
+    sources: &[Source],
+    tokenizer: Option<&Tokenizer>,
+    options: &Options,
+    samples: usize,
+) -> Result<Inspection, Error> {
+    let task = match task {
+        Some(task) => task,
+        None => load::recognise(sources, options)?,
+    };
+    options.validate_for(task)?;
     let lenient = Options {
         max_length: None,
         overlong: Overlong::Error,
@@ -107,22 +145,26 @@ pub fn inspect(
         cache_dir: None,
         ..options.clone()
     };
-    let files = Files::resolve(sources, &lenient)?;
+    let files = Files::resolve(sources, &lenient, task)?;
     let encoder = tokenizer.map(|t| Encoder::new(t, &lenient)).transpose()?;
-    let mut report = Report { files_not_read: files.skipped.clone(), ..Report::default() };
+    let mut report = files.report();
     let mut lengths: [Vec<u32>; 3] = Default::default();
     let mut shown = Vec::new();
     run(&files, encoder.as_ref(), &lenient, &mut report, &mut |_| {}, &mut |item| {
         let file = &files.read[item.file].path;
         let (counts, pieces) = match (item.encoded, tokenizer) {
             (Some(encoded), Some(tokenizer)) => {
-                let tokens = encoded.into_tokens(item.key, item.file, item.row);
-                let counts = [&tokens.prompt, &tokens.chosen, &tokens.rejected].map(Vec::len);
-                let pieces = (shown.len() < samples).then(|| pieces(&tokens, tokenizer)).transpose()?;
+                let (key, file, row) = (item.key, item.file, item.row);
+                let (prompt, sides) = match task {
+                    Task::Align => apart(encoded.into_record::<Tokens>(key, file, row)),
+                    Task::Sft => apart(encoded.into_record::<Lesson>(key, file, row)),
+                };
+                let counts = [prompt.len(), sides[0].0.len(), sides[1].0.len()];
+                let pieces = (shown.len() < samples).then(|| pieces(prompt, sides, tokenizer)).transpose()?;
                 (counts, pieces)
             }
             _ => {
-                let texts = texts(&item.example);
+                let texts = texts(&item.said);
                 let counts = [0, 1, 2].map(|i| texts[i].chars().count());
                 let piece = |(i, text)| vec![Piece { id: None, text, scored: i > 0 }];
                 (counts, (shown.len() < samples).then(|| texts.into_iter().enumerate().map(piece).collect()))
@@ -131,13 +173,18 @@ pub fn inspect(
         for (all, n) in lengths.iter_mut().zip(counts) {
             all.push(u32::try_from(n).unwrap_or(u32::MAX));
         }
-        if let Some([prompt, chosen, rejected]) = pieces.and_then(|p: Vec<_>| <[_; 3]>::try_from(p).ok()) {
-            shown.push(Sample { file: file.clone(), row: item.row, prompt, chosen, rejected });
+        if let Some([prompt, first, second]) = pieces.and_then(|p: Vec<_>| <[_; 3]>::try_from(p).ok()) {
+            let (chosen, rejected, completion) = match task {
+                Task::Align => (first, second, Vec::new()),
+                Task::Sft => (Vec::new(), Vec::new(), first),
+            };
+            shown.push(Sample { file: file.clone(), row: item.row, prompt, chosen, rejected, completion });
         }
         Ok(())
     })?;
     report.pairs_per_epoch = report.pairs;
 
+    let pairs = task == Task::Align;
     let [prompts, chosen, rejected] = lengths;
     let share = |test: fn(&u32, &u32) -> bool| {
         let n = chosen.iter().zip(&rejected).filter(|(c, r)| test(c, r)).count();
@@ -156,12 +203,13 @@ pub fn inspect(
         unit: if tokenizer.is_some() { "tokens" } else { "characters" },
         prompt: distribution(&prompts, own(&prompts)),
         total: distribution(&totals, own(&totals)),
-        chosen_longer: share(|c, r| c > r),
-        equally_long: share(|c, r| c == r),
+        chosen_longer: pairs.then(|| share(|c, r| c > r)),
+        equally_long: pairs.then(|| share(|c, r| c == r)),
         overlong,
         // The same bins, so that the two can be laid over each other.
-        chosen: distribution(&chosen, longest),
-        rejected: distribution(&rejected, longest),
+        chosen: if pairs { distribution(&chosen, longest) } else { Distribution::default() },
+        rejected: if pairs { distribution(&rejected, longest) } else { Distribution::default() },
+        completion: if pairs { Distribution::default() } else { distribution(&chosen, longest) },
         report,
         samples: shown,
     })
@@ -197,28 +245,36 @@ fn distribution(all: &[u32], longest: usize) -> Distribution {
     }
 }
 
-fn texts(example: &Example) -> [String; 3] {
-    match example {
-        Example::Plain { prompt, chosen, rejected } => [prompt.clone(), chosen.clone(), rejected.clone()],
-        Example::Chat { prompt, chosen, rejected, .. } => [prompt, chosen, rejected].map(|side| {
-            let said = |m: &serde_json::Value| match m.get("content") {
+fn texts(said: &Said) -> [String; 3] {
+    let mut all = match &said.text {
+        Text::Plain { prompt, sides } => std::iter::once(prompt).chain(sides).cloned().collect::<Vec<_>>(),
+        Text::Chat { prompt, sides, .. } => {
+            let text = |m: &serde_json::Value| match m.get("content") {
                 Some(serde_json::Value::String(text)) => text.clone(),
                 Some(other) => other.to_string(),
                 None => String::new(),
             };
-            side.iter().map(said).collect::<Vec<_>>().join("\n")
-        }),
-    }
+            let joined = |side: &Vec<serde_json::Value>| side.iter().map(text).collect::<Vec<_>>().join("\n");
+            std::iter::once(prompt).chain(sides).map(joined).collect()
+        }
+    };
+    all.resize(3, String::new());
+    [0, 1, 2].map(|i| std::mem::take(&mut all[i]))
 }
 
-fn pieces(tokens: &Tokens, tokenizer: &Tokenizer) -> Result<Vec<Vec<Piece>>, Error> {
-    let masks = [None, tokens.chosen_mask.as_ref(), tokens.rejected_mask.as_ref()];
+/// A record's prompt and sides.
+fn apart(record: impl Parts) -> (Vec<u32>, [Scored; 2]) {
+    let sides = record.sides().map(|(ids, mask)| (ids.to_vec(), mask.map(<[bool]>::to_vec)));
+    (record.prompt().to_vec(), sides)
+}
+
+fn pieces(prompt: Vec<u32>, [first, second]: [Scored; 2], tokenizer: &Tokenizer) -> Result<Vec<Vec<Piece>>, Error> {
     let mut out = Vec::new();
-    for (i, (ids, mask)) in [&tokens.prompt, &tokens.chosen, &tokens.rejected].into_iter().zip(masks).enumerate() {
+    for (i, (ids, mask)) in [(prompt, None), first, second].into_iter().enumerate() {
         let mut decoder = tokenizer.decode_eagerly();
         let mut side = Vec::with_capacity(ids.len());
         for (t, id) in ids.iter().enumerate() {
-            let scored = i > 0 && mask.is_none_or(|m| m[t]);
+            let scored = i > 0 && mask.as_ref().is_none_or(|m| m[t]);
             side.push(Piece { id: Some(*id), text: decoder.push(*id)?, scored });
         }
         let rest = decoder.finish()?;
@@ -230,8 +286,26 @@ fn pieces(tokens: &Tokens, tokenizer: &Tokenizer) -> Result<Vec<Vec<Piece>>, Err
     Ok(out)
 }
 
+/// A name, its lengths, its colours on a terminal and in a picture.
+type Shown<'a> = (&'static str, &'a Distribution, &'static str, &'static str);
+
 impl Inspection {
-    /// For a terminal; with ANSI colours if `colour`. Prompts are dim, scored tokens green (chosen) or red (rejected)
+    /// What is scored: both sides of pairs, or what lessons teach.
+    fn sides(&self) -> Vec<Shown<'_>> {
+        match self.report.task {
+            Task::Align => {
+                vec![("chosen", &self.chosen, "32", "#2a7f4f"), ("rejected", &self.rejected, "31", "#c0392b")]
+            }
+            Task::Sft => vec![("completion", &self.completion, "32", "#2a7f4f")],
+        }
+    }
+
+    /// The fullest bin of the sides.
+    fn most(&self) -> usize {
+        self.sides().iter().flat_map(|(_, d, ..)| &d.bins).copied().max().unwrap_or(0).max(1)
+    }
+
+    /// For a terminal; with ANSI colours if `colour`. Prompts are dim, scored tokens green (chosen, completions) or red (rejected)
     /// with every other token underlined, and tokens that are not scored are dim.
     pub fn terminal(&self, colour: bool) -> String {
         let paint = |code: &str, text: &str| {
@@ -245,7 +319,7 @@ impl Inspection {
         }
         if let Some((max, n)) = self.overlong {
             let hint = if n > 0 { format!("; {}", Dirt::Overlong.hint()) } else { String::new() };
-            let _ = writeln!(out, "longer than max_length {max}: {n} pairs{hint}");
+            let _ = writeln!(out, "longer than max_length {max}: {n} {}{hint}", self.report.task.units());
         }
         if !self.stops.is_empty() {
             let kinds: Vec<_> = self.stops.iter().map(|dirt| dirt.words()).collect();
@@ -260,37 +334,37 @@ impl Inspection {
             "\n{:>10} {:>8} {:>8} {:>8} {:>8} {:>8}  ({})",
             "", "min", "median", "mean", "p95", "max", self.unit
         );
-        for (name, d) in
-            [("prompt", &self.prompt), ("chosen", &self.chosen), ("rejected", &self.rejected), ("total", &self.total)]
-        {
+        let sides = self.sides();
+        let named = sides.iter().map(|(name, d, ..)| (*name, *d));
+        for (name, d) in std::iter::once(("prompt", &self.prompt)).chain(named).chain([("total", &self.total)]) {
             let _ = writeln!(out, "{name:>10} {:>8} {:>8} {:>8.1} {:>8} {:>8}", d.min, d.median, d.mean, d.p95, d.max);
         }
-        let _ = writeln!(
-            out,
-            "\nchosen is longer in {:.1} % of the pairs, equally long in {:.1} %",
-            100.0 * self.chosen_longer,
-            100.0 * self.equally_long
-        );
-        let most = self.chosen.bins.iter().chain(&self.rejected.bins).copied().max().unwrap_or(0).max(1);
-        let _ = writeln!(out, "\n{:>10}  {:<32}  rejected", self.unit, "chosen");
-        for (i, (c, r)) in self.chosen.bins.iter().zip(&self.rejected.bins).enumerate() {
-            let bar = |n: usize| "█".repeat((n * 24).div_ceil(most));
-            let chosen = format!("{:<24}", bar(*c));
+        if let (Some(longer), Some(equally)) = (self.chosen_longer, self.equally_long) {
             let _ = writeln!(
                 out,
-                "{:>10}  {} {c:<7}  {} {r}",
-                i * self.chosen.bin_width,
-                paint("32", &chosen),
-                paint("31", &format!("{:<24}", bar(*r)))
+                "\nchosen is longer in {:.1} % of the pairs, equally long in {:.1} %",
+                100.0 * longer,
+                100.0 * equally
             );
+        }
+        let most = self.most();
+        let head: Vec<_> = sides.iter().map(|(name, ..)| format!("{name:<32}")).collect();
+        let _ = writeln!(out, "\n{:>10}  {}", self.unit, head.join("  ").trim_end());
+        for i in 0..sides[0].1.bins.len() {
+            let bar = |d: &Distribution, code| {
+                let bar = format!("{:<24}", "█".repeat((d.bins[i] * 24).div_ceil(most)));
+                format!("{} {:<7}", paint(code, &bar), d.bins[i])
+            };
+            let bars: Vec<_> = sides.iter().map(|(_, d, code, _)| bar(d, code)).collect();
+            let _ = writeln!(out, "{:>10}  {}", i * sides[0].1.bin_width, bars.join("  ").trim_end());
         }
         for sample in &self.samples {
             let _ = writeln!(out, "\n{}, row {}", sample.file.display(), sample.row);
-            for (name, side, code) in [
-                ("prompt", &sample.prompt, "2"),
-                ("chosen", &sample.chosen, "32"),
-                ("rejected", &sample.rejected, "31"),
-            ] {
+            let shown = match self.report.task {
+                Task::Align => vec![("chosen", &sample.chosen, "32"), ("rejected", &sample.rejected, "31")],
+                Task::Sft => vec![("completion", &sample.completion, "32")],
+            };
+            for (name, side, code) in std::iter::once(("prompt", &sample.prompt, "2")).chain(shown) {
                 let scored = side.iter().filter(|p| p.scored).count();
                 let unit = if side.iter().any(|p| p.id.is_some()) { "tokens" } else { "text" };
                 let _ = write!(out, "{} ({} {unit}, {scored} scored): ", paint("1", name), side.len());
@@ -309,26 +383,28 @@ impl Inspection {
         out
     }
 
-    /// The length distributions of chosen and rejected, as an SVG of 720 × 400 pixels.
+    /// The length distributions of what is scored, as an SVG of 720 × 400 pixels.
     pub fn svg(&self) -> String {
         let (left, top, width, height) = (60.0, 50.0, 640.0, 290.0);
-        let bins = self.chosen.bins.len().max(1);
-        let most = self.chosen.bins.iter().chain(&self.rejected.bins).copied().max().unwrap_or(0).max(1);
+        let (sides, most) = (self.sides(), self.most());
+        let bins = sides[0].1.bins.len().max(1);
         let step = width / bins as f64;
         // Chosen stands left and rejected right in each bin.
-        let half = (step - 2.0).max(1.0) / 2.0;
+        let half = (step - 2.0).max(1.0) / sides.len() as f64;
         let y = |n: usize| top + height * (1.0 - n as f64 / most as f64);
         let mut out = String::from(concat!(
             r#"<svg xmlns="http://www.w3.org/2000/svg" width="720" height="400" viewBox="0 0 720 400" "#,
             r#"font-family="sans-serif" font-size="12">"#,
             "\n<rect width=\"720\" height=\"400\" fill=\"white\"/>\n"
         ));
+        let longer = self.chosen_longer.map(|share| format!("; chosen is longer in {:.1} %", 100.0 * share));
+        let longer = longer.unwrap_or_default();
         // Writing to a String cannot fail.
         let _ = writeln!(
             out,
-            r#"<text x="{left}" y="20" font-size="14">Completion lengths of {} pairs; chosen is longer in {:.1} %</text>"#,
+            r#"<text x="{left}" y="20" font-size="14">Completion lengths of {} {}{longer}</text>"#,
             self.report.pairs,
-            100.0 * self.chosen_longer
+            self.report.task.units()
         );
         for tick in 0..=4 {
             let n = most * tick / 4;
@@ -340,14 +416,13 @@ impl Inspection {
             );
             let _ = writeln!(out, r#"<text x="{}" y="{:.1}" text-anchor="end">{n}</text>"#, left - 6.0, at + 4.0);
         }
-        for (name, d, fill, place) in
-            [("chosen", &self.chosen, "#2a7f4f", 0.0), ("rejected", &self.rejected, "#c0392b", 160.0)]
-        {
+        for (at, (name, d, _, fill)) in sides.iter().enumerate() {
+            let place = 160.0 * at as f64;
             for (i, n) in d.bins.iter().enumerate().filter(|(_, n)| **n > 0) {
                 let _ = writeln!(
                     out,
                     r#"<rect x="{:.1}" y="{:.1}" width="{:.1}" height="{:.1}" fill="{fill}" ><title>{name}, {} to {} {}: {n}</title></rect>"#,
-                    left + step * i as f64 + if place > 0.0 { half } else { 0.0 },
+                    left + step * i as f64 + half * at as f64,
                     y(*n),
                     half,
                     top + height - y(*n),
@@ -372,7 +447,7 @@ impl Inspection {
                 out,
                 r#"<text x="{x:.1}" y="{}" text-anchor="middle">{}</text>"#,
                 top + height + 18.0,
-                i * self.chosen.bin_width
+                i * sides[0].1.bin_width
             );
         }
         let _ = writeln!(

@@ -11,12 +11,12 @@ use std::sync::mpsc::sync_channel;
 use rayon::prelude::*;
 use xxhash_rust::xxh3::{Xxh3, xxh3_128};
 
-use crate::dataset::{Builder, Dataset};
-use crate::encode::{Encoded, Encoder};
+use crate::dataset::{Builder, Dataset, Lessons, Record};
+use crate::encode::{Encoded, Encoder, Tokens};
 use crate::error::{Error, Place};
 use crate::folder;
-use crate::format::{self, Example, Fault, Row};
-use crate::options::{self, Dirt, Format, Options, Verdict};
+use crate::format::{self, Example, Fault, Row, Said, Text};
+use crate::options::{self, Dirt, Format, Options, Task, Verdict};
 use crate::report::{FileReport, Report};
 use crate::source::{self, Raw, Source};
 use crate::tokenizer::Tokenizer;
@@ -39,33 +39,43 @@ pub struct Progress {
 /// # Errors
 /// The first thing that the options do not allow; see [`Error`] for the kinds.
 pub fn load(sources: &[Source], tokenizer: &Tokenizer, options: &Options) -> Result<(Dataset, Report), Error> {
+    load_with::<Tokens>(sources, tokenizer, options, &mut |_| {})
+}
+
+/// Reads and tokenises supervised data: of pairs the chosen side.
+///
+/// # Errors
+/// The first thing that the options do not allow, and options that are for pairs.
+pub fn load_lessons(sources: &[Source], tokenizer: &Tokenizer, options: &Options) -> Result<(Lessons, Report), Error> {
     load_with(sources, tokenizer, options, &mut |_| {})
 }
 
-/// As [`load`], telling `progress` after every batch of rows; nothing is told when the cache has the tokens already.
+/// As [`load`] or [`load_lessons`], by what a data set of it is wanted, telling `progress` after every batch of rows;
+/// nothing is told when the cache has the tokens already.
 ///
 /// # Errors
 /// As [`load`].
-pub fn load_with(
+pub fn load_with<T: Record>(
     sources: &[Source],
     tokenizer: &Tokenizer,
     options: &Options,
     progress: &mut dyn FnMut(Progress),
-) -> Result<(Dataset, Report), Error> {
-    let files = Files::resolve(sources, options)?;
+) -> Result<(Dataset<T>, Report), Error> {
+    let units = T::TASK.units();
+    let files = Files::resolve(sources, options, T::TASK)?;
     let encoder = Encoder::new(tokenizer, options)?;
     let cache = match &options.cache_dir {
         None => None,
-        Some(folder) => Some(folder.join(format!("{:032x}.pairs", fingerprint(&files, &encoder, options)?))),
+        Some(folder) => Some(folder.join(format!("{:032x}.{units}", fingerprint(&files, &encoder, options)?))),
     };
     let cached = cache.as_deref().map(Dataset::open).transpose()?.flatten();
     let (mut dataset, mut report) = match cached {
         Some((dataset, report)) => (dataset, Report { from_cache: true, ..report }),
         None => {
             let mut builder = Builder::new(cache)?;
-            let mut report = Report { files_not_read: files.skipped.clone(), ..Report::default() };
+            let mut report = files.report();
             run(&files, Some(&encoder), options, &mut report, progress, &mut |item| match item.encoded {
-                Some(encoded) => builder.push(&encoded.into_tokens(item.key, item.file, item.row)),
+                Some(encoded) => builder.push(&encoded.into_record(item.key, item.file, item.row)),
                 None => Ok(()),
             })?;
             (builder.finish(&report)?, report)
@@ -73,7 +83,10 @@ pub fn load_with(
     };
     if report.pairs == 0 {
         let first = files.read.first().map(|f| f.path.clone()).unwrap_or_default();
-        return Err(Error::file(&first, format!("no pair is left of {} rows\n{report}", report.rows)));
+        return Err(Error::file(
+            &first,
+            format!("no {} is left of {} rows\n{report}", &units[..units.len() - 1], report.rows),
+        ));
     }
     let times: Vec<f64> = files.read.iter().map(|f| f.weight).collect();
     dataset.weigh(&times, options.seed);
@@ -90,21 +103,49 @@ pub fn read(
     options: &Options,
     each: &mut dyn FnMut(Place, Example) -> Result<(), Error>,
 ) -> Result<Report, Error> {
-    let files = Files::resolve(sources, options)?;
-    let mut report = Report { files_not_read: files.skipped.clone(), ..Report::default() };
-    run(&files, None, options, &mut report, &mut |_| {}, &mut |item| {
-        each(Place::new(&files.read[item.file].path, item.row), item.example)
+    let files = Files::resolve(sources, options, Task::Align)?;
+    let mut report = files.report();
+    run(&files, None, options, &mut report, &mut |_| {}, &mut |item| match item.said.pair() {
+        Some(example) => each(Place::new(&files.read[item.file].path, item.row), example),
+        None => Ok(()), // no row of a pair is one
     })?;
     report.pairs_per_epoch = report.pairs;
     Ok(report)
 }
 
-/// A pair that came through.
+/// What the rows of `sources` are: pairs, if the first that is read is one, and lessons otherwise.
+///
+/// # Errors
+/// Files that cannot be read.
+pub(crate) fn recognise(sources: &[Source], options: &Options) -> Result<Task, Error> {
+    let files = Files::resolve(sources, options, Task::Sft)?;
+    for file in &files.read {
+        if let Some(format) = file.format {
+            return Ok(if format.is_supervised() { Task::Sft } else { Task::Align });
+        }
+        let mut found = None;
+        source::rows(&file.path, file.open()?, &AtomicU64::new(0), &mut |raw| {
+            let row = raw.body.parse().and_then(|row| format::rename(row, &file.columns));
+            let Ok(mut row) = row else { return ControlFlow::Continue(()) };
+            if format::unpack(&mut row).is_err() {
+                return ControlFlow::Continue(());
+            }
+            found = [Task::Align, Task::Sft].into_iter().find(|task| format::recognise(&row, *task, options).is_ok());
+            if found.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        })?;
+        if let Some(task) = found {
+            return Ok(task);
+        }
+    }
+    Ok(Task::Align)
+}
+
+/// A row that came through.
 pub(crate) struct Item {
     pub file: usize,
     pub row: usize,
     pub key: u64,
-    pub example: Example,
+    pub said: Said,
     pub encoded: Option<Encoded>,
 }
 
@@ -121,7 +162,7 @@ pub(crate) struct SourceFile {
 }
 
 impl SourceFile {
-    fn open(&self) -> Result<File, Error> {
+    pub fn open(&self) -> Result<File, Error> {
         match &self.piped {
             None => File::open(&self.path).map_err(Error::io(&self.path, "open")),
             Some(copy) => {
@@ -153,6 +194,7 @@ fn piped(path: &Path, kind: FileType) -> Result<Option<File>, Error> {
 
 #[derive(Debug)]
 pub(crate) struct Files {
+    pub task: Task,
     pub read: Vec<SourceFile>,
     pub skipped: Vec<PathBuf>,
 }
@@ -161,9 +203,9 @@ pub(crate) struct Files {
 const MAX_WEIGHT: f64 = 1000.0;
 
 impl Files {
-    pub fn resolve(sources: &[Source], options: &Options) -> Result<Self, Error> {
-        options.validate()?;
-        let mut out = Files { read: Vec::new(), skipped: Vec::new() };
+    pub fn resolve(sources: &[Source], options: &Options, task: Task) -> Result<Self, Error> {
+        options.validate_for(task)?;
+        let mut out = Files { task, read: Vec::new(), skipped: Vec::new() };
         for source in sources {
             if !(source.weight > 0.0 && source.weight <= MAX_WEIGHT) {
                 let expected = format!("weight {}; expected a number above 0, at most {MAX_WEIGHT}", source.weight);
@@ -173,6 +215,11 @@ impl Files {
             options::columns(columns)
                 .map_err(|message| Error::file(&source.path, format!("data option `columns`: {message}")))?;
             let format = source.format.or(options.format);
+            if let Some(format) = format.filter(|f| task == Task::Align && f.is_supervised()) {
+                let message =
+                    format!("data option `format`: {:?} is for supervised training, and has no pairs", format.name());
+                return Err(Error::file(&source.path, message));
+            }
             let folder::Files { read, skipped } = folder::files(source, options)?;
             for path in read {
                 let meta = std::fs::metadata(&path).map_err(Error::io(&path, "open"))?;
@@ -191,6 +238,11 @@ impl Files {
         }
         Ok(out)
     }
+
+    /// The report that reading them begins with.
+    pub fn report(&self) -> Report {
+        Report { task: self.task, files_not_read: self.skipped.clone(), ..Report::default() }
+    }
 }
 
 /// What a worker made of one row.
@@ -200,8 +252,8 @@ struct Worked {
     /// Columns that were renamed, and those that the format does not read.
     renamed: Vec<String>,
     unknown: Vec<String>,
-    example: Option<Example>,
-    /// Of prompt, chosen and rejected.
+    said: Option<Said>,
+    /// Of the prompt and what is scored.
     key: u128,
     text_faults: Vec<Fault>,
     encoded: Option<Encoded>,
@@ -244,7 +296,9 @@ pub(crate) fn run(
     let total_bytes = files.read.iter().map(|f| f.bytes).sum();
     let bytes = AtomicU64::new(0);
     report.columns_not_found = files.read.iter().flat_map(|file| file.columns.keys().cloned()).collect();
-    let mut walk = Walk { encoder, options, report, seen: HashSet::new(), refused: None, nothing_read: None, each };
+    let task = files.task;
+    let mut walk =
+        Walk { task, encoder, options, report, seen: HashSet::new(), refused: None, nothing_read: None, each };
     for (index, file) in files.read.iter().enumerate() {
         walk.report.files.push(FileReport { path: file.path.clone(), format: file.format, rows: 0, pairs: 0 });
         let opened = file.open()?;
@@ -332,6 +386,7 @@ impl Refused {
 
 /// The way through the rows.
 struct Walk<'w, 'e> {
+    task: Task,
     encoder: Option<&'w Encoder<'e>>,
     options: &'w Options,
     report: &'w mut Report,
@@ -349,8 +404,9 @@ impl Walk<'_, '_> {
             self.report.files[index].format = self.recognise(file, &batch)?;
         }
         let format = self.report.files[index].format;
-        let (encoder, options) = (self.encoder, self.options);
-        let worked: Vec<Worked> = batch.into_par_iter().map(|raw| one(raw, format, file, encoder, options)).collect();
+        let (task, encoder, options) = (self.task, self.encoder, self.options);
+        let worked: Vec<Worked> =
+            batch.into_par_iter().map(|raw| one(raw, format, file, task, encoder, options)).collect();
         for worked in worked {
             self.report.rows += 1;
             self.report.files[index].rows += 1;
@@ -384,7 +440,7 @@ impl Walk<'_, '_> {
             if format::unpack(&mut row).is_err() {
                 continue;
             }
-            match format::recognise(&row, self.options) {
+            match format::recognise(&row, self.task, self.options) {
                 Ok(format) => return Ok(Some(format)),
                 Err(fault) if fault.dirt().is_some() => {}
                 Err(fault) => return Err(fault.into_error(Place::new(&file.path, raw.row))),
@@ -394,7 +450,7 @@ impl Walk<'_, '_> {
     }
 
     fn row(&mut self, index: usize, file: &SourceFile, worked: Worked) -> Result<(), Stop> {
-        let Worked { row, renamed, unknown, example, key, text_faults, encoded, token_faults } = worked;
+        let Worked { row, renamed, unknown, said, key, text_faults, encoded, token_faults } = worked;
         let place = || Place::new(&file.path, row);
         for column in renamed {
             self.report.columns_not_found.remove(&column);
@@ -403,8 +459,11 @@ impl Walk<'_, '_> {
             *self.report.columns_not_read.entry(column).or_default() += 1;
         }
         let mut faults = text_faults;
-        if example.is_some() && !self.seen.insert(key) {
-            let again = "prompt, chosen and rejected stand in an earlier row";
+        if said.is_some() && !self.seen.insert(key) {
+            let again = match self.task {
+                Task::Align => "prompt, chosen and rejected stand in an earlier row",
+                Task::Sft => "all that it teaches stands in an earlier row",
+            };
             faults.push(Fault::new(Dirt::DuplicateRow, "prompt", again));
         }
         let of_text = faults.len();
@@ -452,13 +511,13 @@ impl Walk<'_, '_> {
             }
             return Ok(());
         }
-        let Some(example) = example else { return Ok(()) };
+        let Some(said) = said else { return Ok(()) };
         self.report.pairs += 1;
         self.report.files[index].pairs += 1;
         if let Some(encoded) = &encoded {
             encoded.count(self.report);
         }
-        (self.each)(Item { file: index, row, key: key as u64, example, encoded }).map_err(|e| Stop::Other(Box::new(e)))
+        (self.each)(Item { file: index, row, key: key as u64, said, encoded }).map_err(|e| Stop::Other(Box::new(e)))
     }
 }
 
@@ -470,19 +529,26 @@ enum Stop {
 }
 
 /// `format` is none where no row before had one.
-fn one(raw: Raw, format: Option<Format>, file: &SourceFile, encoder: Option<&Encoder>, options: &Options) -> Worked {
+fn one(
+    raw: Raw,
+    format: Option<Format>,
+    file: &SourceFile,
+    task: Task,
+    encoder: Option<&Encoder>,
+    options: &Options,
+) -> Worked {
     let mut worked = Worked { row: raw.row, ..Worked::default() };
-    match read_row(raw, format, file, options, &mut worked) {
+    match read_row(raw, format, file, task, options, &mut worked) {
         Err(fault) => worked.text_faults.push(fault),
-        Ok((row, format)) => (worked.example, worked.text_faults) = format::example(row, format, options),
+        Ok((row, format)) => (worked.said, worked.text_faults) = format::said(row, format, task, options),
     }
-    if let Some(example) = &worked.example {
-        worked.key = key(example);
+    if let Some(said) = &worked.said {
+        worked.key = key(said);
         let sound = |f: &Fault| f.dirt().is_some_and(|d| options.verdict(d) == Verdict::Keep);
         if let Some(encoder) = encoder
             && worked.text_faults.iter().all(sound)
         {
-            (worked.encoded, worked.token_faults) = encoder.encode(example);
+            (worked.encoded, worked.token_faults) = encoder.encode(said);
         }
     }
     worked
@@ -493,6 +559,7 @@ fn read_row(
     raw: Raw,
     format: Option<Format>,
     file: &SourceFile,
+    task: Task,
     options: &Options,
     worked: &mut Worked,
 ) -> Result<(Row, Format), Fault> {
@@ -502,7 +569,7 @@ fn read_row(
     format::unpack(&mut row)?;
     let format = match format {
         Some(format) => format,
-        None => format::recognise(&row, options)?,
+        None => format::recognise(&row, task, options)?,
     };
     let known = format::fields(format);
     worked.unknown = row.keys().filter(|k| !known.contains(&k.as_str())).cloned().collect();
@@ -517,17 +584,17 @@ fn read_row(
     Ok((row, format))
 }
 
-/// A hash of what the pair says, the same whatever file and format it came from.
-fn key(example: &Example) -> u128 {
+/// A hash of what the row says, the same whatever file and format it came from.
+fn key(said: &Said) -> u128 {
     let mut hash = Xxh3::new();
     let mut part = |text: &str| {
         hash.update(&(text.len() as u64).to_le_bytes());
         hash.update(text.as_bytes());
     };
-    match example {
-        Example::Plain { prompt, chosen, rejected } => [prompt, chosen, rejected].into_iter().for_each(|t| part(t)),
-        Example::Chat { prompt, chosen, rejected, tools, chat_template_kwargs } => {
-            for side in [prompt, chosen, rejected] {
+    match &said.text {
+        Text::Plain { prompt, sides } => std::iter::once(prompt).chain(sides).for_each(|t| part(t)),
+        Text::Chat { prompt, sides, tools, chat_template_kwargs } => {
+            for side in std::iter::once(prompt).chain(sides) {
                 part(&serde_json::Value::Array(side.clone()).to_string());
             }
             if let Some(tools) = tools {
@@ -540,10 +607,11 @@ fn key(example: &Example) -> u128 {
 }
 
 /// Changes when the same input would give other tokens or another report.
-const CACHE_VERSION: u32 = 3;
+const CACHE_VERSION: u32 = 4;
 
 fn fingerprint(files: &Files, encoder: &Encoder, options: &Options) -> Result<u128, Error> {
     let mut facts = CACHE_VERSION.to_le_bytes().to_vec();
+    facts.extend(files.task.units().bytes());
     for file in &files.read {
         facts.extend(file.path.to_string_lossy().bytes());
         let mut reader = file.open()?;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-/// How preference data is read and tokenised.
+/// How data is read and tokenised.
 ///
 /// Every default either keeps the data as it is or stops with an error; nothing is dropped or cut unless a key says so.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -70,6 +70,9 @@ pub struct Options {
     pub template_date: Option<String>,
     /// Score only what the chat template marks with `{% generation %}`. False scores the whole completion.
     pub assistant_only_loss: bool,
+    /// Supervised rows: learn the completion alone (true), or the prompt too (false). None: the completion alone where the
+    /// row has a prompt and a completion, and all of it where it has not.
+    pub completion_only_loss: Option<bool>,
     /// Folder for tokenised data, found again by a hash of data, tokenizer, template and options. None: no cache.
     pub cache_dir: Option<PathBuf>,
     /// Seeds the choice of pairs where a data set's weight is not a whole number.
@@ -111,8 +114,38 @@ impl Default for Options {
             chat_template_kwargs: serde_json::Map::new(),
             template_date: None,
             assistant_only_loss: false,
+            completion_only_loss: None,
             cache_dir: None,
             seed: 0,
+        }
+    }
+}
+
+/// What is made of rows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Task {
+    /// Pairs, for preference training.
+    #[default]
+    Align,
+    /// Lessons, for supervised training; of pairs the chosen side.
+    Sft,
+}
+
+impl Task {
+    /// What a row becomes, in the plural.
+    pub fn units(self) -> &'static str {
+        match self {
+            Task::Align => "pairs",
+            Task::Sft => "lessons",
+        }
+    }
+
+    /// The keys of [`Options`] that it does not read; one that is set is refused.
+    pub fn unread_options(self) -> &'static [&'static str] {
+        match self {
+            Task::Align => &["completion_only_loss"],
+            Task::Sft => &["identical_pair", "identical_after_truncation"],
         }
     }
 }
@@ -143,6 +176,12 @@ pub enum Format {
     Openai,
     /// NeMo-RL's: `context`, and two `completions` of {rank, completion}, the lower rank preferred.
     NemoRl,
+    /// Supervised: `prompt` and `completion`, strings or lists of `{role, content}`.
+    PromptCompletion,
+    /// Supervised: `messages`, a whole conversation.
+    Messages,
+    /// Supervised: `text`, a string.
+    Text,
 }
 
 impl Format {
@@ -160,7 +199,15 @@ impl Format {
             Format::MsSwift => "ms-swift",
             Format::Openai => "openai",
             Format::NemoRl => "nemo-rl",
+            Format::PromptCompletion => "prompt-completion",
+            Format::Messages => "messages",
+            Format::Text => "text",
         }
+    }
+
+    /// Whether its rows have one side alone.
+    pub(crate) fn is_supervised(self) -> bool {
+        matches!(self, Format::PromptCompletion | Format::Messages | Format::Text)
     }
 }
 
@@ -281,6 +328,8 @@ pub enum Dirt {
     EmptyChosen,
     /// A rejected completion without a character other than white space.
     EmptyRejected,
+    /// What a supervised row teaches is without a character other than white space.
+    EmptyCompletion,
     /// Chosen and rejected are the same.
     IdenticalPair,
     /// Prompt, chosen and rejected all stood in an earlier row.
@@ -307,7 +356,7 @@ pub enum Dirt {
 
 impl Dirt {
     /// Every kind, in the order in which a row is examined.
-    pub const ALL: [Dirt; 19] = [
+    pub const ALL: [Dirt; 20] = [
         Dirt::MalformedRow,
         Dirt::MissingField,
         Dirt::WrongType,
@@ -316,6 +365,7 @@ impl Dirt {
         Dirt::EmptyPrompt,
         Dirt::EmptyChosen,
         Dirt::EmptyRejected,
+        Dirt::EmptyCompletion,
         Dirt::IdenticalPair,
         Dirt::DuplicateRow,
         Dirt::RefusedByTemplate,
@@ -340,6 +390,7 @@ impl Dirt {
             Dirt::EmptyPrompt => "empty prompt",
             Dirt::EmptyChosen => "empty chosen",
             Dirt::EmptyRejected => "empty rejected",
+            Dirt::EmptyCompletion => "empty completion",
             Dirt::IdenticalPair => "identical pair",
             Dirt::DuplicateRow => "duplicated row",
             Dirt::RefusedByTemplate => "refused by the chat template",
@@ -365,7 +416,7 @@ impl Dirt {
                 "`assistant_prompt` may be \"continue\", so that the completion goes on with that turn, or \"drop\""
             }
             Dirt::EmptyPrompt => "`empty_prompt = \"drop\"` leaves such rows out and counts them",
-            Dirt::EmptyChosen | Dirt::EmptyRejected => {
+            Dirt::EmptyChosen | Dirt::EmptyRejected | Dirt::EmptyCompletion => {
                 "`empty_completion = \"drop\"` leaves such rows out and counts them"
             }
             Dirt::IdenticalPair => "`identical_pair = \"drop\"` leaves such rows out and counts them",
@@ -412,6 +463,25 @@ impl Options {
         Ok(())
     }
 
+    /// Checks that `task` reads all that is set.
+    pub(crate) fn validate_for(&self, task: Task) -> Result<(), crate::Error> {
+        self.validate()?;
+        let refuse = |key, message: &str| Err(crate::Error::Option { key, message: message.to_owned() });
+        match task {
+            Task::Align if self.completion_only_loss.is_some() => {
+                refuse("completion_only_loss", "is for supervised rows; of a pair the completions alone are scored")
+            }
+            Task::Sft if self.identical_pair != Policy::Error => {
+                refuse("identical_pair", "is for pairs; supervised training does not compare chosen with rejected")
+            }
+            Task::Sft if self.identical_after_truncation != Policy::Error => refuse(
+                "identical_after_truncation",
+                "is for pairs; supervised training does not compare chosen with rejected",
+            ),
+            _ => Ok(()),
+        }
+    }
+
     /// What the policies say of a row that has `dirt`.
     pub(crate) fn verdict(&self, dirt: Dirt) -> Verdict {
         use Verdict::{Drop, Keep, Refuse};
@@ -427,7 +497,7 @@ impl Options {
                 AssistantPrompt::Continue => Keep,
             },
             Dirt::EmptyPrompt => policy(self.empty_prompt),
-            Dirt::EmptyChosen | Dirt::EmptyRejected => policy(self.empty_completion),
+            Dirt::EmptyChosen | Dirt::EmptyRejected | Dirt::EmptyCompletion => policy(self.empty_completion),
             Dirt::IdenticalPair => policy(self.identical_pair),
             Dirt::DuplicateRow => match self.duplicate_row {
                 Duplicates::Keep => Keep,

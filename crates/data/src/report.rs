@@ -6,11 +6,13 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::options::{Dirt, Format};
+use crate::options::{Dirt, Format, Task};
 
 /// What loading did with the data.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Report {
+    /// What rows were made into: what `pairs` below counts.
+    pub task: Task,
     /// The files read, in order.
     pub files: Vec<FileReport>,
     /// Files of a folder that were not read (other splits, other types).
@@ -85,17 +87,26 @@ pub struct DirtReport {
     pub first: String,
 }
 
-/// Token counts over the pairs that were kept.
+/// Token counts over what was kept.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct TokenTotals {
     /// In prompts, each pair's counted once.
     pub prompt: u64,
     /// In chosen completions.
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub chosen: u64,
     /// In rejected completions.
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub rejected: u64,
+    /// In what lessons teach, masked tokens included.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub completion: u64,
     /// Of the longest prompt + completion.
     pub longest: usize,
+}
+
+fn is_zero(n: &u64) -> bool {
+    *n == 0
 }
 
 impl Report {
@@ -107,16 +118,22 @@ impl Report {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let units = self.task.units();
         for file in &self.files {
             let format = file.format.map_or("no rows", Format::name);
-            writeln!(f, "{}: {format}, {} rows, {} pairs", file.path.display(), file.rows, file.pairs)?;
+            writeln!(f, "{}: {format}, {} rows, {} {units}", file.path.display(), file.rows, file.pairs)?;
         }
-        write!(f, "{} rows, {} pairs", self.rows, self.pairs)?;
+        write!(f, "{} rows, {} {units}", self.rows, self.pairs)?;
         if self.pairs_per_epoch != self.pairs {
             write!(f, ", {} per epoch by weight", self.pairs_per_epoch)?;
         }
         let t = self.tokens;
-        write!(f, "; {} prompt, {} chosen, {} rejected tokens, longest {}", t.prompt, t.chosen, t.rejected, t.longest)?;
+        write!(f, "; {} prompt, ", t.prompt)?;
+        match self.task {
+            Task::Align => write!(f, "{} chosen, {} rejected", t.chosen, t.rejected)?,
+            Task::Sft => write!(f, "{} completion", t.completion)?,
+        }
+        write!(f, " tokens, longest {}", t.longest)?;
         if self.from_cache {
             write!(f, " (from the cache)")?;
         }

@@ -157,6 +157,22 @@ impl Tokenizer {
         Ok(self.before.iter().chain(ids).copied().collect())
     }
 
+    /// The tokens of a text from its beginning on, with BOS once where the tokenizer puts it or the text has it; and
+    /// whether the text has it.
+    ///
+    /// # Errors
+    /// As [`encode`](Self::encode).
+    pub fn begin(&self, text: &str) -> Result<(Vec<u32>, bool), Error> {
+        let mut ids = self.encode(text, false)?;
+        let own = ids.iter().take_while(|id| Some(**id) == self.bos_id()).count();
+        if own > 0 {
+            ids.drain(..own - 1);
+        } else {
+            ids.splice(..0, self.prefix().iter().copied());
+        }
+        Ok((ids, own > 0))
+    }
+
     /// The token ids of `text` without special tokens, and the bytes of `text` that each stands for.
     ///
     /// # Errors

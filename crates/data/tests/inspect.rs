@@ -22,7 +22,7 @@ fn what_is_scored_shows() {
     assert!(sample.chosen.iter().all(|p| p.scored) && sample.prompt.iter().all(|p| !p.scored));
     assert_eq!((seen.report.rows, seen.report.pairs, seen.report.dirt[&Dirt::EmptyChosen].found), (3, 2, 1));
     // 3 tokens against 3, 2 against 2.
-    assert_eq!((seen.chosen_longer, seen.equally_long), (0.0, 1.0));
+    assert_eq!((seen.chosen_longer, seen.equally_long), (Some(0.0), Some(1.0)));
     assert_eq!((seen.chosen.min, seen.chosen.max, seen.chosen.bin_width), (2, 3, 1));
     assert_eq!(seen.chosen.bins, [0, 0, 1, 1]);
 

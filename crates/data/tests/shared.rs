@@ -296,8 +296,8 @@ fn hh_rlhf_has_its_length_bias(data: &Path) {
     close(seen.report.pairs as f64, "rows");
     close(seen.chosen.mean, "mean_chars_chosen");
     close(seen.rejected.mean, "mean_chars_rejected");
-    close(seen.chosen_longer, "frac_chosen_longer");
-    close(seen.equally_long, "frac_equal_length");
+    close(seen.chosen_longer.unwrap(), "frac_chosen_longer");
+    close(seen.equally_long.unwrap(), "frac_equal_length");
     assert_eq!(seen.unit, "characters");
 
     let tokenizer = Tokenizer::from_folder(&data.join("stories260k-hf")).unwrap();

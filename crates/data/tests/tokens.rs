@@ -302,7 +302,9 @@ fn the_cache_is_found_again_and_only_when_nothing_changed() {
     let options = Options { empty_completion: Policy::Drop, cache_dir: Some(cache.clone()), ..Options::default() };
     let run = |options: &Options| {
         let mut told = Vec::new();
-        let (set, report) = load_with(&[path.clone().into()], &tokenizer, options, &mut |p| told.push(p)).unwrap();
+        let (set, report) =
+            load_with::<collimate_data::Tokens>(&[path.clone().into()], &tokenizer, options, &mut |p| told.push(p))
+                .unwrap();
         (set.iter().collect::<Vec<_>>(), report, told)
     };
     let (first, report, told) = run(&options);

@@ -509,11 +509,11 @@ impl<T: Task> Trainer<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tasks::{Lesson, Preference, Supervised};
+    use crate::tasks::{Preference, Supervised};
     use burn::tensor::Device;
     use collimate_backend_flex as _;
     use collimate_core::Method;
-    use collimate_data::Tokens;
+    use collimate_data::{Lesson, Tokens};
     use collimate_model::ModelConfig;
     use serde_json::json;
 
@@ -661,7 +661,7 @@ mod tests {
 
     #[test]
     fn a_task_that_breaks_its_contract_is_named() {
-        let lesson = Lesson { prompt: vec![1], completion: vec![2, 3], row: 1 };
+        let lesson = Lesson { prompt: vec![1], completion: vec![2, 3], row: 1, ..Lesson::default() };
         let settings = Settings { max_steps: 1, ..Settings::default() };
         let mut trainer = Trainer::<Short>::new(decoder(), Short, settings, vec![lesson], None).unwrap();
         let said = trainer.run(&mut |_| Ok(())).unwrap_err().to_string();
@@ -714,7 +714,8 @@ mod tests {
 
     #[test]
     fn a_missing_reference_score_is_no_zero() {
-        let unit = Fickle(Lesson { prompt: vec![1], completion: vec![2, 3], row: 7 }, Default::default());
+        let unit =
+            Fickle(Lesson { prompt: vec![1], completion: vec![2, 3], row: 7, ..Lesson::default() }, Default::default());
         let settings = Settings { max_steps: 1, ..Settings::default() };
         let mut trainer = Trainer::<Compared>::new(decoder(), Compared, settings, vec![unit], None).unwrap();
         let said = trainer.run(&mut |_| Ok(())).unwrap_err().to_string();
@@ -723,8 +724,10 @@ mod tests {
 
     #[test]
     fn a_supervised_run_learns_its_lessons() {
-        let lessons: Vec<_> =
-            pairs().into_iter().map(|t| Lesson { prompt: t.prompt, completion: t.chosen, row: t.row }).collect();
+        let lessons: Vec<_> = pairs()
+            .into_iter()
+            .map(|t| Lesson { prompt: t.prompt, completion: t.chosen, row: t.row, ..Lesson::default() })
+            .collect();
         let settings = Settings {
             learning_rate: 1e-2,
             max_steps: 30,

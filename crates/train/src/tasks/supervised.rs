@@ -3,32 +3,21 @@
 //! L = −(1/N) Σ_i Σ_t ln π(y_i,t | x_i, y_i,<t), with N the scored tokens of the whole batch.
 
 use burn::tensor::Device;
+use collimate_data::Lesson;
 use collimate_model::{Error as ModelError, Layout, Text};
 use xxhash_rust::xxh3::xxh3_128;
 
 use crate::error::Error;
 use crate::task::{Judgement, Seen, Size, Task, Unit};
-
-/// A prompt that is read and a completion that is learnt, as token ids.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Lesson {
-    /// x.
-    pub prompt: Vec<u32>,
-    /// y, EOS included where it is learnt.
-    pub completion: Vec<u32>,
-    /// Its place in its file, from 1.
-    pub row: usize,
-}
+use crate::tasks::preference::{count, hash_side};
 
 impl Unit for Lesson {
     fn size(&self, _share: bool) -> Size {
-        let (scored, read) = (self.completion.len(), self.prompt.len() + self.completion.len());
-        let inputs = read.saturating_sub(1);
-        Size { inputs, scored, rows: 1, longest: inputs, read }
+        lesson_size(self.prompt.len(), self.completion.len())
     }
 
     fn lay_out(&self, layout: &mut Layout, share: bool) -> Result<(), ModelError> {
-        layout.push(&self.prompt, &[Text::whole(&self.completion)], share)
+        layout.push(&self.prompt, &[Text { tokens: &self.completion, scored: self.mask.as_deref() }], share)
     }
 
     fn place(&self) -> String {
@@ -36,10 +25,19 @@ impl Unit for Lesson {
     }
 
     fn key(&self) -> u128 {
-        let lengths = [self.prompt.len() as u32, self.completion.len() as u32];
-        let ids = lengths.iter().chain(&self.prompt).chain(&self.completion);
-        xxh3_128(&ids.flat_map(|id| id.to_le_bytes()).collect::<Vec<_>>())
+        let mut bytes = Vec::new();
+        for (tokens, mask) in [(&self.prompt, &None), (&self.completion, &self.mask)] {
+            hash_side(&mut bytes, tokens, mask);
+        }
+        xxh3_128(&bytes)
     }
+}
+
+/// The sizes of a lesson of those token counts.
+pub(crate) fn lesson_size(prompt: usize, completion: usize) -> Size {
+    let read = prompt + completion;
+    let inputs = read.saturating_sub(1);
+    Size { inputs, scored: completion, rows: 1, longest: inputs, read }
 }
 
 /// The token-averaged cross-entropy.
@@ -62,7 +60,7 @@ impl Task for Supervised {
     }
 
     fn totals(&self, batch: &[Lesson]) -> Counts {
-        Counts { units: batch.len(), tokens: batch.iter().map(|l| l.completion.len()).sum() }
+        Counts { units: batch.len(), tokens: batch.iter().map(|l| count(&l.completion, &l.mask)).sum() }
     }
 
     fn judge(&self, units: &[Seen<'_, Lesson>], totals: Counts, _device: &Device) -> Result<Judgement, Error> {
@@ -85,8 +83,11 @@ mod tests {
 
     #[test]
     fn tokens_count_alike_however_the_batch_is_cut() {
-        let lesson = |n: usize| Lesson { prompt: vec![1], completion: vec![2; n], row: n };
-        let batch = [lesson(1), lesson(3)];
+        let lesson = |n: usize| Lesson { prompt: vec![1], completion: vec![2; n], row: n, ..Lesson::default() };
+        // Of the second, one token more that is not learnt.
+        let masked = Lesson { mask: Some(vec![true, false, true, true]), ..lesson(4) };
+        assert_ne!(masked.key(), lesson(4).key());
+        let batch = [lesson(1), masked];
         let totals = Supervised.totals(&batch);
         let said = [vec![-2.0], vec![-1.0, -1.5, -0.5]].map(|log_probs| [Said { log_probs, log_collisions: None }]);
         let judge = |range: std::ops::Range<usize>| {
