@@ -54,7 +54,7 @@ fn pairs(margins: Option<&Vec<Value>>) -> Vec<Rated> {
             file: 0,
             row: i + 1,
         },
-        margin: margins.map(|m| m[i].as_f64().unwrap()),
+        margin: margins.map(|m| m[i].as_f64().unwrap() as f32),
     };
     examples.iter().enumerate().map(one).collect()
 }

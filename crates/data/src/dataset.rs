@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytemuck::{Pod, Zeroable};
 use xxhash_rust::xxh3::Xxh3;
 
-use crate::encode::{Lesson, Tokens};
+use crate::encode::{Lesson, Rated, Tokens};
 use crate::options::Task;
 use crate::{Error, Report};
 
@@ -21,7 +21,7 @@ const SPILL: usize = 1 << 26;
 /// Tokens of a side, and which of them are scored; none: all of them.
 pub(crate) type Scored = (Vec<u32>, Option<Vec<bool>>);
 
-/// What a data set is a list of: [`Tokens`] or [`Lesson`].
+/// What a data set is a list of: [`Tokens`], [`Rated`] or [`Lesson`].
 pub trait Record: parts::Parts {
     /// Its token counts.
     type Lengths: Copy;
@@ -39,9 +39,12 @@ mod parts {
     pub trait Parts: Sized {
         /// Ends a cache file; changes with its layout, and differs on a machine of the other byte order.
         const MAGIC: u64;
-        fn new(prompt: Vec<u32>, sides: [Scored; 2], key: u64, file: usize, row: usize) -> Self;
+        fn new(prompt: Vec<u32>, sides: [Scored; 2], margin: Option<f32>, place: (u64, usize, usize)) -> Self;
         fn prompt(&self) -> &[u32];
         fn sides(&self) -> [(&[u32], Option<&[bool]>); 2];
+        fn margin(&self) -> Option<f32> {
+            None
+        }
         /// Key, file and row.
         fn place(&self) -> (u64, usize, usize);
     }
@@ -57,8 +60,13 @@ impl Record for Tokens {
 }
 
 impl Parts for Tokens {
-    const MAGIC: u64 = u64::from_le_bytes(*b"CLMDATA2");
-    fn new(prompt: Vec<u32>, [chosen, rejected]: [Scored; 2], key: u64, file: usize, row: usize) -> Self {
+    const MAGIC: u64 = u64::from_le_bytes(*b"CLMDATA3");
+    fn new(
+        prompt: Vec<u32>,
+        [chosen, rejected]: [Scored; 2],
+        _margin: Option<f32>,
+        (key, file, row): (u64, usize, usize),
+    ) -> Self {
         let ((chosen, chosen_mask), (rejected, rejected_mask)) = (chosen, rejected);
         Self { prompt, chosen, rejected, chosen_mask, rejected_mask, key, file, row }
     }
@@ -73,6 +81,33 @@ impl Parts for Tokens {
     }
 }
 
+impl Record for Rated {
+    type Lengths = Lengths;
+    const TASK: Task = Task::Reward;
+    fn lengths(prompt: usize, sides: [usize; 2]) -> Lengths {
+        Tokens::lengths(prompt, sides)
+    }
+}
+
+impl Parts for Rated {
+    const MAGIC: u64 = u64::from_le_bytes(*b"CLMRATE1");
+    fn new(prompt: Vec<u32>, sides: [Scored; 2], margin: Option<f32>, place: (u64, usize, usize)) -> Self {
+        Self { pair: Tokens::new(prompt, sides, None, place), margin }
+    }
+    fn prompt(&self) -> &[u32] {
+        &self.pair.prompt
+    }
+    fn sides(&self) -> [(&[u32], Option<&[bool]>); 2] {
+        self.pair.sides()
+    }
+    fn margin(&self) -> Option<f32> {
+        self.margin
+    }
+    fn place(&self) -> (u64, usize, usize) {
+        self.pair.place()
+    }
+}
+
 impl Record for Lesson {
     type Lengths = LessonLengths;
     const TASK: Task = Task::Sft;
@@ -82,8 +117,13 @@ impl Record for Lesson {
 }
 
 impl Parts for Lesson {
-    const MAGIC: u64 = u64::from_le_bytes(*b"CLMSFT_1");
-    fn new(prompt: Vec<u32>, [(completion, mask), _]: [Scored; 2], key: u64, file: usize, row: usize) -> Self {
+    const MAGIC: u64 = u64::from_le_bytes(*b"CLMSFT_2");
+    fn new(
+        prompt: Vec<u32>,
+        [(completion, mask), _]: [Scored; 2],
+        _margin: Option<f32>,
+        (key, file, row): (u64, usize, usize),
+    ) -> Self {
         Self { prompt, completion, mask, key, file, row }
     }
     fn prompt(&self) -> &[u32] {
@@ -108,7 +148,8 @@ pub(crate) struct Entry {
     prompt: u32,
     sides: [u32; 2],
     masked: u32,
-    padding: u32,
+    /// Not a number where there is none.
+    margin: f32,
 }
 
 /// The last bytes of a cache file.
@@ -232,7 +273,8 @@ impl<T: Record> Dataset<T> {
             let mask = (e.masked != 0).then(|| side.iter().map(|w| w & UNSCORED == 0).collect());
             (side.iter().map(|w| w & !UNSCORED).collect(), mask)
         });
-        T::new(prompt, sides, e.key, e.file as usize, e.row as usize)
+        let margin = Some(e.margin).filter(|m| !m.is_nan());
+        T::new(prompt, sides, margin, (e.key, e.file as usize, e.row as usize))
     }
 
     /// The pairs, in the order of [`get`](Self::get).
@@ -381,7 +423,7 @@ impl<T: Record> Builder<T> {
             prompt: record.prompt().len() as u32,
             sides: sides.map(|(side, _)| side.len() as u32),
             masked: u32::from(masked),
-            padding: 0,
+            margin: record.margin().unwrap_or(f32::NAN),
         });
         self.written += self.scratch.len() as u64;
         let scratch = std::mem::take(&mut self.scratch);

@@ -53,6 +53,15 @@ pub struct Lesson {
     pub row: usize,
 }
 
+/// A pair with the margin that its row gives it, for a reward model.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Rated {
+    /// The pair.
+    pub pair: Tokens,
+    /// By how much the reward of the chosen completion is to be the higher, where the row says so.
+    pub margin: Option<f32>,
+}
+
 /// What was done to one row, for the report.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Touches {
@@ -104,6 +113,8 @@ impl Side {
 pub(crate) struct Encoded {
     pub prompt: Vec<u32>,
     sides: Vec<Side>,
+    /// By how much the rewards of a pair are to differ.
+    pub margin: Option<f32>,
     pub touches: Touches,
 }
 
@@ -124,7 +135,7 @@ impl Encoded {
         report.completions_without_eos += touches.without_eos;
         tokens.prompt += self.prompt.len() as u64;
         match (report.task, &self.sides[..]) {
-            (Task::Align, [chosen, rejected]) => {
+            (Task::Align | Task::Reward, [chosen, rejected]) => {
                 tokens.chosen += chosen.ids.len() as u64;
                 tokens.rejected += rejected.ids.len() as u64;
             }
@@ -140,7 +151,8 @@ impl Encoded {
 
     pub fn into_record<T: Record>(self, key: u64, file: usize, row: usize) -> T {
         let mut sides = self.sides.into_iter().map(|s| -> Scored { (s.ids, s.mask) });
-        T::new(self.prompt, [(); 2].map(|()| sides.next().unwrap_or_default()), key, file, row)
+        let sides = [(); 2].map(|()| sides.next().unwrap_or_default());
+        T::new(self.prompt, sides, self.margin, (key, file, row))
     }
 }
 
@@ -183,7 +195,7 @@ fn continued(prompt: &[Value], completion: &[Value], field: &str) -> Result<Vec<
 fn whole(mut sides: Vec<Side>, touches: Touches) -> Encoded {
     let prompt = sides[0].split(1);
     let touches = Touches { length: prompt.len() + sides[0].ids.len(), ..touches };
-    Encoded { prompt, sides, touches }
+    Encoded { prompt, sides, margin: None, touches }
 }
 
 /// Tokenises rows with one tokenizer under one set of options.
@@ -501,7 +513,7 @@ impl<'a> Encoder<'a> {
             let message = "the same tokens as `chosen`; nothing to prefer";
             faults.push(Fault::new(Dirt::IdenticalPair, said.fields[1], message));
         }
-        let mut encoded = Encoded { prompt, sides, touches };
+        let mut encoded = Encoded { prompt, sides, margin: None, touches };
         encoded.touches.length = encoded.prompt.len() + encoded.longest();
         Ok(encoded)
     }
@@ -635,7 +647,7 @@ impl<'a> Encoder<'a> {
     fn fit(&self, encoded: &mut Encoded, said: &Said, faults: &mut Vec<Fault>) {
         let Some(max) = self.options.max_length else { return self.count_eos(encoded) };
         let longest = encoded.longest();
-        let Encoded { prompt, sides, touches } = encoded;
+        let Encoded { prompt, sides, touches, .. } = encoded;
         if prompt.len() + longest <= max {
             return self.count_eos(encoded);
         }

@@ -193,8 +193,23 @@ pub(crate) fn fields(format: Format) -> &'static [&'static str] {
     }
 }
 
+/// By how much a pair's rewards are to differ, beside the fields of any format.
+pub(crate) const MARGIN: &str = "margin";
+
+/// The margin of a row, if it has one.
+pub(crate) fn margin(row: &Row) -> Result<Option<f32>, Fault> {
+    match row.get(MARGIN).filter(|v| !v.is_null()) {
+        None => Ok(None),
+        Some(v) => match v.as_f64().map(|m| m as f32).filter(|m| m.is_finite()) {
+            Some(margin) => Ok(Some(margin)),
+            None => Err(Fault::wrong_type(MARGIN, "a finite number", v)),
+        },
+    }
+}
+
 /// Every field that some format reads: what a column may be renamed to.
-pub(crate) const FIELDS: [&str; 21] = [
+pub(crate) const FIELDS: [&str; 22] = [
+    MARGIN,
     "prompt",
     "chosen",
     "rejected",
@@ -337,7 +352,7 @@ fn first_role(side: Option<&Value>) -> Option<&str> {
 /// The format that a row has, unless a text in it is read by none.
 pub(crate) fn recognise(row: &Row, task: Task, options: &Options) -> Result<Format, Fault> {
     let format = match task {
-        Task::Align => layout(row)?,
+        Task::Align | Task::Reward => layout(row)?,
         Task::Sft => lesson_layout(row)?,
     };
     match unread(row, format, options) {
@@ -683,7 +698,7 @@ fn candidate<'r>(columns: impl Iterator<Item = (&'r String, &'r Value)>) -> Opti
 pub(crate) fn said(row: Row, format: Format, task: Task, options: &Options) -> (Option<Said>, Vec<Fault>) {
     let mut faults = Vec::new();
     let converted = match task {
-        Task::Align => convert(row, format, options, &mut faults).map(Said::from),
+        Task::Align | Task::Reward => convert(row, format, options, &mut faults).map(Said::from),
         Task::Sft => lesson(row, format, options, &mut faults),
     };
     let said = match converted {

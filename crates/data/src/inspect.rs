@@ -156,7 +156,7 @@ pub fn inspect_for(
             (Some(encoded), Some(tokenizer)) => {
                 let (key, file, row) = (item.key, item.file, item.row);
                 let (prompt, sides) = match task {
-                    Task::Align => apart(encoded.into_record::<Tokens>(key, file, row)),
+                    Task::Align | Task::Reward => apart(encoded.into_record::<Tokens>(key, file, row)),
                     Task::Sft => apart(encoded.into_record::<Lesson>(key, file, row)),
                 };
                 let counts = [prompt.len(), sides[0].0.len(), sides[1].0.len()];
@@ -175,7 +175,7 @@ pub fn inspect_for(
         }
         if let Some([prompt, first, second]) = pieces.and_then(|p: Vec<_>| <[_; 3]>::try_from(p).ok()) {
             let (chosen, rejected, completion) = match task {
-                Task::Align => (first, second, Vec::new()),
+                Task::Align | Task::Reward => (first, second, Vec::new()),
                 Task::Sft => (Vec::new(), Vec::new(), first),
             };
             shown.push(Sample { file: file.clone(), row: item.row, prompt, chosen, rejected, completion });
@@ -184,7 +184,7 @@ pub fn inspect_for(
     })?;
     report.pairs_per_epoch = report.pairs;
 
-    let pairs = task == Task::Align;
+    let pairs = task != Task::Sft;
     let [prompts, chosen, rejected] = lengths;
     let share = |test: fn(&u32, &u32) -> bool| {
         let n = chosen.iter().zip(&rejected).filter(|(c, r)| test(c, r)).count();
@@ -293,7 +293,7 @@ impl Inspection {
     /// What is scored: both sides of pairs, or what lessons teach.
     fn sides(&self) -> Vec<Shown<'_>> {
         match self.report.task {
-            Task::Align => {
+            Task::Align | Task::Reward => {
                 vec![("chosen", &self.chosen, "32", "#2a7f4f"), ("rejected", &self.rejected, "31", "#c0392b")]
             }
             Task::Sft => vec![("completion", &self.completion, "32", "#2a7f4f")],
@@ -361,7 +361,7 @@ impl Inspection {
         for sample in &self.samples {
             let _ = writeln!(out, "\n{}, row {}", sample.file.display(), sample.row);
             let shown = match self.report.task {
-                Task::Align => vec![("chosen", &sample.chosen, "32"), ("rejected", &sample.rejected, "31")],
+                Task::Align | Task::Reward => vec![("chosen", &sample.chosen, "32"), ("rejected", &sample.rejected, "31")],
                 Task::Sft => vec![("completion", &sample.completion, "32")],
             };
             for (name, side, code) in std::iter::once(("prompt", &sample.prompt, "2")).chain(shown) {

@@ -26,7 +26,7 @@ mod template;
 mod tokenizer;
 
 pub use dataset::{Dataset, Lengths, LessonLengths, Lessons, Record};
-pub use encode::{Lesson, Tokens, template_path};
+pub use encode::{Lesson, Rated, Tokens, template_path};
 pub use error::{Error, Place};
 pub use format::{Example, Row};
 pub use inspect::{Inspection, inspect};

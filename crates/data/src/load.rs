@@ -215,7 +215,7 @@ impl Files {
             options::columns(columns)
                 .map_err(|message| Error::file(&source.path, format!("data option `columns`: {message}")))?;
             let format = source.format.or(options.format);
-            if let Some(format) = format.filter(|f| task == Task::Align && f.is_supervised()) {
+            if let Some(format) = format.filter(|f| task != Task::Sft && f.is_supervised()) {
                 let message =
                     format!("data option `format`: {:?} is for supervised training, and has no pairs", format.name());
                 return Err(Error::file(&source.path, message));
@@ -253,6 +253,7 @@ struct Worked {
     renamed: Vec<String>,
     unknown: Vec<String>,
     said: Option<Said>,
+    margin: Option<f32>,
     /// Of the prompt and what is scored.
     key: u128,
     text_faults: Vec<Fault>,
@@ -450,7 +451,7 @@ impl Walk<'_, '_> {
     }
 
     fn row(&mut self, index: usize, file: &SourceFile, worked: Worked) -> Result<(), Stop> {
-        let Worked { row, renamed, unknown, said, key, text_faults, encoded, token_faults } = worked;
+        let Worked { row, renamed, unknown, said, key, text_faults, encoded, token_faults, .. } = worked;
         let place = || Place::new(&file.path, row);
         for column in renamed {
             self.report.columns_not_found.remove(&column);
@@ -461,7 +462,7 @@ impl Walk<'_, '_> {
         let mut faults = text_faults;
         if said.is_some() && !self.seen.insert(key) {
             let again = match self.task {
-                Task::Align => "prompt, chosen and rejected stand in an earlier row",
+                Task::Align | Task::Reward => "prompt, chosen and rejected stand in an earlier row",
                 Task::Sft => "all that it teaches stands in an earlier row",
             };
             faults.push(Fault::new(Dirt::DuplicateRow, "prompt", again));
@@ -549,6 +550,7 @@ fn one(
             && worked.text_faults.iter().all(sound)
         {
             (worked.encoded, worked.token_faults) = encoder.encode(said);
+            worked.encoded.iter_mut().for_each(|e| e.margin = worked.margin);
         }
     }
     worked
@@ -573,6 +575,10 @@ fn read_row(
     };
     let known = format::fields(format);
     worked.unknown = row.keys().filter(|k| !known.contains(&k.as_str())).cloned().collect();
+    if task == Task::Reward {
+        worked.margin = format::margin(&row)?;
+        worked.unknown.retain(|k| k != format::MARGIN);
+    }
     if let Some(fault) = format::odd_number(&row, known) {
         return Err(fault);
     }
@@ -611,7 +617,7 @@ const CACHE_VERSION: u32 = 4;
 
 fn fingerprint(files: &Files, encoder: &Encoder, options: &Options) -> Result<u128, Error> {
     let mut facts = CACHE_VERSION.to_le_bytes().to_vec();
-    facts.extend(files.task.units().bytes());
+    facts.extend(json(&files.task)?);
     for file in &files.read {
         facts.extend(file.path.to_string_lossy().bytes());
         let mut reader = file.open()?;

@@ -130,13 +130,15 @@ pub enum Task {
     Align,
     /// Lessons, for supervised training; of pairs the chosen side.
     Sft,
+    /// Pairs with the `margin` that a row may have, for a reward model.
+    Reward,
 }
 
 impl Task {
     /// What a row becomes, in the plural.
     pub fn units(self) -> &'static str {
         match self {
-            Task::Align => "pairs",
+            Task::Align | Task::Reward => "pairs",
             Task::Sft => "lessons",
         }
     }
@@ -145,6 +147,7 @@ impl Task {
     pub fn unread_options(self) -> &'static [&'static str] {
         match self {
             Task::Align => &["completion_only_loss"],
+            Task::Reward => &["completion_only_loss", "assistant_only_loss"],
             Task::Sft => &["identical_pair", "identical_after_truncation"],
         }
     }
@@ -468,7 +471,10 @@ impl Options {
         self.validate()?;
         let refuse = |key, message: &str| Err(crate::Error::Option { key, message: message.to_owned() });
         match task {
-            Task::Align if self.completion_only_loss.is_some() => {
+            Task::Reward if self.assistant_only_loss => {
+                refuse("assistant_only_loss", "says what is scored; a reward model reads the last token alone")
+            }
+            Task::Align | Task::Reward if self.completion_only_loss.is_some() => {
                 refuse("completion_only_loss", "is for supervised rows; of a pair the completions alone are scored")
             }
             Task::Sft if self.identical_pair != Policy::Error => {

@@ -130,7 +130,7 @@ impl fmt::Display for Report {
         let t = self.tokens;
         write!(f, "; {} prompt, ", t.prompt)?;
         match self.task {
-            Task::Align => write!(f, "{} chosen, {} rejected", t.chosen, t.rejected)?,
+            Task::Align | Task::Reward => write!(f, "{} chosen, {} rejected", t.chosen, t.rejected)?,
             Task::Sft => write!(f, "{} completion", t.completion)?,
         }
         write!(f, " tokens, longest {}", t.longest)?;

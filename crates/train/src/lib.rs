@@ -14,12 +14,12 @@ mod task;
 mod tasks;
 mod trainer;
 
-pub use collimate_data::Lesson;
+pub use collimate_data::{Lesson, Rated};
 pub use error::Error;
 pub use part::{Part, Stored};
 pub use reference::file_name as reference_file_name;
 pub use schedule::Schedule;
 pub use settings::{Dtype, Settings};
 pub use task::{Judgement, Pool, Said, Seen, Size, Source, Task, Unit};
-pub use tasks::{Preference, Rated, RatedPairs, Reward, Supervised};
+pub use tasks::{Preference, Reward, Supervised};
 pub use trainer::{Event, Observer, Progress, State, StepInfo, Trainer, Units, loss_and_gradients};

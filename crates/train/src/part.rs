@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use collimate_data::{Dataset, Lengths, Lesson, LessonLengths, Record, Tokens};
+use collimate_data::{Dataset, Lengths, Lesson, LessonLengths, Rated, Record, Tokens};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
@@ -11,7 +11,7 @@ use xxhash_rust::xxh3::xxh3_128;
 
 use crate::error::Error;
 use crate::task::{Size, Source, Unit};
-use crate::tasks::{lesson_size, pair_size};
+use crate::tasks::{lesson_size, pair_size, rated_size};
 
 /// A unit that data sets hold.
 pub trait Stored: Unit + Record {
@@ -47,6 +47,24 @@ impl Stored for Tokens {
 
     fn size_of(Lengths { prompt, chosen, rejected }: Lengths, share: bool) -> Size {
         pair_size(prompt, chosen, rejected, share)
+    }
+}
+
+impl Stored for Rated {
+    fn group(&self) -> u128 {
+        self.pair.group()
+    }
+
+    fn wanted(&self) -> &[u32] {
+        self.pair.wanted()
+    }
+
+    fn origin(&self) -> (usize, usize) {
+        self.pair.origin()
+    }
+
+    fn size_of(Lengths { prompt, chosen, rejected }: Lengths, share: bool) -> Size {
+        rated_size(pair_size(prompt, chosen, rejected, share))
     }
 }
 

@@ -10,7 +10,7 @@ use collimate_data::hub::{self, Kind};
 use collimate_data::{ChatTemplate, Dataset, Lesson, Options, Record as _, Report, Source, Tokenizer, Tokens};
 use collimate_model::{Checkpoint, Decoder, Profile};
 use collimate_train::{
-    Error as TrainError, Event, Part, Preference, RatedPairs, Reward, Source as _, Stored, Supervised, Task, Trainer,
+    Error as TrainError, Event, Part, Preference, Rated, Reward, Source as _, Stored, Supervised, Task, Trainer,
     Units, content, reference_file_name,
 };
 use comfy_table::{Table, presets::UTF8_HORIZONTAL_ONLY};
@@ -75,11 +75,11 @@ impl Trained for Supervised {
 }
 
 impl Trained for Reward {
-    type Record = Tokens;
+    type Record = Rated;
     const WRITES: bool = false;
 
-    fn units(part: Part) -> Units<Self> {
-        Box::new(RatedPairs(part))
+    fn units(part: Part<Rated>) -> Units<Self> {
+        Box::new(part)
     }
 
     fn checkpoint(checkpoint: Checkpoint, seed: u64) -> Result<Checkpoint> {

@@ -6,6 +6,7 @@ mod supervised;
 
 pub use preference::Preference;
 pub(crate) use preference::pair_size;
-pub use reward::{Rated, RatedPairs, Reward};
+pub use reward::Reward;
+pub(crate) use reward::rated_size;
 pub use supervised::Supervised;
 pub(crate) use supervised::lesson_size;

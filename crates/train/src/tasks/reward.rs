@@ -10,22 +10,13 @@
 
 use burn::tensor::Device;
 use collimate_core::Number;
-use collimate_data::Tokens;
+use collimate_data::Rated;
 use collimate_model::{Error as ModelError, Layout};
 use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
-use crate::task::{Judgement, Pool, Seen, Size, Source, Task, Unit};
+use crate::task::{Judgement, Pool, Seen, Size, Task, Unit};
 use crate::tasks::pair_size;
-
-/// A pair whose completions are rated as wholes: what is read of each is its last token.
-#[derive(Clone, Debug)]
-pub struct Rated {
-    /// The pair.
-    pub pair: Tokens,
-    /// m, where the pair has one.
-    pub margin: Option<f64>,
-}
 
 impl Unit for Rated {
     fn size(&self, share: bool) -> Size {
@@ -41,33 +32,16 @@ impl Unit for Rated {
     }
 
     fn key(&self) -> u128 {
-        self.pair.key()
+        let margin = self.margin.map_or(u128::MAX, |m| m.to_bits().into());
+        self.pair.key() ^ margin.wrapping_mul(0x9E37_79B9_7F4A_7C15_F39C_C060_5CED_C835)
     }
 }
 
 /// Both completions are read to their last tokens, and one number is said of each.
-fn rated_size(pair: Size) -> Size {
+pub(crate) fn rated_size(pair: Size) -> Size {
     let inputs = pair.inputs + 2;
     let longest = if pair.rows == 1 { inputs } else { pair.longest + 1 };
     Size { inputs, scored: 2, longest, ..pair }
-}
-
-/// Pairs to rate, in the order of a source of pairs.
-#[derive(Clone, Debug)]
-pub struct RatedPairs<S>(pub S);
-
-impl<S: Source<Tokens>> Source<Rated> for RatedPairs<S> {
-    fn len(&self) -> usize {
-        self.0.len()
-    }
-
-    fn get(&self, i: usize) -> Rated {
-        Rated { pair: self.0.get(i), margin: None }
-    }
-
-    fn size(&self, i: usize, share: bool) -> Size {
-        rated_size(self.0.size(i, share))
-    }
 }
 
 /// Bradley and Terry's likelihood.
@@ -107,7 +81,7 @@ impl Task for Reward {
         let mut judgement = Judgement::default();
         for seen in units {
             let [r, r_] = [0, 1].map(|side| f64::from(seen.policy[side].log_probs[0]));
-            let z = r - r_ - seen.unit.margin.unwrap_or(0.0);
+            let z = r - r_ - seen.unit.margin.map_or(0.0, f64::from);
             let loss = -z.log_sigmoid() + c * (r + r_).powi(2);
             let accuracy = f64::from(u8::from(r > r_));
             judgement.rows.push(vec![loss, (r + r_) / 2.0, r.min(r_), r.max(r_), accuracy, r - r_]);
