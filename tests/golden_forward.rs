@@ -43,7 +43,7 @@ fn along(decoder: &Decoder, text: &[u32]) -> Result<Vec<f64>, Failed> {
 /// The likeliest tokens behind a prompt, its keys and values kept.
 fn cached(decoder: &Decoder, prompt: &[u32], n: usize) -> Result<Vec<u32>, Failed> {
     let mut text = Generation::start(decoder, prompt, Sampling::default())?;
-    Ok((0..n).map_while(|_| text.step()).collect())
+    Ok((0..n).map_while(|_| text.step().transpose()).collect::<Result<_, _>>()?)
 }
 
 // ---- What is compared -----------------------------------------------------------------------------------------------

@@ -7,8 +7,8 @@ use std::cell::Cell;
 
 use burn::tensor::{DType, Device, Tensor, TensorData, Tolerance};
 use collimate::backend::kernels::{
-    Activation, AdamW, Attention, Gated, Head, Heads, Kernels, Linear, Mask, Plain, Plugin, RmsNorm, Rope, Row, Step,
-    Sum, places,
+    Activation, AdamW, Attention, Gated, Growing, Growth, Head, Heads, Kernels, Linear, Mask, Plain, Plugin, RmsNorm,
+    Rope, Row, Step, Sum, places,
 };
 use collimate::model::{Decoder, Layout, ModelConfig, Options, Text};
 
@@ -162,12 +162,41 @@ fn attention() {
 #[test]
 fn extending_a_text_is_the_same_as_starting_over() {
     on_every_backend(|kernels, t| {
-        let (q, k, v) = (t([9, 16], 1), t([9, 8], 2), t([9, 8], 3));
-        let whole = [Row { start: 0, prefix: 9, branches: vec![] }];
+        // A prompt of 18 tokens, two texts that go on from it, and another text.
+        let (q, k, v) = (t([30, 16], 1), t([30, 8], 2), t([30, 8], 3));
+        let text = |blocks: &[u32], tokens, new| Growing { blocks: blocks.to_vec(), tokens, new };
+        let read = Growth { texts: vec![text(&[2, 0], 18, 18), text(&[3], 5, 5)], blocks: 4, copies: vec![] };
+        let grown = Growth {
+            texts: vec![text(&[2, 0], 19, 1), text(&[2, 5], 20, 2), text(&[3], 6, 1), text(&[4], 3, 3)],
+            blocks: 8,
+            copies: vec![(0, 5)],
+        };
+        // Each text in the order of its tokens, of which the last so many are new in the second step.
+        let whole: [(Vec<std::ops::Range<usize>>, usize); 4] =
+            [(vec![0..18, 23..24], 1), (vec![0..18, 24..26], 2), (vec![18..23, 26..27], 1), (vec![27..30], 3)];
         for window in [None, Some(3)] {
-            let mask = Mask::new(&whole, window, &q.device());
-            let expected = kernels.attention.forward([&q, &k, &v], &mask, HEADS).0.narrow(0, 6, 3);
-            close(&kernels.attention.extend([&q.clone().narrow(0, 6, 3), &k, &v], window, HEADS), &expected);
+            let mut cache = kernels.attention.cache(window, HEADS);
+            let mut at = 0;
+            let mut step = |n: usize, growth: &Growth| {
+                let part = [&q, &k, &v].map(|x| x.clone().narrow(0, at, n));
+                at += n;
+                cache.extend(part.each_ref(), growth)
+            };
+            step(23, &read);
+            let got = step(7, &grown);
+            let mut row = 0;
+            for (pieces, new) in &whole {
+                let cut = |x: &Tensor<2>| {
+                    Tensor::cat(pieces.iter().map(|p| x.clone().narrow(0, p.start, p.len())).collect(), 0)
+                };
+                let [q, k, v] = [&q, &k, &v].map(cut);
+                let n = q.dims()[0];
+                let alone = [Row { start: 0, prefix: n, branches: vec![] }];
+                let mask = Mask::new(&alone, window, &q.device());
+                let expected = kernels.attention.forward([&q, &k, &v], &mask, HEADS).0.narrow(0, n - new, *new);
+                close(&got.clone().narrow(0, row, *new), &expected);
+                row += new;
+            }
         }
     });
 }

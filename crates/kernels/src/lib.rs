@@ -11,10 +11,12 @@
 pub mod adamw;
 pub mod attention;
 pub mod exp;
+pub mod extend;
 pub mod gemm;
 pub mod head;
 pub mod rms_norm;
 pub mod rope;
+pub mod rows;
 pub mod swiglu;
 
 mod parallel;

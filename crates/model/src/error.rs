@@ -66,6 +66,9 @@ pub enum Error {
         /// The types that it has, separated by commas.
         known: String,
     },
+    /// An option of sampling that has no meaning.
+    #[error("{0}")]
+    Sampling(String),
     /// A sequence that the model can't take.
     #[error("{0}")]
     Sequence(String),

@@ -32,7 +32,7 @@ pub use config::{HeadKind, ModelConfig};
 pub use decoder::Decoder;
 pub use error::Error;
 pub use files::write_whole;
-pub use generate::{Generation, Sampling};
+pub use generate::{Generation, Sampling, Written};
 pub use layout::{Layout, Row, Text};
 pub use memory::{Load, Memory};
 pub use params::{Grads, Inventory, ParamId, Params, Role, Spec, Tensors};

@@ -4,7 +4,7 @@ use std::fmt::Debug;
 use std::ops::Range;
 use std::sync::OnceLock;
 
-use burn::tensor::{DType, Device, Int, Tensor, TensorData, activation::softmax};
+use burn::tensor::{DType, Device, IndexingUpdateOp, Int, Tensor, TensorData, activation::softmax};
 
 use super::Plain;
 
@@ -249,32 +249,9 @@ pub trait Attention: Debug + Sync {
         parts.map(joined)
     }
 
-    /// One text in progress: the queries of its newest tokens `[new, queries·d]` against all keys and values so far
-    /// `[all, keys·d]`, the newest included. `window` bounds how far back a token sees.
-    fn extend(&self, [q, k, v]: [&Tensor<2>; 3], window: Option<usize>, heads: Heads) -> Tensor<2> {
-        let ([new, width], [all, _]) = (q.dims(), k.dims());
-        let (group, d) = (heads.group(), heads.dim);
-        let split = |x: &Tensor<2>| x.clone().reshape([all, heads.keys, d]).permute([1, 0, 2]);
-        let q =
-            q.clone().reshape([new, heads.keys, group, d]).permute([1, 2, 0, 3]).reshape([heads.keys, group * new, d]);
-        let mut bias = vec![0f32; new * all];
-        for i in 0..new {
-            let own = all - new + i;
-            for (j, b) in bias[i * all..][..all].iter_mut().enumerate() {
-                if j > own || window.is_some_and(|w| own - j >= w) {
-                    *b = MASKED;
-                }
-            }
-        }
-        let bias: Tensor<4> = Tensor::from_data(TensorData::new(bias, [1, 1, new, all]), (&q.device(), DType::F32));
-        let scores = q.matmul(split(k).swap_dims(1, 2)).cast(DType::F32) * heads.scale();
-        let p =
-            softmax(scores.reshape([heads.keys, group, new, all]) + bias, 3).reshape([heads.keys, group * new, all]);
-        p.cast(v.dtype())
-            .matmul(split(v))
-            .reshape([heads.keys, group, new, d])
-            .permute([2, 0, 1, 3])
-            .reshape([new, width])
+    /// An empty cache for texts in progress. `window` bounds how far back a token sees.
+    fn cache(&self, window: Option<usize>, heads: Heads) -> Box<dyn Cache> {
+        Box::new(PlainCache { window, heads, blocks: 0, stored: None })
     }
 
     /// Bytes that scores take at a time, on `rows` rows of at most `longest` tokens.
@@ -286,6 +263,138 @@ pub trait Attention: Debug + Sync {
 }
 
 impl Attention for Plain {}
+
+/// Tokens of a block of a [`Cache`].
+pub const BLOCK: usize = 16;
+
+/// A text in progress, as a [`Cache`] sees it: its token p is row p mod [`BLOCK`] of block `blocks[p / BLOCK]`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Growing {
+    /// The blocks of its tokens. Texts that begin alike may share those that no new token goes to.
+    pub blocks: Vec<u32>,
+    /// Its tokens, the newest included.
+    pub tokens: usize,
+    /// How many of them are new.
+    pub new: usize,
+}
+
+/// One step of texts in progress, for all layers.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Growth {
+    /// The texts, in the order of the token axis, which has their newest tokens.
+    pub texts: Vec<Growing>,
+    /// The number of blocks that there are to be.
+    pub blocks: usize,
+    /// Blocks that become the same as others before anything is written: from, to.
+    pub copies: Vec<(u32, u32)>,
+}
+
+/// The keys and values of texts in progress, for one attention: in blocks of [`BLOCK`] tokens, however they lie there.
+pub trait Cache: Debug + Send {
+    /// Keeps the keys and values `k`, `v` `[new, keys·d]` of the newest tokens, and answers their queries `q`
+    /// `[new, queries·d]` from all tokens of their texts so far, themselves included.
+    fn extend(&mut self, qkv: [&Tensor<2>; 3], growth: &Growth) -> Tensor<2>;
+}
+
+/// A cache as tensors `[blocks·BLOCK, keys·d]`.
+#[derive(Debug)]
+struct PlainCache {
+    window: Option<usize>,
+    heads: Heads,
+    blocks: usize,
+    stored: Option<[Tensor<2>; 2]>,
+}
+
+impl PlainCache {
+    /// Texts with one number of new tokens, side by side and padded to the longest.
+    fn read(&self, q: Tensor<2>, texts: &[Growing]) -> Tensor<2> {
+        let (Heads { keys, dim: d, .. }, group, rows, new) =
+            (self.heads, self.heads.group(), texts.len(), texts[0].new);
+        let longest = texts.iter().map(|t| t.tokens).max().expect("at least one text");
+        let mut places = vec![0i32; rows * longest];
+        let mut bias = vec![MASKED; rows * new * longest];
+        for (r, text) in texts.iter().enumerate() {
+            for p in 0..text.tokens {
+                places[r * longest + p] = place(text, p);
+            }
+            for i in 0..new {
+                let own = text.tokens - new + i;
+                let from = self.window.map_or(0, |w| (own + 1).saturating_sub(w));
+                bias[(r * new + i) * longest..][from..=own].fill(0.0);
+            }
+        }
+        let device = q.device();
+        let bias: Tensor<5> =
+            Tensor::from_data(TensorData::new(bias, [rows, 1, 1, new, longest]), (&device, DType::F32));
+        let places: Tensor<1, Int> = Tensor::from_data(TensorData::new(places, [rows * longest]), &device);
+        let stored = self.stored.as_ref().expect("it was written to");
+        let [k, v] = stored
+            .each_ref()
+            .map(|x| x.clone().select(0, places.clone()).reshape([rows, longest, keys, d]).permute([0, 2, 1, 3]));
+        let q = q.reshape([rows, new, keys, group, d]).permute([0, 2, 3, 1, 4]).reshape([rows, keys, group * new, d]);
+        let scores = q.matmul(k.swap_dims(2, 3)).cast(DType::F32) * self.heads.scale();
+        let p = softmax(scores.reshape([rows, keys, group, new, longest]) + bias, 4);
+        p.reshape([rows, keys, group * new, longest])
+            .cast(v.dtype())
+            .matmul(v)
+            .reshape([rows, keys, group, new, d])
+            .permute([0, 3, 1, 2, 4])
+            .reshape([rows * new, keys * group * d])
+    }
+}
+
+/// Where the token at `position` of a text lies.
+fn place(text: &Growing, position: usize) -> i32 {
+    (text.blocks[position / BLOCK] as usize * BLOCK + position % BLOCK) as i32
+}
+
+impl Cache for PlainCache {
+    fn extend(&mut self, [q, k, v]: [&Tensor<2>; 3], growth: &Growth) -> Tensor<2> {
+        let device = q.device();
+        let ints = |x: Vec<i32>| {
+            let n = x.len();
+            Tensor::<1, Int>::from_data(TensorData::new(x, [n]), &device)
+        };
+        let mut stored = self.stored.take();
+        if growth.blocks > self.blocks {
+            let more = (growth.blocks - self.blocks) * BLOCK;
+            let zeros = Tensor::zeros([more, k.dims()[1]], (&device, k.dtype()));
+            stored = Some(match stored {
+                Some(old) => old.map(|x| Tensor::cat(vec![x, zeros.clone()], 0)),
+                None => [zeros.clone(), zeros],
+            });
+            self.blocks = growth.blocks;
+        }
+        let rows = |blocks: &mut dyn Iterator<Item = u32>| {
+            ints(blocks.flat_map(|b| (0..BLOCK as i32).map(move |r| b as i32 * BLOCK as i32 + r)).collect())
+        };
+        if !growth.copies.is_empty() {
+            let from = rows(&mut growth.copies.iter().map(|c| c.0));
+            let to = rows(&mut growth.copies.iter().map(|c| c.1));
+            stored = stored.map(|all| {
+                all.map(|x| {
+                    let copied = x.clone().select(0, from.clone());
+                    x.select_assign(0, to.clone(), copied, IndexingUpdateOp::Assign)
+                })
+            });
+        }
+        let new = |t: &Growing| (t.tokens - t.new..t.tokens).map(|p| place(t, p)).collect::<Vec<_>>();
+        let places = ints(growth.texts.iter().flat_map(new).collect());
+        let [old_k, old_v] = stored.expect("there are blocks for the new tokens");
+        let write =
+            |to: Tensor<2>, x: &Tensor<2>| to.select_assign(0, places.clone(), x.clone(), IndexingUpdateOp::Assign);
+        self.stored = Some([write(old_k, k), write(old_v, v)]);
+
+        let mut parts = Vec::new();
+        let mut row = 0;
+        for texts in growth.texts.chunk_by(|a, b| a.new == 1 && b.new == 1) {
+            let n = texts.iter().map(|t| t.new).sum();
+            parts.push(self.read(q.clone().narrow(0, row, n), texts));
+            row += n;
+        }
+        joined(parts)
+    }
+}
 
 /// The tokens of consecutive groups, one after the other.
 fn joined(mut parts: Vec<Tensor<2>>) -> Tensor<2> {

@@ -17,6 +17,12 @@ pub trait Linear: Debug + Sync {
         }
     }
 
+    /// y of the newest tokens of texts in progress. Where a device can, the bits of a row do not depend on the other rows
+    /// or their number: then a text is the same in any batch.
+    fn extend(&self, x: &Tensor<2>, weight: &Tensor<2>, bias: Option<&Tensor<2>>) -> Tensor<2> {
+        self.forward(x, weight, bias)
+    }
+
     /// dx = dy W, `[tokens, in]`, added to `sum` if there is one.
     fn backward_input(&self, dy: &Tensor<2>, weight: &Tensor<2>, sum: Option<Tensor<2>>) -> Tensor<2> {
         let dx = dy.clone().matmul(weight.clone());

@@ -43,7 +43,7 @@ mod rope;
 mod sum;
 
 pub use adamw::{AdamW, Step};
-pub use attention::{Attention, Heads, Mask, Row, SCORES, places};
+pub use attention::{Attention, BLOCK, Cache, Growing, Growth, Heads, Mask, Row, SCORES, places};
 pub use gated::{Activation, Gated};
 pub use head::{Head, HeadPass, Scores};
 pub use linear::Linear;

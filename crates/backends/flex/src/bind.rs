@@ -2,12 +2,12 @@
 
 use burn::tensor::Tensor;
 use collimate_backend::kernels::{
-    Activation, AdamW, Attention, Gated, Head, HeadPass, Heads, Kernels, Linear, Mask, Plain, RmsNorm, Rope, Scores,
-    Step, Sum,
+    Activation, AdamW, Attention, BLOCK, Cache, Gated, Growth, Head, HeadPass, Heads, Kernels, Linear, Mask, Plain,
+    RmsNorm, Rope, Scores, Step, Sum,
 };
-use collimate_kernels::{adamw, attention, gemm, head, rms_norm, rope, swiglu};
+use collimate_kernels::{adamw, attention, extend, gemm, head, rms_norm, rope, rows, swiglu};
 
-use crate::host::{self, View};
+use crate::host::{self, HalfView, View};
 
 /// All of them.
 #[derive(Debug)]
@@ -37,6 +37,20 @@ impl Linear for Cpu {
         let mut y = vec![0.0; n * out];
         gemm::linear(xs.slice(), ws.slice(), bias.as_ref().map(View::slice), inp, out, &mut y);
         host::tensor(y, [n, out])
+    }
+
+    fn extend(&self, x: &Tensor<2>, weight: &Tensor<2>, bias: Option<&Tensor<2>>) -> Tensor<2> {
+        let (full, half) = (View::of(weight), HalfView::of(weight));
+        let w = match (&full, &half) {
+            (Some(w), _) => rows::Weight::F32(w.slice()),
+            (None, Some(w)) => rows::Weight::Bf16(w.slice()),
+            (None, None) => return Linear::forward(&Plain, x, weight, bias),
+        };
+        let (n, [out, inp]) = (x.dims()[0], weight.dims());
+        let (xs, bias) = (View::wide(x), bias.map(View::wide));
+        let mut y = vec![0.0; n * out];
+        rows::linear(xs.slice(), w, bias.as_ref().map(View::slice), inp, out, &mut y);
+        host::tensor::<2>(y, [n, out]).cast(x.dtype())
     }
 
     fn backward_input(&self, dy: &Tensor<2>, weight: &Tensor<2>, sum: Option<Tensor<2>>) -> Tensor<2> {
@@ -190,10 +204,34 @@ impl Attention for Cpu {
         [host::tensor(dq, dims), host::tensor(dk, kv_dims), host::tensor(dv, kv_dims)]
     }
 
+    fn cache(&self, window: Option<usize>, heads: Heads) -> Box<dyn Cache> {
+        let scale = heads.scale() as f32;
+        Box::new(Blocks(extend::Cache::new(heads.queries, heads.keys, heads.dim, scale, window)))
+    }
+
     fn held(&self, _rows: usize, _longest: usize, _heads: Heads) -> usize {
         0
     }
 }
+
+/// Keys and values in f32, whatever they are computed in.
+#[derive(Debug)]
+struct Blocks(extend::Cache);
+
+impl Cache for Blocks {
+    fn extend(&mut self, [q, k, v]: [&Tensor<2>; 3], growth: &Growth) -> Tensor<2> {
+        self.0.reserve(growth.blocks);
+        growth.copies.iter().for_each(|(from, to)| self.0.copy(*from as usize, *to as usize));
+        let texts = growth.texts.iter().map(|t| extend::Text { blocks: &t.blocks, tokens: t.tokens, new: t.new });
+        let texts: Vec<_> = texts.collect();
+        let ([n, width], [qs, ks, vs]) = (q.dims(), [q, k, v].map(View::wide));
+        let mut out = vec![0.0; n * width];
+        self.0.extend(qs.slice(), ks.slice(), vs.slice(), &texts, &mut out);
+        host::tensor::<2>(out, [n, width]).cast(q.dtype())
+    }
+}
+
+const _: () = assert!(BLOCK == extend::BLOCK);
 
 impl Head for Cpu {
     fn begin(&self) -> Box<dyn HeadPass> {

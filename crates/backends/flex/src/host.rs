@@ -1,7 +1,8 @@
 //! Tensors that lie in this process's memory, seen as slices: the door to the hand-made CPU kernels.
 
-use burn::tensor::{Tensor, TensorData};
+use burn::tensor::{DType, Tensor, TensorData};
 use burn_flex::{Flex, FlexTensor};
+use half::bf16;
 
 /// A tensor's buffer, row-major and shared with the tensor.
 pub(crate) struct View(FlexTensor);
@@ -14,6 +15,11 @@ impl View {
         view.0.as_slice::<f32>().is_some().then_some(view)
     }
 
+    /// The same in f32, of what is here in some type.
+    pub fn wide<const D: usize>(t: &Tensor<D>) -> Self {
+        Self::of(&t.clone().cast(DType::F32)).expect("what lies beside a weight lies where it lies")
+    }
+
     /// All of them, or none.
     pub fn all<const D: usize, const N: usize>(tensors: [&Tensor<D>; N]) -> Option<[Self; N]> {
         let views: Vec<Self> = tensors.into_iter().map_while(Self::of).collect();
@@ -21,6 +27,21 @@ impl View {
     }
 
     pub fn slice(&self) -> &[f32] {
+        self.0.as_slice().expect("checked when it was made")
+    }
+}
+
+/// As [`View`], of a tensor of bf16.
+pub(crate) struct HalfView(FlexTensor);
+
+impl HalfView {
+    pub fn of<const D: usize>(t: &Tensor<D>) -> Option<Self> {
+        let primitive = t.clone().try_into_primitive::<Flex>().ok()?;
+        let view = Self(if primitive.is_contiguous() { primitive } else { primitive.to_contiguous() });
+        view.0.as_slice::<bf16>().is_some().then_some(view)
+    }
+
+    pub fn slice(&self) -> &[bf16] {
         self.0.as_slice().expect("checked when it was made")
     }
 }
@@ -47,7 +68,6 @@ pub(crate) fn update<const D: usize, R>(t: &mut Tensor<D>, change: impl FnOnce(&
 #[cfg(test)]
 mod tests {
     use super::*;
-    use burn::tensor::DType;
 
     #[test]
     fn a_view_follows_the_layout() {

@@ -204,7 +204,7 @@ fn behaviour(folder: &Path, device: &Device) -> Result<Behaviour> {
     let (mut right, mut tokens) = (0, 0);
     for (t, (thing, colour)) in THINGS.iter().enumerate() {
         for s in 0..SAMPLES {
-            let sampling = Sampling { temperature: 1.0, seed: t as u64 * SAMPLES + s, ..Sampling::default() };
+            let sampling = Sampling { do_sample: true, seed: t as u64 * SAMPLES + s, ..Sampling::default() };
             let (n, text) = write(&decoder, &tokenizer, &question(thing), sampling)?;
             tokens += n;
             right += usize::from(text.contains(&format!("the {thing} is {colour} .")));

@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::path::Path;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use clap::ArgMatches;
 use collimate_data::Tokenizer;
 use collimate_data::hub::{self, Kind};
@@ -14,18 +14,17 @@ pub(crate) fn run(m: &ArgMatches) -> Result<()> {
     let prompt = m.get_one::<String>("prompt").expect("required");
     let number = |key: &str| *m.get_one::<f64>(key).expect("it has a default");
     let count = |key: &str| *m.get_one::<u64>(key).expect("it has a default");
+    let temperature = number("temperature");
+    let do_sample = temperature != 0.0;
     let sampling = Sampling {
-        temperature: number("temperature"),
+        do_sample,
+        temperature: if do_sample { temperature } else { 1.0 },
         top_p: number("top_p"),
         top_k: count("top_k") as usize,
         seed: count("seed"),
+        ..Sampling::default()
     };
-    if !(sampling.temperature >= 0.0 && sampling.temperature.is_finite()) {
-        bail!("temperature must be 0 or more, got {}", sampling.temperature);
-    }
-    if !(sampling.top_p > 0.0 && sampling.top_p <= 1.0) {
-        bail!("top_p must be above 0 and at most 1, got {}", sampling.top_p);
-    }
+    sampling.validate()?;
     let (_, device) = super::device(m.get_one::<String>("backend").map(String::as_str))?;
     let folder = &hub::locate(folder, Kind::Model)?;
     let checkpoint = Checkpoint::open(folder)?;
@@ -59,7 +58,7 @@ pub(crate) fn text(
     }
     let mut new = Vec::new();
     while new.len() < most {
-        let Some(id) = generation.step() else { break };
+        let Some(id) = generation.step()? else { break };
         new.push(id);
         if tokenizer.stop_ids().contains(&id) || decoder.config().eos_token_ids.contains(&id) {
             break;

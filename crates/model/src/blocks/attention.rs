@@ -107,15 +107,11 @@ impl Block for Attention {
     }
 
     fn extend(&self, cx: &Cx<'_>, x: Tensor<2>, cache: &mut Cache) -> Tensor<2> {
-        let (_, [q, mut k, mut v]) = self.project(cx, &x);
-        let slot = &mut cache.0[self.slot];
-        if let Some((old_k, old_v)) = slot.take() {
-            k = Tensor::cat(vec![old_k, k], 0);
-            v = Tensor::cat(vec![old_v, v], 0);
-        }
-        let attended = cx.kernels.attention.extend([&q, &k, &v], self.window, self.heads);
-        *slot = Some((k, v));
-        self.o.apply(cx, &attended)
+        let (_, [q, k, v]) = self.project(cx, &x);
+        let slot = &mut cache.slots[self.slot];
+        let stored = slot.get_or_insert_with(|| cx.kernels.attention.cache(self.window, self.heads));
+        let attended = cx.timed("attention forward", || stored.extend([&q, &k, &v], &cache.growth));
+        self.o.apply(cx, &self.read(cx, &attended))
     }
 
     fn params(&self, visit: &mut dyn FnMut(ParamId)) {

@@ -18,7 +18,11 @@ impl Linear {
     /// y `[tokens, out]` of x `[tokens, in]`.
     pub fn apply(&self, cx: &Cx<'_>, x: &Tensor<2>) -> Tensor<2> {
         let (weight, bias) = (cx.p(self.weight), self.bias.map(|b| cx.p(b)));
-        cx.timed("linear forward", || cx.kernels.linear.forward(x, weight, bias))
+        let kernel = cx.kernels.linear;
+        cx.timed("linear forward", || match cx.batch.extends {
+            true => kernel.extend(x, weight, bias),
+            false => kernel.forward(x, weight, bias),
+        })
     }
 
     /// dx `[tokens, in]`, added to `sum` if there is one; of a frozen weight no gradient is computed.

@@ -25,7 +25,7 @@ use std::collections::BTreeMap;
 use std::fmt::Debug;
 
 use burn::tensor::{DType, Device, IndexingUpdateOp, Int, Tensor, TensorData};
-use collimate_backend::kernels::{Kernels, Mask};
+use collimate_backend::kernels::{self, Growth, Kernels, Mask};
 
 use crate::layout::Layout;
 use crate::memory::Load;
@@ -77,6 +77,8 @@ pub struct Batch {
     pub ids: Tensor<1, Int>,
     /// The number of input tokens.
     pub tokens: usize,
+    /// Whether these are the newest of texts in progress.
+    pub extends: bool,
 }
 
 impl Batch {
@@ -94,19 +96,25 @@ impl Batch {
             readers: ints(readers, device),
             ids: ints(layout.ids.clone(), device),
             tokens: layout.tokens(),
+            extends: false,
         }
     }
 
-    /// One text in progress: its newest tokens, from position `at` on. Nothing is scored.
-    pub(crate) fn extending(ids: &[u32], at: usize, rotary: &[Rotary], device: &Device) -> Self {
-        let positions: Vec<u32> = (at..at + ids.len()).map(|p| p as u32).collect();
+    /// Texts in progress: the newest tokens of each, and the position of their first. The last of each is read.
+    pub(crate) fn extending(texts: &[(&[u32], usize)], rotary: &[Rotary], device: &Device) -> Self {
+        let positions = texts.iter().flat_map(|(new, at)| (*at..at + new.len()).map(|p| p as u32)).collect::<Vec<_>>();
+        let ends = texts.iter().scan(0, |end, (new, _)| {
+            *end += new.len() as u32;
+            Some(*end - 1)
+        });
         Self {
             rotary: tables(rotary, &positions, device),
             masks: BTreeMap::new(),
-            kept: ints(vec![0], device),
-            readers: ints(vec![0], device),
-            ids: ints(ids.to_vec(), device),
-            tokens: ids.len(),
+            kept: ints(ends.collect(), device),
+            readers: ints((0..texts.len() as u32).collect(), device),
+            ids: ints(texts.iter().flat_map(|(new, _)| new.iter().copied()).collect(), device),
+            tokens: positions.len(),
+            extends: true,
         }
     }
 
@@ -143,9 +151,19 @@ pub(crate) fn scatter(x: Tensor<2>, places: &Tensor<1, Int>, rows: usize) -> Ten
     zeros.select_assign(0, places.clone(), x, IndexingUpdateOp::Add)
 }
 
-/// Keys and values of a text in progress, by the slot of their attention: `[tokens so far, keys·d]`.
-#[derive(Clone, Debug, Default)]
-pub struct Cache(pub(crate) Vec<Option<(Tensor<2>, Tensor<2>)>>);
+/// Keys and values of texts in progress, by the slot of their attention, and the step that is under way.
+#[derive(Debug, Default)]
+pub struct Cache {
+    pub(crate) slots: Vec<Option<Box<dyn kernels::Cache>>>,
+    pub(crate) growth: Growth,
+}
+
+impl Cache {
+    /// An empty one.
+    pub(crate) fn new(slots: usize) -> Self {
+        Self { slots: (0..slots).map(|_| None).collect(), growth: Growth::default() }
+    }
+}
 
 /// Where a block would run, for a prediction.
 #[derive(Clone, Copy, Debug)]
@@ -188,7 +206,7 @@ pub trait Block: Debug + Send + Sync {
     /// From dy to dx; the gradients of the block's trained parameters are added to `grads`.
     fn backward(&self, cx: &Cx<'_>, x: Tensor<2>, saved: Self::Saved, dy: Tensor<2>, grads: &mut Grads) -> Tensor<2>;
 
-    /// y for the newest tokens of one text in progress. What looks at other tokens finds them in the cache.
+    /// y for the newest tokens of texts in progress. What looks at other tokens finds them in the cache.
     fn extend(&self, cx: &Cx<'_>, x: Tensor<2>, _cache: &mut Cache) -> Tensor<2> {
         self.forward(cx, x).0
     }

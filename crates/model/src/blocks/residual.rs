@@ -31,6 +31,7 @@ impl<B: Block> Block for Residual<B> {
 
     fn extend(&self, cx: &Cx<'_>, x: Tensor<2>, cache: &mut Cache) -> Tensor<2> {
         let branch = self.inner.extend(cx, x.clone(), cache);
+        let x = if self.narrows { cx.batch.narrow(x) } else { x };
         x + branch
     }
 

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use std::path::Path;
 
 /// A small model of each architecture, with whatever sets it apart.
-fn architectures() -> Vec<(&'static str, ModelConfig)> {
+pub(crate) fn architectures() -> Vec<(&'static str, ModelConfig)> {
     let base = json!({
         "hidden_size": 16, "intermediate_size": 24, "num_attention_heads": 4, "num_key_value_heads": 2,
         "num_hidden_layers": 3, "vocab_size": 40, "max_position_embeddings": 64, "rms_norm_eps": 1e-5

@@ -1,0 +1,104 @@
+//! The texts in progress of one decoder: which blocks of the cache are whose, and a step of all of them.
+
+use collimate_backend::kernels::{BLOCK, Growing, Growth};
+
+use crate::blocks::{Batch, Block, Cache};
+use crate::decoder::Decoder;
+
+/// What a text holds of the cache.
+#[derive(Debug, Default)]
+pub(super) struct Held {
+    blocks: Vec<u32>,
+    pub tokens: usize,
+}
+
+/// A decoder with a cache for any number of texts.
+#[derive(Debug)]
+pub(super) struct Pool<'a> {
+    pub decoder: &'a Decoder,
+    cache: Cache,
+    /// Of each block, how many texts hold it.
+    holders: Vec<u32>,
+    free: Vec<u32>,
+    copies: Vec<(u32, u32)>,
+}
+
+impl<'a> Pool<'a> {
+    pub fn new(decoder: &'a Decoder) -> Self {
+        let cache = Cache::new(decoder.config.num_hidden_layers);
+        Self { decoder, cache, holders: Vec::new(), free: Vec::new(), copies: Vec::new() }
+    }
+
+    fn take(&mut self) -> u32 {
+        let block = self.free.pop().unwrap_or(self.holders.len() as u32);
+        if block as usize == self.holders.len() {
+            self.holders.push(0);
+        }
+        self.holders[block as usize] = 1;
+        block
+    }
+
+    fn release(&mut self, block: u32) {
+        let holders = &mut self.holders[block as usize];
+        *holders -= 1;
+        if *holders == 0 {
+            self.free.push(block);
+        }
+    }
+
+    /// A text that begins as `held`, whose whole blocks both then hold.
+    pub fn fork(&mut self, held: &Held) -> Held {
+        let mut blocks = held.blocks.clone();
+        let whole = held.tokens / BLOCK;
+        blocks[..whole].iter().for_each(|b| self.holders[*b as usize] += 1);
+        // New tokens go to the last one.
+        for block in &mut blocks[whole..] {
+            let own = self.take();
+            self.copies.push((*block, own));
+            *block = own;
+        }
+        Held { blocks, tokens: held.tokens }
+    }
+
+    /// A text is done.
+    pub fn give_back(&mut self, held: Held) {
+        held.blocks.into_iter().for_each(|b| self.release(b));
+    }
+
+    /// Forgets all but the first `tokens` of a text that shares nothing.
+    pub fn shorten(&mut self, held: &mut Held, tokens: usize) {
+        held.tokens = held.tokens.min(tokens);
+        for block in held.blocks.split_off(held.tokens.div_ceil(BLOCK)) {
+            self.release(block);
+        }
+    }
+
+    /// Each text goes on with its newest tokens, at least one: the logits behind them, `[texts, vocab]`.
+    pub fn advance(&mut self, texts: &mut [(&mut Held, &[u32])]) -> Vec<f32> {
+        let mut growth = Growth { copies: std::mem::take(&mut self.copies), ..Growth::default() };
+        let mut new = Vec::with_capacity(texts.len());
+        for (held, tokens) in texts.iter_mut() {
+            new.push((*tokens, held.tokens));
+            held.tokens += tokens.len();
+            while held.blocks.len() * BLOCK < held.tokens {
+                let block = self.take();
+                held.blocks.push(block);
+            }
+            growth.texts.push(Growing { blocks: held.blocks.clone(), tokens: held.tokens, new: tokens.len() });
+        }
+        // Room is made for twice as much each time.
+        growth.blocks = self.holders.len().next_power_of_two();
+        self.cache.growth = growth;
+        let (d, network) = (self.decoder, &self.decoder.config.network);
+        let batch = Batch::extending(&new, &network.rotary, &d.device);
+        let cx = d.cx(&batch, false);
+        let mut h = network.embedding.forward(&cx);
+        for layer in &network.layers {
+            h = layer.extend(&cx, h, &mut self.cache);
+        }
+        let (normed, _) = network.norm.apply(&cx, &h);
+        let head = d.params.get(network.head);
+        let logits = cx.timed("head forward", || d.kernels.linear.extend(&normed, head, None));
+        logits.into_data().convert::<f32>().try_into_vec().expect("it was converted")
+    }
+}
