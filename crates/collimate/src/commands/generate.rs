@@ -40,6 +40,14 @@ pub(crate) fn run(m: &ArgMatches) -> Result<()> {
     Ok(())
 }
 
+/// The tokens that end a text: those of config.json and of the tokenizer, which reads generation_config.json.
+pub(crate) fn stops(checkpoint: &Checkpoint, tokenizer: &Tokenizer) -> Vec<u32> {
+    let mut all = [tokenizer.stop_ids(), &checkpoint.config.eos_token_ids].concat();
+    all.sort_unstable();
+    all.dedup();
+    all
+}
+
 /// Writes on from a prompt until a stop token, the model's positions or `most` tokens end it; returns the new tokens.
 pub(crate) fn text(
     decoder: &Decoder,
