@@ -6,6 +6,7 @@ mod command;
 use std::fs;
 use std::path::Path;
 
+use collimate::core::averaging::{Mean, Sum};
 use collimate::reward::World;
 use command::{collimate, metrics, text};
 use serde_json::{Value, json};
@@ -214,4 +215,21 @@ fn every_reward_is_documented() {
     let files: Vec<_> = page.split('`').filter(|s| s.starts_with("crates/") && s.ends_with(".rs")).collect();
     assert!(files.len() > 6, "{files:?}");
     assert!(files.iter().all(|f| root.join(f).is_file()), "{files:?}");
+}
+
+#[test]
+fn the_optima_in_the_documentation_are_those_of_the_world() {
+    let page = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/src/rewards.md")).unwrap();
+    for (c, name) in [(-0.1, "−0.1"), (0.0, "0"), (0.05, "0.05"), (0.1, "0.1")] {
+        let world = World { length_bias: c, ..World::default() };
+        let exact = world.exact();
+        let rewards = world.label_rewards(&exact);
+        for kl in [0.2, 0.5] {
+            let sum = exact.at_kl(&Sum {}, kl, &rewards).unwrap();
+            let mean = exact.at_kl(&Mean {}, kl, &rewards).unwrap();
+            let [sum, mean] = [sum, mean].map(|p| format!("{:.2}, {:.3}", p.length, p.quality));
+            let row = format!("| {name} | {kl} | {sum} | {mean} |");
+            assert!(page.contains(&row), "docs/src/rewards.md lacks the row {row}");
+        }
+    }
 }
