@@ -5,12 +5,15 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 use clap::{Arg, ArgAction, ArgMatches, Command};
+use collimate_core::averaging::{Mean, Sum};
 use collimate_model::{Checkpoint, Decoder, write_whole};
 use collimate_reward::World;
-use collimate_reward::world::base_files;
+use collimate_reward::world::{Point, base_files};
+use comfy_table::{Table, presets::UTF8_HORIZONTAL_ONLY};
 use serde_json::{Map, Value};
 
 use crate::config;
+use crate::say::print;
 
 const DIALS: [(&str, &str); 10] = [
     ("length_bias", "c: labels come from quality + c · tokens; above 0 they like length"),
@@ -103,15 +106,31 @@ pub(crate) fn run(m: &ArgMatches) -> Result<()> {
     for (name, text) in world.files() {
         write_whole(&folder.join(name), text.as_bytes())?;
     }
-    let reference = world.exact().reference();
     say!(
-        "{}: base/, {} supervised texts, {} pairs, {} prompts; an answer has {:.1} tokens and a quality of {:.3} in the mean",
+        "{}: base/, {} supervised texts, {} pairs, {} prompts",
         folder.display(),
         world.sft,
         world.pairs,
-        world.prompts,
-        reference.length,
-        reference.quality
+        world.prompts
     );
-    Ok(())
+    print(&optima(&world)?)
+}
+
+/// What the best policies for the labels do, at equal KL.
+fn optima(world: &World) -> Result<String> {
+    let exact = world.exact();
+    let rewards = world.label_rewards(&exact);
+    let mut table = Table::new();
+    table.load_style(UTF8_HORIZONTAL_ONLY).set_header(["best policy", "KL", "beta", "tokens", "quality"]);
+    let row = |name: &str, p: Point| {
+        let beta = p.beta.map_or_else(|| "–".to_owned(), |b| format!("{b:.3}"));
+        [name.to_owned(), format!("{:.2}", p.kl), beta, format!("{:.2}", p.length), format!("{:.3}", p.quality)]
+    };
+    table.add_row(row("reference", exact.reference()));
+    for kl in [0.2, 0.5] {
+        table.add_row(row("sum", exact.at_kl(&Sum {}, kl, &rewards)?));
+        table.add_row(row("mean", exact.at_kl(&Mean {}, kl, &rewards)?));
+    }
+    let bias = world.length_bias;
+    Ok(format!("Labels from quality {bias:+} · tokens; the exact optimum of DPO and averaged DPO:\n{table}"))
 }

@@ -51,7 +51,7 @@ impl Exact {
         let total: f64 = prompts.iter().map(|p| p.share).sum();
         for p in &mut prompts {
             let sound = p.quality.len() == p.world.lengths().len() && p.quality.iter().all(|q| q.is_finite());
-            if !sound || !(p.share > 0.0 && p.share.is_finite()) {
+            if !(sound && p.share > 0.0 && p.share.is_finite()) {
                 return Err(Error::Configuration(
                     "exact world: expected prompts with a share above 0, and one finite quality for each completion"
                         .into(),

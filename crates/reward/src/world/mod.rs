@@ -465,6 +465,6 @@ mod tests {
         assert_eq!(config["vocab_size"], vocab.len());
         assert!(vocab.len() <= 100);
         // The longest prompt, and an answer of the most and longest sentences.
-        assert!(1 + 18 + MOST * 7 < MAX_POSITIONS);
+        const { assert!(1 + 18 + MOST * 7 < MAX_POSITIONS) };
     }
 }
