@@ -82,6 +82,7 @@ pub fn command() -> Command {
         )
         .subcommand(commands::data::command())
         .subcommand(commands::demo::command())
+        .subcommand(commands::study::command())
 }
 
 fn switch(name: &'static str, help: &'static str) -> Arg {
@@ -176,6 +177,7 @@ fn dispatch(matches: &ArgMatches) -> Result<()> {
         Some(("backends", m)) => commands::backends::run(m.get_flag("capabilities"), m.get_flag("json")),
         Some(("data", m)) => commands::data::run(m),
         Some(("demo", m)) => commands::demo::run(m),
+        Some(("study", m)) => commands::study::run(m),
         _ => bail!("no command given; see --help"),
     }
 }

@@ -6,6 +6,7 @@ pub(crate) mod data;
 pub(crate) mod demo;
 pub(crate) mod generate;
 pub(crate) mod methods;
+pub(crate) mod study;
 
 use anyhow::{Context, Result};
 use burn::tensor::Device;
