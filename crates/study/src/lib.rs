@@ -4,6 +4,7 @@
 //! and [`report`] draws and tells it. Nothing here trains: each run is a command of its own.
 
 mod error;
+pub mod figures;
 pub mod plan;
 pub mod predictions;
 pub mod report;

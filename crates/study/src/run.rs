@@ -326,6 +326,7 @@ fn inputs(plan: &Plan) -> Vec<(String, PathBuf)> {
 /// Checks that a folder is of this study, and makes it so where it is new.
 fn claim(plan: &Plan, host: &Host<'_>) -> Result<(), Error> {
     let root = &plan.output_dir;
+    fs::create_dir_all(root).map_err(Error::io(root))?;
     let mut hashes: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for (key, path) in inputs(plan) {
         // A name on a hub has no file here.
