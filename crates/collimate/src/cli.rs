@@ -101,6 +101,7 @@ pub fn command() -> Command {
         .subcommand(commands::label::command())
         .subcommand(commands::world::command())
         .subcommand(commands::demo::command())
+        .subcommand(commands::study::command())
 }
 
 fn switch(name: &'static str, help: &'static str) -> Arg {
@@ -202,6 +203,7 @@ fn dispatch(matches: &ArgMatches) -> Result<()> {
         Some(("label", m)) => commands::label::run(m),
         Some(("world", m)) => commands::world::run(m),
         Some(("demo", m)) => commands::demo::run(m),
+        Some(("study", m)) => commands::study::run(m),
         _ => bail!("no command given; see --help"),
     }
 }

@@ -415,6 +415,24 @@ fn each_path(table: &mut Map<String, Value>, to: &dyn Fn(&Path, bool) -> PathBuf
 /// # Errors
 /// A file that can't be read or is not TOML; the message names the line.
 pub fn read_file(path: &Path) -> Result<Map<String, Value>> {
+    let mut map = read_table(path)?;
+    let folder = path.parent().unwrap_or(Path::new(""));
+    each_path(&mut map, &|p, input| {
+        let beside = folder.join(p);
+        if input && !beside.exists() && p.exists() && beside != p {
+            say!("{} is not beside {}; taken from the working folder", p.display(), path.display());
+            return p.to_owned();
+        }
+        beside
+    });
+    Ok(map)
+}
+
+/// Reads a TOML file as it is.
+///
+/// # Errors
+/// As [`read_file`].
+pub(crate) fn read_table(path: &Path) -> Result<Map<String, Value>> {
     let text = read_settings(path).with_context(|| format!("{} can't be read", path.display()))?;
     let table: toml::Table =
         toml::from_str(&text).map_err(|e| anyhow!("{}: {}", path.display(), e.to_string().trim_end()))?;
@@ -422,18 +440,7 @@ pub fn read_file(path: &Path) -> Result<Map<String, Value>> {
         bail!("{}: {key} has the number {number}; expected finite numbers", path.display());
     }
     match serde_json::to_value(table)? {
-        Value::Object(mut map) => {
-            let folder = path.parent().unwrap_or(Path::new(""));
-            each_path(&mut map, &|p, input| {
-                let beside = folder.join(p);
-                if input && !beside.exists() && p.exists() && beside != p {
-                    say!("{} is not beside {}; taken from the working folder", p.display(), path.display());
-                    return p.to_owned();
-                }
-                beside
-            });
-            Ok(map)
-        }
+        Value::Object(map) => Ok(map),
         _ => unreachable!("a TOML document is a table"),
     }
 }

@@ -42,13 +42,13 @@ pub(crate) struct Output {
 }
 
 /// A file that says which process writes to a folder. A process that is gone holds no lock, whatever it left.
-struct Lock {
+pub(crate) struct Lock {
     path: PathBuf,
     _file: File,
 }
 
 impl Lock {
-    fn take(folder: &Path) -> Result<Self> {
+    pub(crate) fn take(folder: &Path) -> Result<Self> {
         let path = folder.join(LOCK);
         let failed = || format!("output_dir {} can't be written", folder.display());
         loop {

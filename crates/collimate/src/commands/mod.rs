@@ -8,6 +8,7 @@ pub(crate) mod label;
 pub(crate) mod measure;
 pub(crate) mod methods;
 pub(crate) mod score;
+pub(crate) mod study;
 pub(crate) mod train;
 pub(crate) mod world;
 
