@@ -339,7 +339,7 @@ impl Plan {
         if world.is_some() {
             data = data.or_else(|| Some("{world}/pairs.jsonl".into()));
             prompts = prompts.or_else(|| Some("{world}/prompts.jsonl".into()));
-            reward = reward.or_else(|| Some(json!({"type": "world", "path": "{world}"})));
+            reward = reward.or_else(|| Some(json!({"type": "world", "folder": "{world}"})));
             optimum = optimum.or_else(|| Some("{world}/optimum.json".into()));
             if model.is_none() {
                 let sft = sft.get_or_insert_default();

@@ -52,8 +52,14 @@ fn vocabulary() -> Result<Vocabulary> {
         formula: m.formula.into(),
         parameters: m.parameters.iter().map(|p| (p.key.to_owned(), number(p.default))).collect(),
     });
-    let run = KEYS.iter().map(|k| k.name.to_owned()).collect();
-    Ok(Vocabulary { methods: methods.collect(), run, ..Vocabulary::default() })
+    let keys = |kind: Kind| KEYS.iter().filter(|k| kind.has(k.name)).map(|k| k.name.to_owned()).collect();
+    Ok(Vocabulary {
+        methods: methods.collect(),
+        run: keys(Kind::Align),
+        sft: keys(Kind::Sft),
+        reward_model: keys(Kind::Reward),
+        world: super::world::dials(),
+    })
 }
 
 fn read(m: &ArgMatches) -> Result<Plan> {

@@ -5,12 +5,12 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 use clap::{Arg, ArgAction, ArgMatches, Command};
-use collimate_core::averaging::{Mean, Sum};
+use collimate_core::averaging::{AnyAveraging, Mean, Sum};
 use collimate_model::{Checkpoint, Decoder, write_whole};
 use collimate_reward::World;
 use collimate_reward::world::{Point, base_files};
 use comfy_table::{Table, presets::UTF8_HORIZONTAL_ONLY};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use crate::config;
 use crate::say::print;
@@ -62,6 +62,11 @@ pub(crate) fn command() -> Command {
         .args(DIALS.map(dial))
 }
 
+/// The names of a world's dials.
+pub(crate) fn dials() -> Vec<String> {
+    DIALS.iter().map(|(name, _)| (*name).to_owned()).collect()
+}
+
 /// The world that flags describe.
 fn world(m: &ArgMatches) -> Result<World> {
     let mut table = Map::new();
@@ -103,6 +108,7 @@ pub(crate) fn run(m: &ArgMatches) -> Result<()> {
     let checkpoint = Checkpoint::open(&base)?;
     let decoder = Decoder::random(checkpoint.config.clone(), world.seed, &device);
     checkpoint.save(decoder.parameters(), &base)?;
+    write_whole(&folder.join(OPTIMUM), curves(&world)?.as_bytes())?;
     for (name, text) in world.files() {
         write_whole(&folder.join(name), text.as_bytes())?;
     }
@@ -114,6 +120,31 @@ pub(crate) fn run(m: &ArgMatches) -> Result<()> {
         world.prompts
     );
     print(&optima(&world)?)
+}
+
+/// The exact optimum, as curves.
+const OPTIMUM: &str = "optimum.json";
+/// Of its points, in nats.
+const KLS: [f64; 14] = [0.02, 0.05, 0.1, 0.2, 0.3, 0.45, 0.6, 0.8, 1.0, 1.4, 1.8, 2.4, 3.0, 4.0];
+
+/// What the best policies for the labels do as the KL grows: by the averaging, a list of \[KL, tokens, quality\].
+fn curves(world: &World) -> Result<String> {
+    let exact = world.exact();
+    let rewards = world.label_rewards(&exact);
+    let numbers = |p: Point| json!([p.kl, p.length, p.quality]);
+    let mut all = Map::new();
+    for (name, averaging) in [("sum", &Sum {} as &dyn AnyAveraging), ("mean", &Mean {})] {
+        let mut points = vec![numbers(exact.reference())];
+        for kl in KLS {
+            // Beyond the KL that the best answers alone have, there is nothing.
+            match exact.at_kl(averaging, kl, &rewards) {
+                Ok(point) => points.push(numbers(point)),
+                Err(_) => break,
+            }
+        }
+        all.insert(name.into(), points.into());
+    }
+    Ok(serde_json::to_string_pretty(&all)?)
 }
 
 /// What the best policies for the labels do, at equal KL.
