@@ -191,7 +191,8 @@ impl Tokenizer {
         // The library looks special tokens up by their normalised text and misses some; ids are certain.
         let keep = |id: &&u32| !skip_special || !self.special_ids.contains(id);
         let ids: Vec<u32> = ids.iter().filter(keep).copied().collect();
-        self.inner.decode(&ids, false).map_err(|e| self.failure(e))
+        let text = quiet::catch(|| self.inner.decode(&ids, false)).ok_or_else(|| self.gave_up())?;
+        text.map_err(|e| self.failure(e))
     }
 
     /// The ids of special tokens that `text` spells out, in their order.
@@ -301,7 +302,7 @@ impl Tokenizer {
     }
 
     fn gave_up(&self) -> Error {
-        Error::file(&self.folder.join("tokenizer.json"), "its tokenizer gave up on a text; the file is at fault")
+        Error::file(&self.folder.join("tokenizer.json"), "its tokenizer gave up on a text or on tokens; the file is at fault")
     }
 
     fn failure(&self, e: tokenizers::Error) -> Error {
@@ -370,7 +371,7 @@ impl DecodeStream<'_> {
 /// must not end with it, and a completion gets exactly one.
 fn surroundings(inner: &Inner, file: &Path) -> Result<Vec<u32>, Error> {
     let with = quiet::catch(|| inner.encode("a", true))
-        .ok_or_else(|| Error::file(file, "its tokenizer gave up on a text; the file is at fault"))?
+        .ok_or_else(|| Error::file(file, "its tokenizer gave up on a text or on tokens; the file is at fault"))?
         .map_err(|e| Error::file(file, e.to_string()))?;
     let mask = with.get_special_tokens_mask();
     let n = mask.iter().take_while(|m| **m == 1).count();
