@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use clap::error::{ContextKind, ContextValue, ErrorKind};
-use clap::{Arg, ArgAction, ArgMatches, Command, builder::ValueParser};
+use clap::{Arg, ArgAction, ArgMatches, Command};
 use collimate_core::objective::Method;
 use collimate_core::trl;
 use serde_json::{Map, Value};
@@ -83,7 +83,7 @@ pub fn command() -> Command {
             "Train a reward model on preference pairs",
             "collimate reward --model my-model --data pairs.jsonl --output_dir rewards",
         ))
-        .subcommand(generate())
+        .subcommand(commands::generate::command())
         .subcommand(
             Command::new("methods")
                 .about("List the methods, losses, averagings and optimality operators that are linked")
@@ -159,33 +159,6 @@ fn training(kind: Kind, about: &'static str, example: &str) -> Command {
     Command::new(kind.name()).about(about).long_about(long).arg(config).args(keys).args(parameters).args([
         switch("quiet", "Print the summary only").short('q'),
         switch("profile", "Measure where the time of a step goes: printed at the end, and written to profile.json"),
-    ])
-}
-
-fn generate() -> Command {
-    let number = |name: &'static str, default: &'static str, help: &'static str, parser: ValueParser| {
-        Arg::new(name)
-            .long(name)
-            .alias(name.replace('_', "-"))
-            .value_name("N")
-            .default_value(default)
-            .help(help)
-            .value_parser(parser)
-    };
-    Command::new("generate").about("Write text with a checkpoint").args([
-        Arg::new("model").long("model").value_name("FOLDER").required(true).help("A Hugging Face checkpoint folder"),
-        Arg::new("prompt").long("prompt").value_name("TEXT").required(true).help("What the text begins with"),
-        number("max_new_tokens", "256", "Most tokens to write", clap::value_parser!(u64).into()),
-        number("temperature", "0", "0 takes the likeliest token; above 0 samples", clap::value_parser!(f64).into()),
-        number(
-            "top_p",
-            "1",
-            "Sample from the likeliest tokens of this total probability",
-            clap::value_parser!(f64).into(),
-        ),
-        number("top_k", "0", "Sample from this many of the likeliest tokens; 0: all", clap::value_parser!(u64).into()),
-        number("seed", "42", "What samples are drawn from", clap::value_parser!(u64).into()),
-        Arg::new("backend").long("backend").value_name("NAME").help("Tensors: see `collimate backends`"),
     ])
 }
 

@@ -140,7 +140,7 @@ impl Watch {
             );
         }
         let reward = settings.reward.as_ref().map(collimate_reward::read).transpose()?;
-        let stop = crate::commands::generate::stops(checkpoint, tokenizer);
+        let stop = crate::commands::generate::stops(&checkpoint.config, tokenizer);
         let reference = reference.clone().with_profile(Default::default());
         Ok(Self {
             settings: settings.clone(),

@@ -18,6 +18,8 @@ use crate::tokenizer::Tokenizer;
 pub struct Prompt {
     /// Its row in its file, from 1.
     pub row: usize,
+    /// What the row says: a text, or messages.
+    pub said: Value,
     /// The text behind which the model is to write; of messages, what the chat template makes of them.
     pub text: String,
     /// Its tokens, BOS included.
@@ -44,9 +46,9 @@ pub fn prompts(source: &Source, tokenizer: &Tokenizer, options: &Options) -> Res
     let encoder = Encoder::new(tokenizer, options)?;
     let mut all = Vec::new();
     for file in &files.read {
-        let (mut refused, mut row) = (None, 0);
+        let mut refused = None;
         source::rows(&file.path, file.open()?, &AtomicU64::new(0), &mut |raw| {
-            row += 1;
+            let row = raw.row;
             let read = raw.body.parse().and_then(|r| format::rename(r, &file.columns));
             match read.and_then(|r| prompt(r, row, &encoder, tokenizer, options)) {
                 Ok(prompt) => {
@@ -84,15 +86,15 @@ fn prompt(
     let encoded = encoded.ok_or_else(|| Fault::other("prompt", "it could not be tokenised"))?;
     let lesson: Lesson = encoded.into_record(0, 0, row);
     let decode = |ids: &[u32], skip| tokenizer.decode(ids, skip).map_err(|e| Fault::other("prompt", e.to_string()));
-    let text = match said.text {
-        Text::Plain { prompt, .. } => prompt,
-        Text::Chat { .. } => decode(&lesson.prompt, false)?,
+    let (said, text) = match said.text {
+        Text::Plain { prompt, .. } => (prompt.clone().into(), prompt),
+        Text::Chat { prompt, .. } => (prompt.into(), decode(&lesson.prompt, false)?),
     };
     let answer = match lesson.completion.is_empty() {
         true => None,
         false => Some(Answer { text: decode(&lesson.completion, true)?, ids: lesson.completion }),
     };
-    Ok(Prompt { row, text, ids: lesson.prompt, answer })
+    Ok(Prompt { row, said, text, ids: lesson.prompt, answer })
 }
 
 /// What a row says: its prompt, and at most one side.

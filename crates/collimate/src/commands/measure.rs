@@ -103,7 +103,7 @@ pub(crate) fn run(m: &ArgMatches) -> Result<()> {
         tokenizer: &tokenizer,
         sampling,
         batch: count("batch_size").max(1) as usize,
-        stop: &super::generate::stops(&checkpoint, &tokenizer),
+        stop: &super::generate::stops(&checkpoint.config, &tokenizer),
         reward: reward.as_deref(),
         objective: objective.as_ref(),
     };

@@ -120,22 +120,27 @@ impl Chooser {
 
     /// The next token, of its logits `[vocab]`, which are spent. None where these are not numbers.
     pub fn choose(&mut self, sampling: &Sampling, logits: &mut [f32]) -> Option<u32> {
-        self.penalise(sampling, logits);
-        if logits.iter().any(|l| l.is_nan()) {
-            return None;
-        }
-        let top = largest(logits);
-        if !top.is_finite() {
-            return None;
-        }
-        let token = if sampling.do_sample {
-            filter(sampling, logits, top);
-            draw(logits, self.rng.random::<f64>())
-        } else {
-            logits.iter().position(|l| *l == top).expect("it is one of them") as u32
+        let top = self.left(sampling, logits)?;
+        let token = match sampling.do_sample {
+            true => draw(logits, self.rng.random::<f64>()),
+            false => logits.iter().position(|l| *l == top).expect("it is one of them") as u32,
         };
         self.saw(token);
         Some(token)
+    }
+
+    /// Applies the options: what is left are weights where tokens are drawn, and logits elsewhere. Returns the largest
+    /// logit.
+    pub(super) fn left(&self, sampling: &Sampling, logits: &mut [f32]) -> Option<f32> {
+        self.penalise(sampling, logits);
+        let top = largest(logits);
+        if !top.is_finite() || logits.iter().any(|l| l.is_nan()) {
+            return None;
+        }
+        if sampling.do_sample {
+            filter(sampling, logits, top);
+        }
+        Some(top)
     }
 
     fn penalise(&self, sampling: &Sampling, logits: &mut [f32]) {

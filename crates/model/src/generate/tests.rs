@@ -213,3 +213,65 @@ fn logits_that_are_no_numbers_are_an_error() {
         assert_eq!(said, "behind a text of 3 tokens the model's logits are not finite numbers");
     }
 }
+
+/// tests/fixtures/sampling.json, made with transformers by tests/fixtures/make/sampling.py.
+#[test]
+fn what_is_left_of_logits_is_what_transformers_leaves() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/fixtures/sampling.json");
+    let golden: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+    let numbers = |v: &serde_json::Value| v.as_array().unwrap().iter().map(|x| x.as_f64().unwrap()).collect::<Vec<_>>();
+    let prompt: Vec<u32> = numbers(&golden["prompt"]).into_iter().map(|t| t as u32).collect();
+    let cases = golden["cases"].as_array().unwrap();
+    assert!(cases.len() >= 30);
+    for case in cases {
+        let option = |name: &str, without: f64| case["options"].get(name).map_or(without, |v| v.as_f64().unwrap());
+        let sampling = Sampling {
+            do_sample: true,
+            temperature: option("temperature", 1.0),
+            top_k: option("top_k", 0.0) as usize,
+            top_p: option("top_p", 1.0),
+            min_p: option("min_p", 0.0),
+            repetition_penalty: option("repetition_penalty", 1.0),
+            ..Sampling::default()
+        };
+        let mut l: Vec<f32> = numbers(&case["logits"]).into_iter().map(|l| l as f32).collect();
+        let chooser = Chooser::new(&sampling, &prompt, 0, l.len());
+        chooser.left(&sampling, &mut l).unwrap();
+        let total: f64 = l.iter().map(|w| f64::from(*w)).sum();
+        let mut got: Vec<(usize, f64)> =
+            l.iter().enumerate().filter(|(_, w)| **w > 0.0).map(|(i, w)| (i, f64::from(*w) / total)).collect();
+        let kept = case["kept"].as_object().unwrap().iter();
+        let mut expected: Vec<(usize, f64)> =
+            kept.map(|(i, p)| (i.parse().unwrap(), p.as_f64().unwrap())).filter(|(_, p)| *p > 1e-30).collect();
+        // Which of several equal ones is the last that is kept, is nowhere said: those go by their likelihood.
+        let least = expected.iter().map(|(_, p)| *p).fold(f64::MAX, f64::min) * (1.0 + 1e-5);
+        for all in [&mut got, &mut expected] {
+            all.iter_mut().filter(|(_, p)| *p <= least).for_each(|(i, _)| *i = usize::MAX);
+            all.sort_by_key(|(i, _)| *i);
+        }
+        assert_eq!(got.len(), expected.len(), "{}", case["options"]);
+        for ((i, p), (j, q)) in got.iter().zip(&expected) {
+            assert!(i == j && (p / q - 1.0).abs() < 1e-4, "{}: {i} {p} is not {j} {q}", case["options"]);
+        }
+    }
+}
+
+#[test]
+fn draws_come_as_often_as_they_are_likely() {
+    let logits: Vec<f32> = (0..700).map(|i| if i % 100 == 7 { (i as f32 / 300.0).sin() * 2.0 } else { -9.0 }).collect();
+    let sampling = Sampling { do_sample: true, top_k: 7, ..Sampling::default() };
+    let mut weights = logits.clone();
+    Chooser::new(&sampling, &[], 0, 700).left(&sampling, &mut weights).unwrap();
+    let total: f32 = weights.iter().sum();
+    const N: usize = 20_000;
+    let mut counts = vec![0usize; 700];
+    for sample in 0..N {
+        let mut chooser = Chooser::new(&sampling, &[1, 2], sample, 700);
+        counts[chooser.choose(&sampling, &mut logits.clone()).unwrap() as usize] += 1;
+    }
+    for (count, w) in counts.iter().zip(&weights) {
+        let p = f64::from(w / total);
+        let deviation = (p * (1.0 - p) / N as f64).sqrt();
+        assert!((*count as f64 / N as f64 - p).abs() <= 4.0 * deviation, "{count} of {N}, expected {p}");
+    }
+}
