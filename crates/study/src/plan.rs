@@ -158,8 +158,18 @@ const KEYS: [&str; 18] = [
 /// Keys that the study gives to each run.
 const OWN: [&str; 5] = ["model", "output_dir", "overwrite_output_dir", "resume_from_checkpoint", "ref_model"];
 /// Keys whose text is a path to read.
-const PATHS: [&str; 9] =
-    ["model", "data", "eval_data", "prompts", "optimum", "chat_template", "path", "reward_model", "ref_model"];
+const PATHS: [&str; 10] = [
+    "model",
+    "data",
+    "eval_data",
+    "prompts",
+    "optimum",
+    "chat_template",
+    "path",
+    "folder",
+    "reward_model",
+    "ref_model",
+];
 
 fn fault<T>(said: impl Into<String>) -> Result<T, Error> {
     Err(Error::Key(said.into()))
@@ -339,7 +349,7 @@ impl Plan {
         if world.is_some() {
             data = data.or_else(|| Some("{world}/pairs.jsonl".into()));
             prompts = prompts.or_else(|| Some("{world}/prompts.jsonl".into()));
-            reward = reward.or_else(|| Some(json!({"type": "world", "path": "{world}"})));
+            reward = reward.or_else(|| Some(json!({"type": "world", "folder": "{world}"})));
             optimum = optimum.or_else(|| Some("{world}/optimum.json".into()));
             if model.is_none() {
                 let sft = sft.get_or_insert_default();
