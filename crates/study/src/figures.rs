@@ -15,10 +15,10 @@ use crate::statistics::{Curve, Interval, Metric};
 
 /// Of a panel.
 const WIDTH: f64 = 420.0;
-const HEIGHT: f64 = 320.0;
+const HEIGHT: f64 = 330.0;
 const LEFT: f64 = 62.0;
 const RIGHT: f64 = 14.0;
-const TOP: f64 = 34.0;
+const TOP: f64 = 44.0;
 const BOTTOM: f64 = 48.0;
 
 /// The style of all figures; a page puts it in its own.
@@ -86,6 +86,12 @@ pub(crate) fn escape(s: &str) -> String {
     s.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
+/// What of a text fits above a panel.
+fn fitting(text: &str) -> String {
+    const MOST: usize = 44;
+    if text.chars().count() <= MOST { text.to_owned() } else { text.chars().take(MOST - 1).chain(['…']).collect() }
+}
+
 /// From where to where an axis goes, and its ticks.
 #[derive(Clone, Debug)]
 struct Scale {
@@ -106,13 +112,18 @@ impl Scale {
             (true, false) => (low - 0.5, high + 0.5),
         };
         let pad = 0.06 * (high - low);
-        let (from, to) = (if low >= 0.0 && low < pad { 0.0 } else { low - pad }, high + pad);
+        let (from, to) = (low - pad, high + pad);
         let raw = (to - from) / 5.0;
         let power = 10f64.powf(raw.log10().floor());
         let step = [1.0, 2.0, 5.0, 10.0].map(|m| m * power).into_iter().find(|s| *s >= raw).unwrap_or(raw);
         let first = (from / step).ceil() as i64;
         let ticks = (first..).map(|i| i as f64 * step).take_while(|t| *t <= to + 1e-9 * step).collect();
         Self { from, to, ticks, digits: (-step.log10().floor()).clamp(0.0, 6.0) as usize }
+    }
+
+    /// That of values which begin at 0, as counts and shares do.
+    fn from_zero(values: impl Iterator<Item = f64>) -> Self {
+        Self { from: 0.0, ..Self::of(values.chain([0.0])) }
     }
 
     fn share(&self, v: f64) -> f64 {
@@ -128,12 +139,15 @@ struct Panel {
 }
 
 impl Panel {
-    fn new(title: &str, x_label: &str, y_label: &str, x: Scale, y: Scale) -> Self {
+    /// With `condition` under its title.
+    fn new(title: &str, condition: &str, x_label: &str, y_label: &str, x: Scale, y: Scale) -> Self {
         let mut body = format!(
             "<svg class=\"fig\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" xmlns=\"http://www.w3.org/2000/svg\" role=\"img\" \
-             aria-label=\"{}\"><text class=\"title\" x=\"{LEFT}\" y=\"20\">{}</text>",
-            escape(&format!("{title}: {y_label} over {x_label}")),
-            escape(title)
+             aria-label=\"{}\"><text class=\"title\" x=\"{LEFT}\" y=\"16\">{}</text><text class=\"soft\" x=\"{LEFT}\" \
+             y=\"33\">{}</text>",
+            escape(&format!("{title}, {condition}: {y_label} over {x_label}")),
+            escape(&fitting(title)),
+            escape(&fitting(condition))
         );
         let mut p = Self { x, y, body: String::new() };
         for t in p.x.ticks.clone() {
@@ -398,13 +412,17 @@ fn along_beta(
     let beyond = |f: fn(&(f64, f64)) -> f64| exact.iter().flat_map(move |e| e.1.iter().map(f)).collect::<Vec<_>>();
     let xs = Scale::of(all().flat_map(|p| ends(p.0)).chain(beyond(|p| p.0)));
     let ys = Scale::of(all().flat_map(|p| ends(p.1)).chain(beyond(|p| p.1)));
-    let title = if condition.is_empty() { "all cells" } else { condition };
     let named = |m: Metric| match m {
         Metric::Length => "mean tokens of an answer",
         Metric::Score => "mean score",
         _ => "KL to the SFT policy, nats",
     };
-    let mut panel = Panel::new(title, named(x), named(y), xs, ys);
+    let brief = |m: Metric| match m {
+        Metric::Length => "Length",
+        Metric::Score => "Score",
+        _ => "KL",
+    };
+    let mut panel = Panel::new(&format!("{} over {}", brief(y), brief(x)), condition, named(x), named(y), xs, ys);
     for (averaging, line) in &exact {
         panel.line(&format!("k {averaging}"), "exact", line);
     }
@@ -461,11 +479,10 @@ fn distributions(results: &Results, looks: &Looks, condition: &str) -> Vec<Strin
         let lines: Vec<_> = chosen.iter().map(|m| (*m, points(&after[place(m)].shares))).collect();
         let start = points(&before.shares);
         let all = || lines.iter().flat_map(|l| &l.1).chain(&start);
-        let (x, y) = (Scale::of(all().map(|p| p.0).chain([0.0])), Scale::of(all().map(|p| p.1).chain([0.0])));
+        let (x, y) = (Scale::from_zero(all().map(|p| p.0)), Scale::from_zero(all().map(|p| p.1)));
         let said: Vec<String> = chosen.iter().filter_map(|m| m.beta.map(|b| format!("β {b}"))).collect();
-        let condition = if condition.is_empty() { String::new() } else { format!(", {condition}") };
-        let title = format!("{family}{condition} ({})", said.join(" / "));
-        let mut panel = Panel::new(&title, "tokens of an answer", "share of answers", x, y);
+        let title = format!("{family} ({})", said.join(" / "));
+        let mut panel = Panel::new(&title, condition, "tokens of an answer", "share of answers", x, y);
         panel.area(&start);
         for (m, line) in &lines {
             panel.line(&looks.class(m), "", line);
@@ -501,8 +518,7 @@ fn training(plan: &Plan, results: &Results, looks: &Looks, condition: &str, key:
     }
     let all = || lines.iter().flat_map(|l| &l.1);
     let (x, y) = (Scale::of(all().map(|p| p.0)), Scale::of(all().map(|p| p.1)));
-    let title = if condition.is_empty() { label.to_owned() } else { format!("{label}, {condition}") };
-    let mut panel = Panel::new(&title, "optimiser step", key, x, y);
+    let mut panel = Panel::new(label, condition, "optimiser step", key, x, y);
     for (m, line) in &lines {
         panel.line(&looks.class(m), "", line);
     }
@@ -591,6 +607,7 @@ mod tests {
     fn ticks_are_round_and_inside() {
         let s = Scale::of([0.3, 7.2].into_iter());
         assert_eq!(s.ticks, [0.0, 2.0, 4.0, 6.0]);
+        assert_eq!(Scale::from_zero([0.3, 7.2].into_iter()).from, 0.0);
         let s = Scale::of([-0.013, 0.041].into_iter());
         assert!(s.ticks.iter().all(|t| *t >= s.from && *t <= s.to) && s.ticks.len() >= 3, "{s:?}");
         assert_eq!(s.digits, 2);

@@ -158,8 +158,18 @@ const KEYS: [&str; 18] = [
 /// Keys that the study gives to each run.
 const OWN: [&str; 5] = ["model", "output_dir", "overwrite_output_dir", "resume_from_checkpoint", "ref_model"];
 /// Keys whose text is a path to read.
-const PATHS: [&str; 9] =
-    ["model", "data", "eval_data", "prompts", "optimum", "chat_template", "path", "reward_model", "ref_model"];
+const PATHS: [&str; 10] = [
+    "model",
+    "data",
+    "eval_data",
+    "prompts",
+    "optimum",
+    "chat_template",
+    "path",
+    "folder",
+    "reward_model",
+    "ref_model",
+];
 
 fn fault<T>(said: impl Into<String>) -> Result<T, Error> {
     Err(Error::Key(said.into()))

@@ -82,8 +82,13 @@ pub type Optimum = BTreeMap<String, Vec<Optimal>>;
 /// A file that can't be read, or is none.
 pub fn optimum(plan: &Plan, cell: &Cell) -> Result<Option<Optimum>, Error> {
     let Some(path) = &plan.optimum else { return Ok(None) };
-    let path = placed(plan, cell.world, path);
-    let path = Path::new(&path);
+    let placed = placed(plan, cell.world, path);
+    let of_world = path.starts_with("{world}");
+    let path = Path::new(&placed);
+    // Not every world has one.
+    if of_world && !path.exists() {
+        return Ok(None);
+    }
     let text = fs::read_to_string(path).map_err(Error::io(path))?;
     let read = serde_json::from_str(&text);
     read.map(Some).map_err(|e| Error::Line { path: path.to_owned(), line: e.line(), what: e.to_string() })

@@ -86,7 +86,7 @@ fn outcome(o: Outcome) -> &'static str {
     match o {
         Outcome::Held => "as expected",
         Outcome::Failed => "the opposite",
-        Outcome::Open => "can't be said: the interval covers 0",
+        Outcome::Open => "the interval covers 0",
         Outcome::NotJudged => "not judged",
     }
 }
@@ -120,8 +120,9 @@ fn compared(results: &Results, quantity: Quantity) -> Vec<Value> {
             true => c.family.clone(),
             false => format!("{} ({})", c.family, c.curve),
         };
+        let mut each = Vec::new();
         for at in &c.at {
-            rows.push(json!({
+            each.push(json!({
                 "condition": c.condition, "family": family, "kl": number(at.kl), "sum": number(at.sum),
                 "mean": number(at.mean), "difference": said(at.difference), "verdict": "",
             }));
@@ -136,6 +137,7 @@ fn compared(results: &Results, quantity: Quantity) -> Vec<Value> {
             "condition": c.condition, "family": family, "kl": kl, "sum": reach(0), "mean": reach(1),
             "difference": said(c.difference), "verdict": verdict(c), "whole": true,
         }));
+        rows.append(&mut each);
     }
     rows
 }
@@ -203,7 +205,7 @@ pub fn write(plan: &Plan, vocabulary: &Vocabulary, host: &Host<'_>) -> Result<St
                 .iter()
                 .find(|c| c.family == p.family && c.condition == p.condition && c.quantity.name() == p.quantity);
             json!({
-                "condition": p.condition, "family": p.family, "sentence": p.sentence(), "outcome": outcome(*o),
+                "condition": p.condition, "family": p.family, "quantity": p.quantity, "sentence": p.sentence(), "outcome": outcome(*o),
                 "difference": said(c.and_then(|c| c.difference)),
             })
         })
@@ -226,7 +228,7 @@ pub fn write(plan: &Plan, vocabulary: &Vocabulary, host: &Host<'_>) -> Result<St
         "seeds": results.seeds,
         "prompts": results.prompts,
         "samples": results.samples,
-        "confidence": 100.0 * results.confidence,
+        "confidence": format!("{}", (1000.0 * results.confidence).round() / 10.0),
         "matched": MATCHED,
         "style": STYLE,
         "predictions": lines,

@@ -6,7 +6,7 @@ use std::fs;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use collimate_study::{Error, Host, Plan, report, run};
-use common::{Desk, STUDY, TempFile, vocabulary, write};
+use common::{Desk, STUDY, vocabulary, write};
 use serde_json::Value;
 
 #[test]
@@ -149,10 +149,10 @@ fn a_folder_of_another_study_and_a_failing_cell_are_named() {
     fs::write(desk.path("prompts.jsonl"), "{\"prompt\": \"another\"}\n").unwrap();
     let said = go(&small.replace("max_steps = 10", "max_steps = 13")).unwrap_err();
     assert!(said.starts_with("prompts: the content is another than when output_dir"), "{said}");
-    let other = TempFile::new(&desk.path("full"), "notes.txt");
+    fs::create_dir(desk.path("full")).unwrap();
+    fs::write(desk.path("full/notes.txt"), "text").unwrap();
     let said = go(&small.replace("\"out\"", "\"full\"")).unwrap_err();
     assert!(said.ends_with("holds files that are of no study; choose another folder"), "{said}");
-    drop(other);
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! A study on a desk: its file, and cells that were never trained.
 
+#![allow(dead_code, reason = "each test target uses a part")]
+
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -56,17 +58,6 @@ pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let part = path.with_extension("part");
     fs::write(&part, bytes)?;
     fs::rename(part, path)
-}
-
-/// A file that makes its folder one of another kind.
-pub struct TempFile;
-
-impl TempFile {
-    pub fn new(folder: &Path, name: &str) -> Self {
-        fs::create_dir_all(folder).unwrap();
-        fs::write(folder.join(name), "text").unwrap();
-        Self
-    }
 }
 
 pub struct Desk {
