@@ -265,7 +265,7 @@ mod tests {
     fn a_line_is_a_sample_and_the_command_is_started_once() {
         // The number of the line since it was started, and what stands in it.
         let command =
-            shell(r#"n=0; while read -r line; do n=$((n+1)); echo "$n"; printf '%s\n' "$line" >> "$0"; done"#);
+            shell(r#"n=0; while read -r line; do n=$((n+1)); printf '%s\n' "$line" >> "$0"; echo "$n"; done"#);
         let folder = tempfile::tempdir().unwrap();
         let log = folder.path().join("lines");
         let mut words = command.command.clone();
