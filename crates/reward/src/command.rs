@@ -174,10 +174,6 @@ fn number(line: &[u8]) -> Result<f64, String> {
 
 impl Command {
     fn ask(&self, process: &mut Process, samples: &[Sample<'_>]) -> Result<Vec<f64>, Error> {
-        if let Ok(Ok(line)) = process.lines.try_recv() {
-            let line = String::from_utf8_lossy(&line);
-            return Err(self.fault(format!("printed a line beyond one a sample: \"{}\"", line.trim())));
-        }
         let mut text = Vec::new();
         for s in samples {
             let line = serde_json::json!({"prompt": s.prompt, "completion": s.completion, "tokens": s.tokens});
@@ -219,7 +215,13 @@ impl Reward for Command {
         let mut place = self.process.lock().unwrap_or_else(PoisonError::into_inner);
         // Out of its place while it is asked: after a fault its lines are out of step, and the next call starts anew.
         let mut process = match place.take() {
-            Some(process) => process,
+            Some(process) => {
+                if let Ok(Ok(line)) = process.lines.try_recv() {
+                    let line = String::from_utf8_lossy(&line);
+                    return Err(self.fault(format!("printed a line beyond one a sample: \"{}\"", line.trim())));
+                }
+                process
+            }
             None => Process::start(&self.command).map_err(|e| self.fault(format!("can't be started: {e}")))?,
         };
         let scores = self.ask(&mut process, samples)?;
@@ -263,7 +265,7 @@ mod tests {
     fn a_line_is_a_sample_and_the_command_is_started_once() {
         // The number of the line since it was started, and what stands in it.
         let command =
-            shell(r#"n=0; while read -r line; do n=$((n+1)); echo "$n"; printf '%s\n' "$line" >> "$0"; done"#);
+            shell(r#"n=0; while read -r line; do n=$((n+1)); printf '%s\n' "$line" >> "$0"; echo "$n"; done"#);
         let folder = tempfile::tempdir().unwrap();
         let log = folder.path().join("lines");
         let mut words = command.command.clone();
