@@ -71,6 +71,11 @@ fn rows() -> impl Strategy<Value = Vec<Value>> {
         .prop_map(|(p, c, r)| json!({"prompt": p, "chosen": c, "rejected": r}));
     let shared = (vec(message(), 0..3), message(), message())
         .prop_map(|(p, c, r)| json!({"conversations": p, "chosen": c, "rejected": r}));
+    let lessons = prop_oneof![
+        (text(), answer()).prop_map(|(p, c)| json!({"prompt": p, "completion": c})),
+        text().prop_map(|t| json!({"text": t})),
+        vec(message(), 0..4).prop_map(|m| json!({"messages": m})),
+    ];
     let wild = vec((prop::sample::select(fields), value()), 0..6)
         .prop_map(|pairs| Value::Object(pairs.into_iter().map(|(k, v)| (k.to_owned(), v)).collect()));
     prop_oneof![
@@ -80,6 +85,7 @@ fn rows() -> impl Strategy<Value = Vec<Value>> {
         1 => vec(messages, 0..4),
         1 => vec(shared, 0..4),
         1 => vec(prop_oneof![wild, value()], 0..4),
+        3 => vec(lessons, 0..6),
     ]
 }
 

@@ -313,8 +313,8 @@ impl<'a> Writer<'a> {
 }
 
 /// The tokens that end a text: those of config.json and of the tokenizer, which reads generation_config.json.
-pub(crate) fn stops(checkpoint: &Checkpoint, tokenizer: &Tokenizer) -> Vec<u32> {
-    let mut all = [tokenizer.stop_ids(), &checkpoint.config.eos_token_ids].concat();
+pub(crate) fn stops(config: &ModelConfig, tokenizer: &Tokenizer) -> Vec<u32> {
+    let mut all = [tokenizer.stop_ids(), &config.eos_token_ids].concat();
     all.sort_unstable();
     all.dedup();
     all

@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use collimate_data::{Error, Example, Format, Options, Report, Source, Tokenizer, inspect, load, read};
+use collimate_data::{Error, Example, Format, Options, Report, Source, Tokenizer, inspect, load, load_lessons, read};
 
 /// The folder of real material beside the repository, if it is there.
 pub fn shared() -> Option<PathBuf> {
@@ -68,6 +68,7 @@ pub fn check(tokenizer: &Tokenizer, bytes: &[u8], options: &Options) -> bool {
         assert_eq!(seen.report.rows, seen.report.pairs + seen.report.dropped());
         assert_eq!(seen.chosen.bins.iter().sum::<usize>(), seen.report.pairs);
     }
+    learn(tokenizer, &path, options);
     let options = Options { cache_dir: Some(folder.path().join("cache")), ..options.clone() };
     let (dataset, report) = match load(&[path.clone().into()], tokenizer, &options) {
         Ok(loaded) => loaded,
@@ -104,6 +105,28 @@ pub fn check(tokenizer: &Tokenizer, bytes: &[u8], options: &Options) -> bool {
     assert!(second.from_cache);
     assert!(again.iter().eq(dataset.iter()));
     true
+}
+
+/// The same of the file's lessons.
+fn learn(tokenizer: &Tokenizer, path: &Path, options: &Options) {
+    let none = Options::default();
+    let options = Options {
+        identical_pair: none.identical_pair,
+        identical_after_truncation: none.identical_after_truncation,
+        ..options.clone()
+    };
+    let Ok((lessons, report)) = load_lessons(&[path.into()], tokenizer, &options) else { return };
+    assert_eq!((report.rows, report.pairs), (lessons.len() + report.dropped(), lessons.len()));
+    let totals = lessons.iter().fold((0, 0), |t, l| (t.0 + l.prompt.len(), t.1 + l.completion.len()));
+    assert_eq!(totals, (report.tokens.prompt as usize, report.tokens.completion as usize));
+    for lesson in lessons.iter() {
+        assert!(!lesson.prompt.is_empty() && !lesson.completion.is_empty());
+        assert!(options.max_length.is_none_or(|max| lesson.prompt.len() + lesson.completion.len() <= max));
+        if let Some(mask) = &lesson.mask {
+            assert_eq!(mask.len(), lesson.completion.len());
+            assert!(mask.contains(&true), "nothing is learnt");
+        }
+    }
 }
 
 /// The examples of a file, and the report on them.
