@@ -54,7 +54,7 @@ pub const KEYS: &[(&str, &str)] = &[
     ("save_total_limit", "leave it out: checkpoints are kept, and are yours to remove"),
     ("load_best_model_at_end", "leave it out: metrics.jsonl tells which `checkpoint-N` was the best"),
     ("metric_for_best_model", "leave it out: metrics.jsonl tells which `checkpoint-N` was the best"),
-    ("generate_during_eval", "`collimate generate` on a checkpoint"),
+    ("generate_during_eval", "`eval_generations`"),
     ("report_to", "leave it out: metrics.jsonl has all figures"),
     ("run_name", "`output_dir`"),
     ("logging_dir", "`output_dir`"),

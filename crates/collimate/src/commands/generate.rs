@@ -112,6 +112,7 @@ pub(crate) fn run(m: &ArgMatches) -> Result<()> {
     let (_, device) = super::device(text_of("backend"))?;
     let folder = &hub::locate(Path::new(text_of("model").expect("required")), Kind::Model)?;
     let checkpoint = Checkpoint::open(folder)?;
+    checkpoint.config.writes_text(folder, "`generate`")?;
     let tokenizer = Tokenizer::from_folder(folder)?;
     let name = text_of("dtype").expect("it has a default");
     let precision = Precision::ALL.into_iter().find(|p| p.name() == name).expect("the parser knows the names");
@@ -253,7 +254,11 @@ impl<'a> Writer<'a> {
         for prompt in &rows {
             let (n, row) = (prompt.ids.len(), prompt.row);
             if n == 0 || n > limit {
-                let what = if n == 0 { "no tokens; expected at least one".into() } else { format!("{n} tokens; the model takes {limit}") };
+                let what = if n == 0 {
+                    "no tokens; expected at least one".into()
+                } else {
+                    format!("{n} tokens; the model takes {limit}")
+                };
                 bail!("{}: row {row}: field `prompt`: {what}", file.display());
             }
         }
