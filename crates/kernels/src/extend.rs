@@ -72,10 +72,6 @@ fn block_scores<S: Simd, const R: usize>(
     at: usize,
 ) {
     let lines = keys.len() / BLOCK;
-    let q = q.map(
-        #[inline(always)]
-        |q| &q[..lines],
-    );
     for part in (0..BLOCK).step_by(S::F32_LANES) {
         // Two chains of additions hide some of the latency of one.
         let mut acc = [[simd.splat_f32s(0.0); R]; 2];
@@ -214,10 +210,10 @@ fn store<S: Simd, const R: usize, const V: usize>(
     h: usize,
     col: usize,
 ) {
-    for (r, from) in from.into_iter().enumerate() {
-        for (c, from) in from.into_iter().enumerate() {
+    for (r, from) in from.iter().enumerate() {
+        for (c, from) in from.iter().enumerate() {
             let at = col + c * S::F32_LANES;
-            simd.partial_store_f32s(&mut out[r * h + at..][..S::F32_LANES.min(h - at)], from);
+            simd.partial_store_f32s(&mut out[r * h + at..][..S::F32_LANES.min(h - at)], *from);
         }
     }
 }

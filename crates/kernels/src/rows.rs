@@ -31,77 +31,12 @@ pub enum Weight<'a> {
     Bf16(&'a [bf16]),
 }
 
-/// Σ of `R` rows of x with `O` rows of w, `k` elements each, one below the other.
+/// Σ of `R` rows of x with `O` rows of w, `k` elements each, one below the other: to rows `at ..` and columns `col ..` of
+/// y.
+///
+/// Loops, and not `map` of arrays, which stays a function of its own and is compiled without the vector instructions.
 #[inline(always)]
-fn tile<S: Simd, const R: usize, const O: usize>(simd: S, x: &[f32], w: &[f32], k: usize) -> [[f32; O]; R] {
-    let x: [&[f32]; R] = std::array::from_fn(
-        #[inline(always)]
-        |r| &x[r * k..][..k],
-    );
-    let w: [&[f32]; O] = std::array::from_fn(
-        #[inline(always)]
-        |o| &w[o * k..][..k],
-    );
-    let xs = x.map(
-        #[inline(always)]
-        |x| S::as_simd_f32s(x),
-    );
-    let ws = w.map(
-        #[inline(always)]
-        |w| S::as_simd_f32s(w),
-    );
-    let mut acc = [[simd.splat_f32s(0.0); O]; R];
-    let mut add = {
-        #[inline(always)]
-        |x: [S::f32s; R], w: [S::f32s; O]| {
-            for r in 0..R {
-                for o in 0..O {
-                    acc[r][o] = simd.mul_add_e_f32s(x[r], w[o], acc[r][o]);
-                }
-            }
-        }
-    };
-    let vectors = k / S::F32_LANES;
-    let (xs, ws) = (xs.map(|x| &x.0[..vectors]), ws.map(|w| &w.0[..vectors]));
-    for i in 0..vectors {
-        add(
-            std::array::from_fn(
-                #[inline(always)]
-                |r| xs[r][i],
-            ),
-            std::array::from_fn(
-                #[inline(always)]
-                |o| ws[o][i],
-            ),
-        );
-    }
-    let rest = vectors * S::F32_LANES;
-    if rest < k {
-        add(
-            std::array::from_fn(
-                #[inline(always)]
-                |r| simd.partial_load_f32s(&x[r][rest..]),
-            ),
-            std::array::from_fn(
-                #[inline(always)]
-                |o| simd.partial_load_f32s(&w[o][rest..]),
-            ),
-        );
-    }
-    acc.map(
-        #[inline(always)]
-        |acc| {
-            acc.map(
-                #[inline(always)]
-                |acc| simd.reduce_sum_f32s(acc),
-            )
-        },
-    )
-}
-
-/// A tile, written to rows `at ..` and columns `col ..` of y.
-#[inline(always)]
-fn write<S: Simd, const R: usize, const O: usize>(
+fn tile<S: Simd, const R: usize, const O: usize>(
     simd: S,
     x: &[f32],
     w: &[f32],
@@ -109,8 +44,43 @@ fn write<S: Simd, const R: usize, const O: usize>(
     y: &mut MatMut<'_>,
     [at, col]: [usize; 2],
 ) {
-    for (r, sums) in tile::<S, R, O>(simd, x, w, k).into_iter().enumerate() {
-        y.row(at + r)[col..col + O].copy_from_slice(&sums);
+    let vectors = k / S::F32_LANES;
+    let rest = vectors * S::F32_LANES;
+    let xs: [&[S::f32s]; R] = std::array::from_fn(
+        #[inline(always)]
+        |r| S::as_simd_f32s(&x[r * k..][..rest]).0,
+    );
+    let ws: [&[S::f32s]; O] = std::array::from_fn(
+        #[inline(always)]
+        |o| S::as_simd_f32s(&w[o * k..][..rest]).0,
+    );
+    let mut acc = [[simd.splat_f32s(0.0); O]; R];
+    for i in 0..vectors {
+        let w: [S::f32s; O] = std::array::from_fn(
+            #[inline(always)]
+            |o| ws[o][i],
+        );
+        for r in 0..R {
+            let x = xs[r][i];
+            for o in 0..O {
+                acc[r][o] = simd.mul_add_e_f32s(x, w[o], acc[r][o]);
+            }
+        }
+    }
+    if rest < k {
+        for (r, acc) in acc.iter_mut().enumerate() {
+            let x = simd.partial_load_f32s(&x[r * k + rest..(r + 1) * k]);
+            for (o, acc) in acc.iter_mut().enumerate() {
+                let w = simd.partial_load_f32s(&w[o * k + rest..(o + 1) * k]);
+                *acc = simd.mul_add_e_f32s(x, w, *acc);
+            }
+        }
+    }
+    for (r, acc) in acc.iter().enumerate() {
+        let y = &mut y.row(at + r)[col..col + O];
+        for (y, acc) in y.iter_mut().zip(acc) {
+            *y = simd.reduce_sum_f32s(*acc);
+        }
     }
 }
 
@@ -125,12 +95,12 @@ fn band<S: Simd, const O: usize>(simd: S, x: &[f32], w: &[f32], k: usize, y: &mu
         let (first, end) = (t * n / tiles, (t + 1) * n / tiles);
         let (x, to) = (&x[first * k..end * k], [from + first, col]);
         match end - first {
-            1 => write::<S, 1, O>(simd, x, w, k, y, to),
-            2 => write::<S, 2, O>(simd, x, w, k, y, to),
-            3 => write::<S, 3, O>(simd, x, w, k, y, to),
-            4 => write::<S, 4, O>(simd, x, w, k, y, to),
-            5 => write::<S, 5, O>(simd, x, w, k, y, to),
-            _ => write::<S, 6, O>(simd, x, w, k, y, to),
+            1 => tile::<S, 1, O>(simd, x, w, k, y, to),
+            2 => tile::<S, 2, O>(simd, x, w, k, y, to),
+            3 => tile::<S, 3, O>(simd, x, w, k, y, to),
+            4 => tile::<S, 4, O>(simd, x, w, k, y, to),
+            5 => tile::<S, 5, O>(simd, x, w, k, y, to),
+            _ => tile::<S, 6, O>(simd, x, w, k, y, to),
         }
     }
 }

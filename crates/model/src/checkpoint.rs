@@ -167,12 +167,14 @@ impl Checkpoint {
         self
     }
 
-    /// Reads the heads of the files of weights, and no weights.
+    /// Reads the heads of the files of weights, and no weights; and what goes with them into the folder of a result.
     ///
     /// # Errors
-    /// A file that is absent, or not as long as it says; an index that names what is not there.
+    /// A file that is absent, or not as long as it says; an index that names what is not there; a file beside the weights
+    /// that could not be saved with them.
     pub fn check(&self) -> Result<(), Error> {
-        self.shards().map(drop)
+        self.shards()?;
+        self.companions().map(drop)
     }
 
     /// Reads the weights, as f32 on `device`.
@@ -735,6 +737,18 @@ mod tests {
             std::os::unix::fs::symlink("../../blobs/abc", &link).unwrap();
             load("link").unwrap();
         }
+    }
+
+    #[test]
+    fn what_could_not_be_saved_is_found_at_the_start() {
+        let folder = tempfile::tempdir().unwrap();
+        let (c, tensors) = checkpoint(folder.path());
+        c.save(&tensors, folder.path()).unwrap();
+        c.check().unwrap();
+        let merges = std::fs::File::create(folder.path().join("merges.txt")).unwrap();
+        merges.set_len(COMPANION_BYTES + 1).unwrap();
+        let said = c.check().unwrap_err().to_string();
+        assert!(said.contains("merges.txt"), "{said}");
     }
 
     #[test]
