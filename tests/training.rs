@@ -439,20 +439,31 @@ fn texts_are_written_while_a_run_goes() {
 #[test]
 fn texts_of_a_run_that_goes_on_are_those_of_an_undisturbed_one() {
     let desk = Desk::new();
-    let table = watched(&desk, ", num_return_sequences = 2, steps = 2, reward = {type = \"repetition\", n = 2}");
+    let table = watched(
+        &desk,
+        ", num_return_sequences = 2, steps = 2, length_bound = 1.0001, reward = {type = \"repetition\", n = 2}",
+    );
     let usual = ["--max_steps", "7", "--learning_rate", "1e-2", "--backend", "flex", "--eval_generations", &table];
     for kind in ["align", "sft"] {
         let out = format!("{kind}-whole");
-        desk.trained(kind, "pairs.jsonl", &out, &[&usual[..], &["--save_steps", "4"]].concat());
+        let first = desk.trained(kind, "pairs.jsonl", &out, &[&usual[..], &["--save_steps", "4"]].concat());
         let files = ["generations.jsonl", "metrics.jsonl", "model.safetensors"].map(|f| format!("{out}/{f}"));
         let whole = files.each_ref().map(|f| desk.read(f));
         let saved = desk.arg(&format!("{out}/checkpoint-4"));
         let go_on = [&usual[..], &["--resume_from_checkpoint", &saved]].concat();
         // Elsewhere, what comes behind the checkpoint; in the folder of the run itself, all.
         let rest = format!("{kind}-rest");
-        desk.trained(kind, "pairs.jsonl", &rest, &go_on);
+        let then = desk.trained(kind, "pairs.jsonl", &rest, &go_on);
         let tail = text(&desk.read(&format!("{rest}/generations.jsonl")));
         assert!(text(&whole[0]).ends_with(&tail) && tail.lines().count() == 20, "{kind}: {tail}");
+        // Lengths keep the bound of the first look.
+        let told = |run: &Output| {
+            let said = text_of(run);
+            let behind = said.split_once("texts at step 6").unwrap().1.to_owned();
+            behind.lines().filter(|l| l.starts_with("ALARM: texts have")).map(str::to_owned).collect::<Vec<_>>()
+        };
+        assert_eq!(told(&then), told(&first), "{kind}");
+        assert!(!told(&first).is_empty(), "{kind}: {}", text_of(&first));
         desk.trained(kind, "pairs.jsonl", &out, &go_on);
         for (file, before) in files.iter().zip(&whole) {
             assert!(desk.read(file) == *before, "{file} is another");
