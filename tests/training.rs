@@ -425,6 +425,11 @@ fn texts_are_written_while_a_run_goes() {
     desk.trained("align", "pairs.jsonl", "blind", &["--max_steps", "7", "--learning_rate", "1e-2"]);
     assert!(desk.read("out/model.safetensors") == desk.read("blind/model.safetensors"));
     assert!(!desk.path("blind/generations.jsonl").exists());
+    // Fewer bits are no divergence.
+    let bf16 = ["--eval_generations", &table, "--bf16", "true", "--backend", "flex"];
+    desk.trained("align", "pairs.jsonl", "bf16", &bf16);
+    let first = metrics(&desk.path("bf16")).remove(0);
+    assert!(number(&first, "generations/kl").abs() < 1e-5, "{first}");
     // Under sft the reference is the model that the run began with.
     let table = watched(&desk, ", temperature = 0");
     desk.trained("sft", "pairs.jsonl", "tuned", &["--eval_generations", &table, "--learning_rate", "1e-2"]);

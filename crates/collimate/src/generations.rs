@@ -133,7 +133,7 @@ impl Watch {
         tokenizer: &Tokenizer,
         options: &Options,
         ends: &[u32],
-        reference: &Decoder,
+        reference: Decoder,
     ) -> Result<Self> {
         let source = Source::from(settings.prompts.clone());
         let mut prompts = prompts(&source, tokenizer, options).context("eval_generations.prompts")?;
@@ -144,7 +144,7 @@ impl Watch {
             .context("eval_generations.prompts")?;
         let reward = settings.reward.as_ref().map(collimate_reward::read).transpose()?;
         let stop = [&crate::commands::generate::stops(&checkpoint.config, tokenizer), ends].concat();
-        let reference = reference.clone().with_profile(Default::default());
+        let reference = reference.with_profile(Default::default());
         Ok(Self {
             settings: settings.clone(),
             tokenizer: tokenizer.clone(),

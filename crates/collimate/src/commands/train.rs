@@ -213,7 +213,8 @@ fn go<T: Trained>(mut run: Run, task: T, quiet: bool, profile: Profile) -> Resul
     };
     let mut watch = None;
     if let Some(generations) = &run.generations {
-        let reference = reference.as_ref().unwrap_or(&policy);
+        // In the numbers of the policy: what these alone make is no divergence.
+        let reference = reference.as_ref().unwrap_or(&policy).clone().with_precision(precision, false)?;
         let new = Watch::new(generations, &checkpoint, &tokenizer, options, &ends, reference)?;
         watch = Some(match &run.resume {
             Some(folder) => new.resumed(folder),
