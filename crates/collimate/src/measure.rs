@@ -54,9 +54,9 @@ pub(crate) fn check_prompts(prompts: &[Prompt], file: &Path, limit: usize) -> Re
     let Some(odd) = prompts.iter().find(|p| p.ids.is_empty() || p.ids.len() >= limit) else { return Ok(()) };
     let (n, row) = (odd.ids.len(), odd.row);
     match n {
-        0 => bail!("{}: row {row}: field `prompt`: no tokens; expected at least one", file.display()),
+        0 => bail!("{}, row {row}: field `prompt`: no tokens; expected at least one", file.display()),
         _ => bail!(
-            "{}: row {row}: field `prompt`: {n} tokens, and the model takes {limit}, answer included",
+            "{}, row {row}: field `prompt`: {n} tokens, and the model takes {limit}, answer included",
             file.display()
         ),
     }
