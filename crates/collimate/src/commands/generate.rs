@@ -259,7 +259,7 @@ impl<'a> Writer<'a> {
                 } else {
                     format!("{n} tokens; the model takes {limit}")
                 };
-                bail!("{}: row {row}: field `prompt`: {what}", file.display());
+                bail!("{}, row {row}: field `prompt`: {what}", file.display());
             }
         }
         let ids: Vec<Vec<u32>> = rows.iter().map(|p| p.ids.clone()).collect();
