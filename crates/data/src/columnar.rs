@@ -58,7 +58,7 @@ pub(crate) fn parquet_rows(path: &Path, file: File, bytes: &AtomicU64, sink: Sin
 }
 
 fn body(row: Result<Row, String>) -> Body {
-    row.map_or_else(Body::Broken, Body::Row)
+    row.map_or_else(Body::Malformed, Body::Row)
 }
 
 /// Where the values of a Parquet column are text of JSON, which the reader of records does not tell from other text.

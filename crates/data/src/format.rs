@@ -120,7 +120,12 @@ pub(crate) struct Fault {
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum FaultKind {
     Json(String),
-    Missing { expected: String, found: Vec<String> },
+    /// Of a row that is not of JSON.
+    Malformed(String),
+    Missing {
+        expected: String,
+        found: Vec<String>,
+    },
     Dirt(Dirt, String),
     Template(String),
     Other(String),
@@ -142,7 +147,7 @@ impl Fault {
     /// The kind of dirt, where a policy exists for it.
     pub fn dirt(&self) -> Option<Dirt> {
         match self.kind {
-            FaultKind::Json(_) => Some(Dirt::MalformedRow),
+            FaultKind::Json(_) | FaultKind::Malformed(_) => Some(Dirt::MalformedRow),
             FaultKind::Missing { .. } => Some(Dirt::MissingField),
             FaultKind::Dirt(dirt, _) => Some(dirt),
             FaultKind::Template(_) => Some(Dirt::RefusedByTemplate),
@@ -154,7 +159,7 @@ impl Fault {
     pub fn message(&self) -> String {
         let field = &self.field;
         let all = match &self.kind {
-            FaultKind::Json(message) | FaultKind::Template(message) => message.clone(),
+            FaultKind::Json(message) | FaultKind::Malformed(message) | FaultKind::Template(message) => message.clone(),
             FaultKind::Missing { .. } => format!("no field `{field}`"),
             FaultKind::Dirt(_, message) | FaultKind::Other(message) => format!("`{field}`: {message}"),
         };
@@ -165,6 +170,7 @@ impl Fault {
         let field = self.field;
         match self.kind {
             FaultKind::Json(message) => Error::Json { place, message },
+            FaultKind::Malformed(message) => Error::Malformed { place, message },
             FaultKind::Missing { expected, found } => Error::MissingField { place, field, expected, found },
             FaultKind::Dirt(dirt, message) => Error::Row { place, field, message, dirt: Some(dirt) },
             FaultKind::Template(message) => Error::Template { place: Some(place), message },
