@@ -704,7 +704,10 @@ fn candidate<'r>(columns: impl Iterator<Item = (&'r String, &'r Value)>) -> Opti
 pub(crate) fn said(row: Row, format: Format, task: Task, options: &Options) -> (Option<Said>, Vec<Fault>) {
     let mut faults = Vec::new();
     let converted = match task {
-        Task::Align | Task::Reward => convert(row, format, options, &mut faults).map(Said::from),
+        Task::Align | Task::Reward => convert(row, format, options, &mut faults).map(Said::from).and_then(|said| {
+            no_turns(&said, options)?;
+            Ok(said)
+        }),
         Task::Sft => lesson(row, format, options, &mut faults),
     };
     let said = match converted {
@@ -835,12 +838,18 @@ fn lesson(mut row: Row, format: Format, options: &Options, faults: &mut Vec<Faul
         (Some(false), false) => said.join(),
         _ => {}
     }
+    no_turns(&said, options)?;
+    Ok(said)
+}
+
+/// Refuses strings where what is scored goes by turns.
+fn no_turns(said: &Said, options: &Options) -> Result<(), Fault> {
     if options.assistant_only_loss && matches!(said.text, Text::Plain { .. }) {
         let message =
             "a string, in which nothing tells the assistant's turns, as `assistant_only_loss` asks; expected messages";
-        return Err(Fault::other(field, message));
+        return Err(Fault::other(said.fields[0], message));
     }
-    Ok(said)
+    Ok(())
 }
 
 fn convert(mut row: Row, format: Format, options: &Options, faults: &mut Vec<Fault>) -> Result<Example, Fault> {

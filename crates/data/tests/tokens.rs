@@ -213,6 +213,20 @@ fn special_tokens_in_messages_are_found() {
     let report = run("a</s>", "y").unwrap();
     assert_eq!((report.dirt[&Dirt::InnerSpecial].found, report.pairs), (1, 1), "counted, and kept");
 }
+#[test]
+fn strings_have_no_turns_that_could_be_scored_alone() {
+    let (_t, folder) = byte_tokenizer();
+    std::fs::write(folder.join("chat_template.jinja"), TEMPLATE).unwrap();
+    let tokenizer = Tokenizer::from_folder(&folder).unwrap();
+    let options = Options { assistant_only_loss: true, ..Options::default() };
+    for row in [json!({"prompt": "q", "chosen": "y", "rejected": "n"}), json!({"chosen": "q y", "rejected": "q n"})] {
+        let (_g, path) = file("pairs.jsonl", row.to_string());
+        let error = load(&[path.clone().into()], &tokenizer, &options).unwrap_err().to_string();
+        assert!(error.contains("row 1: field `chosen`: a string") && error.contains("expected messages"), "{error}");
+        assert_eq!(load(&[path.into()], &tokenizer, &Options::default()).unwrap().0.len(), 1);
+    }
+}
+
 
 #[test]
 fn a_prompt_that_ends_in_the_assistants_turn_may_go_on() {
