@@ -197,7 +197,8 @@ fn main() {
     let arguments = Arguments::from_args();
     let goldens = Arc::new(json("golden-trl/rewards.json"));
     let lessons = Arc::new(json("golden-trl/sft.json"));
-    let plain: [(&str, fn(&Value)); 3] = [
+    type Test = fn(&Value);
+    let plain: [(&str, Test); 3] = [
         ("tokens_are_those_of_the_reference", tokens_are_those_of_the_reference),
         ("a_folder_says_what_transformers_would_say", a_folder_says_what_transformers_would_say),
         ("a_text_is_scored_alike_alone", a_text_is_scored_alike_alone),

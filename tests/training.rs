@@ -555,8 +555,10 @@ fn what_is_measured_is_what_the_model_says() {
         for key in ["log_prob", "log_reference"] {
             assert!(number(line, key).is_finite() && number(line, key) <= 0.0, "{line}");
         }
-        assert!(number(line, "implicit_reward").is_finite(), "{line}");
-        assert_eq!(number(line, "score"), number(line, "tokens"), "{line}");
+        assert!(
+            number(line, "implicit_reward").is_finite() && number(line, "score") == number(line, "tokens"),
+            "{line}"
+        );
         let prompt = &rows[line["prompt"].as_u64().unwrap() as usize - 1];
         assert_eq!(line["chosen_tokens"], prompt.answer.as_ref().unwrap().ids.len());
         let mut ids = tokenizer.encode(line["completion"].as_str().unwrap(), false).unwrap();

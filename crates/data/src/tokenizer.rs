@@ -302,7 +302,10 @@ impl Tokenizer {
     }
 
     fn gave_up(&self) -> Error {
-        Error::file(&self.folder.join("tokenizer.json"), "its tokenizer gave up on a text or on tokens; the file is at fault")
+        Error::file(
+            &self.folder.join("tokenizer.json"),
+            "its tokenizer gave up on a text or on tokens; the file is at fault",
+        )
     }
 
     fn failure(&self, e: tokenizers::Error) -> Error {

@@ -31,7 +31,7 @@ pub(crate) fn command() -> Command {
     };
     let count = || ValueParser::from(clap::value_parser!(u64));
     let real = || ValueParser::from(clap::value_parser!(f64));
-    let path = || ValueParser::from(clap::value_parser!(PathBuf));
+    let path = || clap::value_parser!(PathBuf);
     let switch = |name: &'static str, help: &'static str| {
         Arg::new(name).long(name).alias(name.replace('_', "-")).action(ArgAction::SetTrue).help(help)
     };
@@ -259,7 +259,7 @@ impl<'a> Writer<'a> {
                 } else {
                     format!("{n} tokens; the model takes {limit}")
                 };
-                bail!("{}: row {row}: field `prompt`: {what}", file.display());
+                bail!("{}, row {row}: field `prompt`: {what}", file.display());
             }
         }
         let ids: Vec<Vec<u32>> = rows.iter().map(|p| p.ids.clone()).collect();

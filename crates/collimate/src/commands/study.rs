@@ -77,7 +77,8 @@ fn read(m: &ArgMatches) -> Result<Plan> {
     plan.output_dir = std::path::absolute(&plan.output_dir)?;
     // Every cell's configuration is read before anything is run.
     for cell in &plan.cells {
-        Run::new(Kind::Align, cell_keys(&plan, cell)).with_context(|| format!("{}: cell {}", path.display(), cell.id))?;
+        Run::new(Kind::Align, cell_keys(&plan, cell))
+            .with_context(|| format!("{}: cell {}", path.display(), cell.id))?;
     }
     Ok(plan)
 }
