@@ -10,6 +10,8 @@ use collimate_model::{Decoder, Error as ModelError, Layout, Options, Sampling, T
 use collimate_reward::{AnyReward, Sample, repeated};
 use serde::Serialize;
 
+use crate::commands::generate::completion;
+
 /// Tokens that are scored at a time.
 const TOKENS: usize = 4096;
 
@@ -117,7 +119,7 @@ impl Measurement<'_> {
                 implicit_reward: self.objective.map(|o| implicit_reward(o, own, other)).transpose()?,
                 chosen_score: None,
                 chosen_tokens: None,
-                completion: self.tokenizer.decode(&w.tokens, true)?,
+                completion: completion(self.tokenizer, &prompt.ids, &w.tokens, w.ended)?,
             });
         }
         if let Some(reward) = self.reward {

@@ -287,7 +287,10 @@ impl<'a> Writer<'a> {
                 if texts.len() > 1 {
                     line.insert("sample".into(), sample.into());
                 }
-                line.insert("completion".into(), self.completion(&prompt.ids, &text.tokens, text.ended)?.into());
+                line.insert(
+                    "completion".into(),
+                    completion(self.tokenizer, &prompt.ids, &text.tokens, text.ended)?.into(),
+                );
                 line.insert("tokens".into(), text.tokens.len().into());
                 line.insert("ended".into(), text.ended.into());
                 lines += &format!("{}\n", Value::from(line));
@@ -302,19 +305,19 @@ impl<'a> Writer<'a> {
         );
         Ok(())
     }
+}
 
-    /// The text of new tokens as they read behind their prompt, without the stop token.
-    fn completion(&self, prompt: &[u32], new: &[u32], ended: bool) -> Result<String> {
-        let mut stream = self.tokenizer.decode_stream(true);
-        for id in prompt {
-            stream.push(*id)?;
-        }
-        let mut text = String::new();
-        for id in &new[..new.len() - usize::from(ended)] {
-            text += &stream.push(*id)?;
-        }
-        Ok(text + &stream.finish()?)
+/// The text of new tokens as they read behind their prompt, without the stop token.
+pub(crate) fn completion(tokenizer: &Tokenizer, prompt: &[u32], new: &[u32], ended: bool) -> Result<String> {
+    let mut stream = tokenizer.decode_stream(true);
+    for id in prompt {
+        stream.push(*id)?;
     }
+    let mut text = String::new();
+    for id in &new[..new.len() - usize::from(ended)] {
+        text += &stream.push(*id)?;
+    }
+    Ok(text + &stream.finish()?)
 }
 
 /// The tokens that end a text: those of config.json and of the tokenizer, which reads generation_config.json.
