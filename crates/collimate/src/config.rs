@@ -401,6 +401,9 @@ fn each_path(table: &mut Map<String, Value>, to: &dyn Fn(&Path, bool) -> PathBuf
     }
     if let Some(Value::Object(generations)) = table.get_mut("eval_generations") {
         generations.get_mut("prompts").map(set);
+        if let Some(Value::Object(reward)) = generations.get_mut("reward") {
+            ["folder", "model"].iter().filter_map(|k| reward.get_mut(*k).map(set)).for_each(drop);
+        }
     }
     if let Some(Value::String(template)) = table.get_mut("chat_template")
         && template_path(template).is_some()
@@ -733,6 +736,24 @@ mod tests {
         assert_eq!(again.data[1], Source { path: path("b"), ..run.data[1].clone() });
         assert_eq!(again.data_options, run.data_options);
         assert_eq!(again.effective, run.effective);
+    }
+
+    #[test]
+    fn paths_of_eval_generations_are_relative_to_their_file() {
+        let desk = tempfile::tempdir().unwrap();
+        let file = desk.path().join("run.toml");
+        for (key, kind) in [("folder", "world"), ("model", "model")] {
+            let reward = format!("{{type = '{kind}', {key} = 'judge'}}");
+            std::fs::write(&file, format!("eval_generations = {{prompts = 'p.jsonl', reward = {reward}}}")).unwrap();
+            let read = read_file(&file).unwrap();
+            let at = |p: &str| Value::from(desk.path().join(p).display().to_string());
+            assert_eq!(read["eval_generations"]["prompts"], at("p.jsonl"));
+            assert_eq!(read["eval_generations"]["reward"][key], at("judge"));
+        }
+        let reward = "{type = 'command', command = ['sh', 'judge.sh']}";
+        std::fs::write(&file, format!("eval_generations = {{prompts = 'p.jsonl', reward = {reward}}}")).unwrap();
+        let read = read_file(&file).unwrap();
+        assert_eq!(read["eval_generations"]["reward"]["command"], serde_json::json!(["sh", "judge.sh"]));
     }
 
     #[test]
