@@ -751,6 +751,24 @@ mod tests {
     }
 
     #[test]
+    fn paths_of_eval_generations_are_relative_to_their_file() {
+        let desk = tempfile::tempdir().unwrap();
+        let file = desk.path().join("run.toml");
+        for (key, kind) in [("folder", "world"), ("model", "model")] {
+            let reward = format!("{{type = '{kind}', {key} = 'judge'}}");
+            std::fs::write(&file, format!("eval_generations = {{prompts = 'p.jsonl', reward = {reward}}}")).unwrap();
+            let read = read_file(&file).unwrap();
+            let at = |p: &str| Value::from(desk.path().join(p).display().to_string());
+            assert_eq!(read["eval_generations"]["prompts"], at("p.jsonl"));
+            assert_eq!(read["eval_generations"]["reward"][key], at("judge"));
+        }
+        let reward = "{type = 'command', command = ['sh', 'judge.sh']}";
+        std::fs::write(&file, format!("eval_generations = {{prompts = 'p.jsonl', reward = {reward}}}")).unwrap();
+        let read = read_file(&file).unwrap();
+        assert_eq!(read["eval_generations"]["reward"]["command"], serde_json::json!(["sh", "judge.sh"]));
+    }
+
+    #[test]
     fn faults_name_their_key() {
         let said = refused("bta = 1");
         assert!(said.starts_with("unknown key `bta`; did you mean `beta`?"), "{said}");

@@ -250,8 +250,8 @@ fn paths(table: &mut Map<String, Value>, folder: &Path) {
     }
     for (key, value) in table.iter_mut() {
         match value {
-            // Dials and the external reward's command line are no paths of this file.
-            Value::Object(_) if key == "world" => {}
+            // Dials and names of columns are no paths; of a reward's command line no word is known to be one.
+            Value::Object(_) if key == "world" || key == "columns" => {}
             Value::Object(inner) => paths(inner, folder),
             Value::Array(list) if key == "cells" => {
                 list.iter_mut().filter_map(Value::as_object_mut).for_each(|t| paths(t, folder));

@@ -23,8 +23,6 @@ const DONE: &str = "done.json";
 pub(crate) const SAMPLES: &str = "samples.jsonl";
 /// The folder of a cell's trained policy.
 pub(crate) const POLICY: &str = "policy";
-/// The lock of a run's output folder.
-const LOCK: &str = ".collimate.lock";
 /// How long a child that was asked to end may take to save what it has.
 const GRACE: Duration = Duration::from_secs(60);
 
@@ -300,6 +298,10 @@ fn content(path: &Path) -> io::Result<String> {
 fn inputs(plan: &Plan) -> Vec<(String, PathBuf)> {
     let mut all = vec![("prompts".to_owned(), plan.prompts.clone())];
     all.extend(plan.model.clone().map(|m| ("model".to_owned(), m)));
+    for key in ["model", "folder"] {
+        let path = plan.reward.get(key).and_then(Value::as_str);
+        all.extend(path.map(|p| (format!("reward.{key}"), p.to_owned())));
+    }
     for cell in &plan.cells {
         match &cell.keys["data"] {
             Value::String(s) => all.push(("data".into(), s.clone())),
@@ -395,25 +397,29 @@ fn newest(folder: &Path) -> Option<PathBuf> {
     fs::read_dir(folder).ok()?.filter_map(|e| Some(e.ok()?.path())).filter(|p| step(p).is_some()).max_by_key(step)
 }
 
-/// Waits until no process that an earlier study left behind writes to `folder`.
-fn await_lock(folder: &Path, host: &Host<'_>) -> Result<(), Error> {
-    let path = folder.join(LOCK);
-    let Ok(file) = File::options().read(true).write(true).open(&path) else { return Ok(()) };
+/// Opens a step's log and holds it until no process that an earlier call left behind writes to it. The step inherits it as
+/// its output and with it the lock, which ends with the step itself, whatever becomes of the study.
+fn hold(log: &Path, host: &Host<'_>, stopped: &dyn Fn() -> bool) -> Result<File, Error> {
+    let file = File::options().create(true).truncate(false).write(true).open(log).map_err(Error::io(log))?;
     let mut told = false;
-    while let Err(TryLockError::WouldBlock) = file.try_lock() {
-        if !std::mem::replace(&mut told, true) {
-            let process = fs::read_to_string(&path).unwrap_or_default();
-            (host.say)(&format!(
-                "waiting for process {process}, left by an earlier call, to let go of {}",
-                folder.display()
-            ));
+    while let Err(e) = file.try_lock() {
+        match e {
+            TryLockError::WouldBlock if stopped() => return Err(Error::Stopped { done: 0, cells: 0 }),
+            TryLockError::WouldBlock => {
+                if !std::mem::replace(&mut told, true) {
+                    (host.say)(&format!(
+                        "waiting for what an earlier call left running: it writes to {}",
+                        log.display()
+                    ));
+                }
+                std::thread::sleep(Duration::from_millis(100));
+            }
+            // A file system without locks.
+            TryLockError::Error(_) => break,
         }
-        if (host.stopped)() {
-            return Err(Error::Stopped { done: 0, cells: 0 });
-        }
-        std::thread::sleep(Duration::from_millis(100));
     }
-    Ok(())
+    file.set_len(0).map_err(Error::io(log))?;
+    Ok(file)
 }
 
 fn remove(path: &Path) -> Result<(), Error> {
@@ -444,19 +450,18 @@ fn step(step: &Step, threads: usize, plan: &Plan, host: &Host<'_>, halt: &Atomic
     }
     let stopped = || (host.stopped)() || halt.load(Ordering::SeqCst);
     let mut args = step.args.clone();
-    await_lock(&step.output, host)?;
+    for folder in [step.output.parent(), step.done.parent()].into_iter().flatten() {
+        fs::create_dir_all(folder).map_err(Error::io(folder))?;
+    }
+    let log = step.done.with_extension("log");
+    let file = hold(&log, host, &stopped)?;
     match newest(&step.output) {
         Some(checkpoint) => args.extend(["--resume_from_checkpoint".into(), checkpoint.display().to_string()]),
         None => remove(&step.output)?,
     }
-    for folder in [step.output.parent(), step.done.parent()].into_iter().flatten() {
-        fs::create_dir_all(folder).map_err(Error::io(folder))?;
-    }
     if let Some((file, text)) = &step.config {
         (host.write)(file, text.as_bytes()).map_err(Error::io(file))?;
     }
-    let log = step.done.with_extension("log");
-    let file = File::create(&log).map_err(Error::io(&log))?;
     let failed = |said: String| Error::Child { name: step.name.clone(), command: step.command(), said };
     let mut child = Command::new(&host.program)
         .args(&args)
@@ -564,21 +569,22 @@ pub fn run(plan: &Plan, host: &Host<'_>, begun: &dyn Fn() -> Result<(), Error>) 
         Error::Stopped { .. } => Error::Stopped { done: count(), cells: steps.cells.len() },
         e => e,
     };
-    for stage in &steps.stages {
-        let begin = Instant::now();
-        if step(stage, cores, plan, host, &halt).map_err(told)? {
-            (host.say)(&format!("{}: {}", stage.name, duration(begin.elapsed())));
+    let first = |all: &[Step]| -> Result<(), Error> {
+        for one in all {
+            let begin = Instant::now();
+            if step(one, cores, plan, host, &halt).map_err(told)? {
+                (host.say)(&format!("{}: {}", one.name, duration(begin.elapsed())));
+            }
         }
-    }
+        Ok(())
+    };
+    first(&steps.stages)?;
     one_policy(plan)?;
     begun()?;
-    // Before anything runs, all marks are looked at.
+    // A prompt or a reward that won't do is found before any cell is trained.
+    first(&steps.references)?;
+    // Before a cell runs, all marks are looked at.
     let mut queue: VecDeque<(&str, &[Step])> = VecDeque::new();
-    for reference in &steps.references {
-        if !reference.finished(&plan.output_dir)? {
-            queue.push_back((&reference.name, std::slice::from_ref(reference)));
-        }
-    }
     for cell in &steps.cells {
         if !finished(cell)? {
             queue.push_back((&cell[0].name, cell));
@@ -588,7 +594,7 @@ pub fn run(plan: &Plan, host: &Host<'_>, begun: &dyn Fn() -> Result<(), Error>) 
     if total == 0 {
         return Ok(());
     }
-    (host.say)(&format!("{} of {all} cells to run, {jobs} at a time", all.min(total)));
+    (host.say)(&format!("{total} of {all} cells to run, {jobs} at a time"));
     let threads = (cores / jobs).max(1);
     let begin = Instant::now();
     let queue = Mutex::new(queue);

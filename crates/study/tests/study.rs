@@ -66,6 +66,20 @@ fn the_grid_is_every_combination() {
 }
 
 #[test]
+fn paths_are_relative_to_the_file_and_names_of_columns_are_none() {
+    let desk = Desk::new();
+    let plan = |reward: &str| desk.plan(&STUDY.replace("{type = \"length\"}", reward)).unwrap();
+    assert_eq!(plan("{type = \"model\", model = \"sft\"}").reward["model"], desk.arg("sft"));
+    assert_eq!(plan("{type = \"world\", folder = \"w\"}").reward["folder"], desk.arg("w"));
+    let command = plan("{type = \"command\", command = [\"sh\", \"prompts.jsonl\"]}").reward;
+    assert_eq!(command["command"], serde_json::json!(["sh", "prompts.jsonl"]));
+    let columns = "[{path = \"longer.jsonl\", columns = {folder = \"prompt\"}}]";
+    let plan = desk.plan(&STUDY.replace("[\"longer.jsonl\", \"shorter.jsonl\"]", columns)).unwrap();
+    let data = &plan.cells[0].keys["data"];
+    assert_eq!((&data["path"], &data["columns"]["folder"]), (&desk.arg("longer.jsonl").into(), &"prompt".into()));
+}
+
+#[test]
 fn a_world_gives_what_the_study_reads() {
     let desk = Desk::new();
     let text = "output_dir = 'out'\n[world]\nseed = 1\n[grid]\nmethod = 'dpo'\n'world.length_bias' = [0.1, -0.1]\n";

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use collimate_core::methods::{Setting, describe};
-use collimate_model::write_whole;
+use collimate_data::{Options, Source, Tokenizer, prompts};
+use collimate_model::{Checkpoint, write_whole};
 use collimate_study::{Error, Host, Method, Plan, Steps, Vocabulary, report, run::cell_keys};
 use serde_json::{Map, Value};
 
@@ -62,20 +63,41 @@ fn vocabulary() -> Result<Vocabulary> {
     })
 }
 
-fn read(m: &ArgMatches) -> Result<Plan> {
-    let path = m.get_one::<PathBuf>("study").expect("required");
-    let mut table: Map<String, Value> = config::read_table(path)?;
-    let folder = path.parent().unwrap_or(Path::new(""));
-    if let Some(out) = m.get_one::<String>("output_dir") {
+/// Refuses prompts that the model can't take, where both are there before the study runs.
+fn prompts_fit(plan: &Plan) -> Result<()> {
+    let of_sft = plan.sft.as_ref().and_then(|s| s.get("model")).and_then(Value::as_str);
+    let Some(model) = plan.model.as_deref().or(of_sft).map(Path::new).filter(|m| m.is_dir()) else { return Ok(()) };
+    if !Path::new(&plan.prompts).is_file() {
+        return Ok(());
+    }
+    let limit = Checkpoint::open(model)?.config.max_position_embeddings;
+    let tokenizer = Tokenizer::from_folder(model)?;
+    let source = Source::from(PathBuf::from(&plan.prompts));
+    for prompt in prompts(&source, &tokenizer, &Options::default()).context("prompts")? {
+        let (row, tokens) = (prompt.row, prompt.ids.len());
+        if tokens >= limit {
+            bail!("prompts: {}: row {row} has {tokens} tokens, and the model takes {limit}", plan.prompts);
+        }
+    }
+    Ok(())
+}
+
+/// The plan of a study's table; its paths are relative to the folder of `path`, the file that the table is from.
+pub(crate) fn plan(mut table: Map<String, Value>, path: &Path, output_dir: Option<&str>) -> Result<Plan> {
+    if let Some(out) = output_dir {
         // A flag's path is relative to where the command is given.
         table.insert("output_dir".into(), std::path::absolute(out)?.display().to_string().into());
     }
-    if let Some(jobs) = m.get_one::<u64>("jobs") {
-        table.insert("jobs".into(), (*jobs).into());
-    }
+    let folder = path.parent().unwrap_or(Path::new(""));
     let mut plan = Plan::new(table, folder, &vocabulary()?).with_context(|| path.display().to_string())?;
     plan.output_dir = std::path::absolute(&plan.output_dir)?;
-    // Every cell's configuration is read before anything is run.
+    // Every configuration is read before anything is run.
+    // A reward of a stage is read by the command that uses it.
+    let of_stage = |v: &Value| v.as_str().is_some_and(|s| s.contains('{'));
+    if !plan.reward.as_object().is_some_and(|r| r.values().any(of_stage)) {
+        collimate_reward::read(&plan.reward).with_context(|| path.display().to_string())?;
+    }
+    prompts_fit(&plan)?;
     for cell in &plan.cells {
         Run::new(Kind::Align, cell_keys(&plan, cell))
             .with_context(|| format!("{}: cell {}", path.display(), cell.id))?;
@@ -84,12 +106,22 @@ fn read(m: &ArgMatches) -> Result<Plan> {
 }
 
 pub(crate) fn run(m: &ArgMatches) -> Result<()> {
-    let plan = read(m)?;
+    let path = m.get_one::<PathBuf>("study").expect("required");
+    let mut table = config::read_table(path)?;
+    if let Some(jobs) = m.get_one::<u64>("jobs") {
+        table.insert("jobs".into(), (*jobs).into());
+    }
+    let plan = plan(table, path, m.get_one::<String>("output_dir").map(String::as_str))?;
     if m.get_flag("dry_run") {
         let steps = Steps::of(&plan);
         let all = steps.stages.iter().chain(&steps.references).chain(steps.cells.iter().flatten());
         return print(&all.map(|s| s.command()).collect::<Vec<_>>().join("\n"));
     }
+    carry_out(&plan, m.get_flag("report_only"))
+}
+
+/// Runs what is not finished, unless only the report is wanted, and prints the table.
+pub(crate) fn carry_out(plan: &Plan, report_only: bool) -> Result<()> {
     let root = &plan.output_dir;
     if root.exists() && !root.is_dir() {
         bail!("output_dir {} is a file; expected a folder or a new name", root.display());
@@ -105,8 +137,8 @@ pub(crate) fn run(m: &ArgMatches) -> Result<()> {
         stopped: &|| signals.came().is_some(),
         say: &|line| say!("{line}"),
     };
-    if !m.get_flag("report_only") {
-        let ran = collimate_study::run::run(&plan, &host, &|| report::predict(&plan, &host));
+    if !report_only {
+        let ran = collimate_study::run::run(plan, &host, &|| report::predict(plan, &host));
         match (ran, signals.came()) {
             (Err(Error::Stopped { done, cells }), Some(signal)) => {
                 let how = format!("{done} of {cells} cells are finished; the same command goes on from there");
@@ -116,5 +148,5 @@ pub(crate) fn run(m: &ArgMatches) -> Result<()> {
         }
     }
     drop(held);
-    print(&report::write(&plan, &vocabulary()?, &host)?)
+    print(&report::write(plan, &vocabulary()?, &host)?)
 }

@@ -9,6 +9,7 @@ mod constant;
 mod down_sampled;
 mod length_desensitised;
 mod mean;
+mod mean_end_apart;
 mod power;
 mod sum;
 
@@ -16,6 +17,7 @@ pub use constant::Constant;
 pub use down_sampled::DownSampled;
 pub use length_desensitised::LengthDesensitised;
 pub use mean::Mean;
+pub use mean_end_apart::MeanEndApart;
 pub use power::Power;
 pub use sum::Sum;
 

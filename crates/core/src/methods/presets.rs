@@ -50,6 +50,11 @@ methods! {
         ("mean", "reverse_kl", "logistic"), [],
         [beta(2.0)];
 
+    "averaged-dpo-end-apart": "averaged DPO, the last token (where a text ends) with a weight apart from its length: an ablation",
+        "−ln σ(β(a − b)), tokens weighed 1/n, the last one e", "arXiv:2305.18290; arXiv:2406.19188",
+        ("mean_end_apart", "reverse_kl", "logistic"), [],
+        [beta(2.0), number("end", "/averaging/end", 0.05, "e, weight of the last token, whatever the length")];
+
     "ipo": "identity preference optimisation",
         "(a − b − 1/(2β))²", "arXiv:2310.12036",
         ("sum", "reverse_kl", "squared"), [],
