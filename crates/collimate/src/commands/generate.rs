@@ -319,18 +319,3 @@ pub(crate) fn stops(config: &ModelConfig, tokenizer: &Tokenizer) -> Vec<u32> {
     all.dedup();
     all
 }
-
-/// Writes on from a prompt until a stop token, the model's positions or `most` tokens end it; returns the new tokens.
-pub(crate) fn text(
-    decoder: &Decoder,
-    tokenizer: &Tokenizer,
-    prompt: &str,
-    most: usize,
-    sampling: Sampling,
-    each: &mut dyn FnMut(&str) -> Result<()>,
-) -> Result<Vec<u32>> {
-    let writer = Writer::new(decoder, tokenizer, Sampling { max_new_tokens: most, ..sampling });
-    let ids = tokenizer.encode(prompt, true)?;
-    let mut generation = Generation::start(decoder, &ids, writer.sampling.clone())?;
-    writer.stream(&mut generation, &ids, each)
-}
