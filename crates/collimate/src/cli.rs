@@ -24,6 +24,10 @@ pub fn main() -> ExitCode {
                 say!("error: {flag} is TRL's, and not a flag here: {instead}");
                 return ExitCode::from(2);
             }
+            if let Some((flag, here, there)) = of_another(&e) {
+                say!("error: {flag} is a flag of `collimate {}`, and not of `collimate {}`", there.name(), here.name());
+                return ExitCode::from(2);
+            }
             e.exit()
         }
     };
@@ -50,14 +54,27 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// The flag of TRL's that the command line has and this program has not, with what to write instead.
-fn of_trl(e: &clap::Error) -> Option<(String, &'static str)> {
+/// The flag that the command line has and its command has not.
+fn unknown(e: &clap::Error) -> Option<&str> {
     match e.get(ContextKind::InvalidArg) {
-        Some(ContextValue::String(flag)) if e.kind() == ErrorKind::UnknownArgument => {
-            Some((flag.clone(), from_trl::instead(flag.trim_start_matches('-'))?))
-        }
+        Some(ContextValue::String(flag)) if e.kind() == ErrorKind::UnknownArgument => Some(flag),
         _ => None,
     }
+}
+
+/// The flag of TRL's that the command line has and this program has not, with what to write instead.
+fn of_trl(e: &clap::Error) -> Option<(String, &'static str)> {
+    let flag = unknown(e)?;
+    Some((flag.to_owned(), from_trl::instead(flag.trim_start_matches('-'))?))
+}
+
+/// The flag of a command that trains, given to another one that does.
+fn of_another(e: &clap::Error) -> Option<(String, Kind, Kind)> {
+    let flag = unknown(e)?;
+    let here = std::env::args().nth(1)?;
+    let here = Kind::ALL.into_iter().find(|k| k.name() == here)?;
+    let there = here.elsewhere(&flag.trim_start_matches('-').replace('-', "_"))?;
+    Some((flag.to_owned(), here, there))
 }
 
 /// The command line, for help and completion.
@@ -86,7 +103,7 @@ pub fn command() -> Command {
         .subcommand(commands::generate::command())
         .subcommand(
             Command::new("methods")
-                .about("List the methods, losses, averagings and optimality operators that are linked")
+                .about("List the methods, losses, averagings, optimality operators and rewards that are linked")
                 .arg(json()),
         )
         .subcommand(

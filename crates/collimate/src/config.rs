@@ -68,7 +68,7 @@ impl Kind {
     }
 
     /// The command that has a key which this one lacks.
-    fn elsewhere(self, key: &str) -> Option<Self> {
+    pub(crate) fn elsewhere(self, key: &str) -> Option<Self> {
         let parameter = || method_parameters().iter().any(|p| p == key);
         if self != Self::Align && parameter() {
             return Some(Self::Align);
@@ -167,7 +167,11 @@ pub const KEYS: &[Key] = &[
     key(TRAIN, "max_grad_norm", "The gradient is scaled down to this norm; 0: never [default: 1]"),
     key(TRAIN, "logging_steps", "Optimiser steps per line of metrics [default: 10]"),
     key(TRAIN, "eval_steps", "Optimiser steps between evaluations; 0: at the end [default: 0]"),
-    key(TRAIN, "per_device_eval_batch_size", "Pairs or texts per batch in evaluation and under the reference [default: 8]"),
+    key(
+        TRAIN,
+        "per_device_eval_batch_size",
+        "Pairs or texts per batch in evaluation and under the reference [default: 8]",
+    ),
     key(
         TRAIN,
         "eval_generations",
@@ -401,8 +405,9 @@ fn each_path(table: &mut Map<String, Value>, to: &dyn Fn(&Path, bool) -> PathBuf
     }
     if let Some(Value::Object(generations)) = table.get_mut("eval_generations") {
         generations.get_mut("prompts").map(set);
+        // A reward model's folder, or a world's.
         if let Some(Value::Object(reward)) = generations.get_mut("reward") {
-            ["folder", "model"].iter().filter_map(|k| reward.get_mut(*k).map(set)).for_each(drop);
+            ["model", "folder"].iter().filter_map(|k| reward.get_mut(*k).map(set)).for_each(drop);
         }
     }
     if let Some(Value::String(template)) = table.get_mut("chat_template")
@@ -471,22 +476,22 @@ pub fn flag_value(key: &Key, given: &str) -> Value {
 /// The objective that a method by name, a triple, or TRL's keys say.
 fn objective(method: Option<String>, triple: Option<Value>, parameters: &Map<String, Value>) -> Result<Objective> {
     Ok(match (&method, triple) {
-            (Some(_), Some(_)) => bail!("method and objective both say what to optimise: give one"),
-            (None, Some(triple)) => {
-                if let Some(key) = parameters.keys().next() {
-                    bail!("{key}: with `objective`, parameters belong inside its tables");
-                }
-                Objective::from_value(&triple)?
+        (Some(_), Some(_)) => bail!("method and objective both say what to optimise: give one"),
+        (None, Some(triple)) => {
+            if let Some(key) = parameters.keys().next() {
+                bail!("{key}: with `objective`, parameters belong inside its tables");
             }
-            (Some(_), None) if parameters.contains_key("loss_type") => {
-                bail!("method and loss_type both say what to optimise: give one (loss_type has TRL's meaning)")
-            }
-            (None, None) if parameters.contains_key("loss_type") => {
-                crate::from_trl::refuse_unused(parameters)?;
-                trl::objective(parameters)?
-            }
-            (name, None) => Method::find(name.as_deref().unwrap_or("averaged-dpo"))?.objective(parameters)?,
-        })
+            Objective::from_value(&triple)?
+        }
+        (Some(_), None) if parameters.contains_key("loss_type") => {
+            bail!("method and loss_type both say what to optimise: give one (loss_type has TRL's meaning)")
+        }
+        (None, None) if parameters.contains_key("loss_type") => {
+            crate::from_trl::refuse_unused(parameters)?;
+            trl::objective(parameters)?
+        }
+        (name, None) => Method::find(name.as_deref().unwrap_or("averaged-dpo"))?.objective(parameters)?,
+    })
 }
 
 impl Run {
@@ -549,7 +554,14 @@ impl Run {
         let what = match kind {
             Kind::Align => What::Align(Box::new(objective(method, triple, &parameters)?)),
             Kind::Sft => What::Sft,
-            Kind::Reward => What::Reward(section(parameters, "")?),
+            Kind::Reward => {
+                let task: collimate_train::Reward = section(parameters, "")?;
+                let c = task.center_rewards_coefficient;
+                if !(c >= 0.0 && c.is_finite()) {
+                    bail!("center_rewards_coefficient must be 0 or more, got {c}");
+                }
+                What::Reward(task)
+            }
         };
         let mut train = given.remove("train").expect("it was put there");
         share_of_steps(&mut train)?;

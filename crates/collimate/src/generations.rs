@@ -1,6 +1,7 @@
 //! Texts that are written while a run goes, so that a policy that grows verbose is seen while it does.
 
-use std::path::PathBuf;
+use std::fs;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use collimate_data::{Options, Prompt, Source, Tokenizer, prompts};
@@ -10,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use crate::config::section;
-use crate::measure::{Measured, Measurement};
+use crate::measure::{Measured, Measurement, check_prompts};
 
 /// What `eval_generations` says.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -73,9 +74,15 @@ impl Generations {
     /// A key that is missing, unknown, of the wrong type or out of range, by its name.
     pub fn new(value: Value) -> Result<Self> {
         let Value::Object(table) = value else {
-            bail!("eval_generations: expected a table such as {{prompts = \"prompts.jsonl\", steps = 50}}, got {value}");
+            bail!(
+                "eval_generations: expected a table such as {{prompts = \"prompts.jsonl\", steps = 50}}, got {value}"
+            );
         };
         let read: Self = section(table, "eval_generations.")?;
+        let t = read.temperature;
+        if !(t >= 0.0 && t.is_finite()) {
+            bail!("eval_generations.temperature: expected 0 or more, got {t}");
+        }
         read.sampling().validate().context("eval_generations")?;
         if let Some(reward) = &read.reward {
             collimate_reward::read(reward).context("eval_generations")?;
@@ -116,6 +123,8 @@ pub(crate) struct Watch {
 }
 
 impl Watch {
+    /// `ends` end texts beside what the checkpoint says: the run teaches them.
+    ///
     /// # Errors
     /// Prompts that can't be read, or that the model can't take.
     pub fn new(
@@ -123,25 +132,19 @@ impl Watch {
         checkpoint: &Checkpoint,
         tokenizer: &Tokenizer,
         options: &Options,
-        reference: &Decoder,
+        ends: &[u32],
+        reference: Decoder,
     ) -> Result<Self> {
         let source = Source::from(settings.prompts.clone());
         let mut prompts = prompts(&source, tokenizer, options).context("eval_generations.prompts")?;
         if settings.most > 0 {
             prompts.truncate(settings.most);
         }
-        let limit = checkpoint.config.max_position_embeddings;
-        if let Some(long) = prompts.iter().find(|p| p.ids.len() >= limit) {
-            bail!(
-                "eval_generations.prompts: {}: row {} has {} tokens, and the model takes {limit}",
-                settings.prompts.display(),
-                long.row,
-                long.ids.len()
-            );
-        }
+        check_prompts(&prompts, &settings.prompts, checkpoint.config.max_position_embeddings)
+            .context("eval_generations.prompts")?;
         let reward = settings.reward.as_ref().map(collimate_reward::read).transpose()?;
-        let stop = crate::commands::generate::stops(&checkpoint.config, tokenizer);
-        let reference = reference.clone().with_profile(Default::default());
+        let stop = [&crate::commands::generate::stops(&checkpoint.config, tokenizer), ends].concat();
+        let reference = reference.with_profile(Default::default());
         Ok(Self {
             settings: settings.clone(),
             tokenizer: tokenizer.clone(),
@@ -151,6 +154,14 @@ impl Watch {
             stop,
             first: None,
         })
+    }
+
+    /// Goes on from a checkpoint of a run that looked before: lengths keep the bound that they had there.
+    pub fn resumed(mut self, checkpoint: &Path) -> Self {
+        let lines = fs::read_to_string(checkpoint.with_file_name("metrics.jsonl")).unwrap_or_default();
+        let tokens = |l: &str| serde_json::from_str::<Value>(l).ok()?.get("generations/tokens")?.as_f64();
+        self.first = lines.lines().find_map(tokens);
+        self
     }
 
     /// A line of metrics, and a line a text.

@@ -1,12 +1,16 @@
 //! What a policy writes, and what that is worth: texts sampled from it, and their log-probabilities under it and under
 //! the reference.
 
-use anyhow::{Context, Result};
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
 use collimate_core::{Column, Completion, Objective, Pair, Totals};
 use collimate_data::{Prompt, Tokenizer};
 use collimate_model::{Decoder, Error as ModelError, Layout, Options, Sampling, Text, Written};
 use collimate_reward::{AnyReward, Sample, repeated};
 use serde::Serialize;
+
+use crate::commands::generate::completion;
 
 /// Tokens that are scored at a time.
 const TOKENS: usize = 4096;
@@ -42,6 +46,22 @@ pub(crate) struct Measured {
     pub chosen_tokens: Option<usize>,
     /// The text.
     pub completion: String,
+}
+
+/// Holds prompts to the positions of the model that is to write behind them; `file` is for messages.
+///
+/// # Errors
+/// The first that leaves no room, or has no tokens.
+pub(crate) fn check_prompts(prompts: &[Prompt], file: &Path, limit: usize) -> Result<()> {
+    let Some(odd) = prompts.iter().find(|p| p.ids.is_empty() || p.ids.len() >= limit) else { return Ok(()) };
+    let (n, row) = (odd.ids.len(), odd.row);
+    match n {
+        0 => bail!("{}, row {row}: field `prompt`: no tokens; expected at least one", file.display()),
+        _ => bail!(
+            "{}, row {row}: field `prompt`: {n} tokens, and the model takes {limit}, answer included",
+            file.display()
+        ),
+    }
 }
 
 /// Who writes, and who judges.
@@ -99,7 +119,7 @@ impl Measurement<'_> {
                 implicit_reward: self.objective.map(|o| implicit_reward(o, own, other)).transpose()?,
                 chosen_score: None,
                 chosen_tokens: None,
-                completion: self.tokenizer.decode(&w.tokens, true)?,
+                completion: completion(self.tokenizer, &prompt.ids, &w.tokens, w.ended)?,
             });
         }
         if let Some(reward) = self.reward {

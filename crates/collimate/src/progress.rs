@@ -47,7 +47,17 @@ impl Progress {
         let shown = !quiet && std::io::stderr().is_terminal();
         let style = ProgressStyle::with_template("{prefix} {wide_bar} {pos}/{len} {msg}").expect("a valid template");
         let bar = shown.then(|| ProgressBar::new(0).with_style(style));
-        Self { bar, quiet, begun: Instant::now(), tokens: 0, seconds: 0.0, last: None, first_loss: None, fallen: None, alarmed: false }
+        Self {
+            bar,
+            quiet,
+            begun: Instant::now(),
+            tokens: 0,
+            seconds: 0.0,
+            last: None,
+            first_loss: None,
+            fallen: None,
+            alarmed: false,
+        }
     }
 
     pub fn line(&self, text: &str) {

@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 use std::sync::OnceLock;
 
-use collimate_data::hub::{self, Kind};
 use collimate_data::Tokenizer;
+use collimate_data::hub::{self, Kind};
 use collimate_model::{Checkpoint, Decoder, HeadKind, Layout, Options};
 use collimate_reward::{AnyReward, Error, Reward, Sample};
 use serde::{Deserialize, Serialize};
@@ -27,6 +27,8 @@ pub struct Model {
 struct Opened {
     decoder: Decoder,
     tokenizer: Tokenizer,
+    /// The token behind each completion, at which the model is read.
+    end: Option<u32>,
 }
 
 /// Tokens that are scored at a time.
@@ -44,15 +46,19 @@ impl Opened {
             );
         }
         let decoder = Decoder::load(&checkpoint, &device)?;
-        Ok(Self { decoder, tokenizer: Tokenizer::from_folder(&folder)? })
+        let tokenizer = Tokenizer::from_folder(&folder)?;
+        // Where texts are padded with EOS, transformers, and TRL in training, reads at the last token before it.
+        let pads = |id: &u32| tokenizer.pad_id() == Some(*id) && checkpoint.raw_config["pad_token_id"] == *id;
+        let end = tokenizer.eos_id().filter(|id| !pads(id));
+        Ok(Self { decoder, tokenizer, end })
     }
 
-    /// The prompt's tokens as training has them, and the completion's with one EOS behind it.
+    /// The prompt's tokens as training has them, and the completion's with the end behind it.
     fn tokens(&self, sample: &Sample<'_>) -> Result<[Vec<u32>; 2], Error> {
         let fault = |e: collimate_data::Error| Error::Sample { row: sample.row, why: e.to_string() };
         let (prompt, _) = self.tokenizer.begin(sample.prompt).map_err(fault)?;
         let mut completion = self.tokenizer.encode(sample.completion, false).map_err(fault)?;
-        completion.extend(self.tokenizer.eos_id());
+        completion.extend(self.end);
         if completion.is_empty() {
             return Err(Error::Sample { row: sample.row, why: "the completion has no tokens".into() });
         }

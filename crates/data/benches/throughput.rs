@@ -9,7 +9,7 @@ use std::io::{BufRead, BufReader, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use collimate_data::{Options, Tokenizer, load_with};
+use collimate_data::{Options, Tokenizer, Tokens, load_with};
 use serde_json::{Value, json};
 
 fn main() {
@@ -52,7 +52,7 @@ fn main() {
         peak_mib()
     );
     let start = Instant::now();
-    let sum: u64 = dataset.iter().map(|t| t.chosen.iter().map(|id| u64::from(*id)).sum::<u64>()).sum();
+    let sum: u64 = dataset.iter().map(|t: Tokens| t.chosen.iter().map(|id| u64::from(*id)).sum::<u64>()).sum();
     println!(
         "read back: {} pairs in {:.1} s (sum of ids {sum}), peak resident {} MiB",
         dataset.len(),

@@ -41,6 +41,7 @@ pub(crate) fn parquet_rows(path: &Path, file: File, bytes: &AtomicU64, sink: Sin
         let reader = SerializedFileReader::new(file).map_err(bad)?;
         codecs(reader.metadata()).map_err(|message| Error::file(path, message))?;
         pages::check(reader.metadata(), &heads).map_err(|message| Error::file(path, message))?;
+        pages::deltas(&reader, &heads).map_err(|message| Error::file(path, message))?;
         let schema = reader.metadata().file_metadata().schema_descr().root_schema_ptr();
         let json = fields_of(&schema);
         let total = reader.metadata().file_metadata().num_rows().max(1) as u64;
@@ -58,7 +59,7 @@ pub(crate) fn parquet_rows(path: &Path, file: File, bytes: &AtomicU64, sink: Sin
 }
 
 fn body(row: Result<Row, String>) -> Body {
-    row.map_or_else(Body::Broken, Body::Row)
+    row.map_or_else(Body::Malformed, Body::Row)
 }
 
 /// Where the values of a Parquet column are text of JSON, which the reader of records does not tell from other text.

@@ -161,6 +161,34 @@ const IN_PARTS: &str = "; it may want `content` as one string, and not in parts"
 /// What a template is asked to write, to see whether it does.
 const PROBE: &str = "collimate probe";
 
+/// How a template printed content in parts, if it did so with their keys: as Python does, or as JSON.
+fn parts_as_they_are(messages: &[Value], rendered: &str) -> Option<&'static str> {
+    let mut parts = messages.iter().filter_map(|m| m["content"].as_array()).flatten().peekable();
+    parts.peek()?;
+    if rendered.contains("'type': 'text'") {
+        return Some("{'type': 'text'");
+    }
+    // Tools are printed as JSON too, with types of their own: it is a part only where its text stands beside the type,
+    // whatever the order, the white space and the escapes.
+    let dense = |text: &str| text.chars().filter(|c| !c.is_ascii_whitespace()).collect::<String>();
+    let rendered = rendered.contains("\"type\"").then(|| dense(rendered))?;
+    let printed = |text: &str| {
+        let text = Value::from(text).to_string();
+        let mut escaped = String::with_capacity(text.len());
+        for c in text.chars() {
+            match c.is_ascii() {
+                true => escaped.push(c),
+                false => escaped.extend(c.encode_utf16(&mut [0; 2]).iter().map(|unit| format!("\\u{unit:04x}"))),
+            }
+        }
+        [text, escaped].iter().map(|text| dense(text)).any(|text| {
+            rendered.contains(&format!("\"type\":\"text\",\"text\":{text}"))
+                || rendered.contains(&format!("\"text\":{text},\"type\":\"text\""))
+        })
+    };
+    parts.filter_map(|part| part["text"].as_str()).any(printed).then_some("{\"type\": \"text\"")
+}
+
 /// The prompt's text up to the end of its last message, which goes on; as `continue_final_message` of transformers.
 fn up_to_last(mut text: String, prompt: &[Value]) -> Result<String, Fault> {
     let last = prompt.last().and_then(|m| m["content"].as_str()).unwrap_or_default();
@@ -386,11 +414,11 @@ impl<'a> Encoder<'a> {
                 false => prompt.iter().chain(completion).cloned().collect(),
             };
             let rendered = render(&all, field, false)?;
-            if all.iter().any(|m| m["content"].is_array()) && rendered.text.contains("'type': 'text'") {
+            if let Some(printed) = parts_as_they_are(&all, &rendered.text) {
                 return Err(Fault {
                     field: (*field).to_owned(),
                     kind: FaultKind::Template(format!(
-                        "`{field}`: it prints content in parts as it is, [{{'type': 'text', …; write `content` as one string",
+                        "`{field}`: it prints content in parts as it is, [{printed}, …; write `content` as one string",
                     )),
                 });
             }

@@ -58,6 +58,14 @@ pub enum Error {
         /// The reason, with its place inside the row.
         message: String,
     },
+    /// A row of another kind of file (CSV, Parquet, Arrow) that cannot be read, or is too large.
+    #[error("{place}: {message} ({})", Dirt::MalformedRow.hint())]
+    Malformed {
+        /// The row.
+        place: Place,
+        /// What it is, and what was expected.
+        message: String,
+    },
     /// A row that lacks a field.
     #[error("{place}: no field `{field}`; {expected}; the row has {} ({})", list(found), Dirt::MissingField.hint())]
     MissingField {

@@ -120,7 +120,12 @@ pub(crate) struct Fault {
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum FaultKind {
     Json(String),
-    Missing { expected: String, found: Vec<String> },
+    /// Of a row that is not of JSON.
+    Malformed(String),
+    Missing {
+        expected: String,
+        found: Vec<String>,
+    },
     Dirt(Dirt, String),
     Template(String),
     Other(String),
@@ -142,7 +147,7 @@ impl Fault {
     /// The kind of dirt, where a policy exists for it.
     pub fn dirt(&self) -> Option<Dirt> {
         match self.kind {
-            FaultKind::Json(_) => Some(Dirt::MalformedRow),
+            FaultKind::Json(_) | FaultKind::Malformed(_) => Some(Dirt::MalformedRow),
             FaultKind::Missing { .. } => Some(Dirt::MissingField),
             FaultKind::Dirt(dirt, _) => Some(dirt),
             FaultKind::Template(_) => Some(Dirt::RefusedByTemplate),
@@ -154,7 +159,7 @@ impl Fault {
     pub fn message(&self) -> String {
         let field = &self.field;
         let all = match &self.kind {
-            FaultKind::Json(message) | FaultKind::Template(message) => message.clone(),
+            FaultKind::Json(message) | FaultKind::Malformed(message) | FaultKind::Template(message) => message.clone(),
             FaultKind::Missing { .. } => format!("no field `{field}`"),
             FaultKind::Dirt(_, message) | FaultKind::Other(message) => format!("`{field}`: {message}"),
         };
@@ -165,6 +170,7 @@ impl Fault {
         let field = self.field;
         match self.kind {
             FaultKind::Json(message) => Error::Json { place, message },
+            FaultKind::Malformed(message) => Error::Malformed { place, message },
             FaultKind::Missing { expected, found } => Error::MissingField { place, field, expected, found },
             FaultKind::Dirt(dirt, message) => Error::Row { place, field, message, dirt: Some(dirt) },
             FaultKind::Template(message) => Error::Template { place: Some(place), message },
@@ -698,7 +704,10 @@ fn candidate<'r>(columns: impl Iterator<Item = (&'r String, &'r Value)>) -> Opti
 pub(crate) fn said(row: Row, format: Format, task: Task, options: &Options) -> (Option<Said>, Vec<Fault>) {
     let mut faults = Vec::new();
     let converted = match task {
-        Task::Align | Task::Reward => convert(row, format, options, &mut faults).map(Said::from),
+        Task::Align | Task::Reward => convert(row, format, options, &mut faults).map(Said::from).and_then(|said| {
+            no_turns(&said, options)?;
+            Ok(said)
+        }),
         Task::Sft => lesson(row, format, options, &mut faults),
     };
     let said = match converted {
@@ -829,12 +838,18 @@ fn lesson(mut row: Row, format: Format, options: &Options, faults: &mut Vec<Faul
         (Some(false), false) => said.join(),
         _ => {}
     }
+    no_turns(&said, options)?;
+    Ok(said)
+}
+
+/// Refuses strings where what is scored goes by turns.
+fn no_turns(said: &Said, options: &Options) -> Result<(), Fault> {
     if options.assistant_only_loss && matches!(said.text, Text::Plain { .. }) {
         let message =
             "a string, in which nothing tells the assistant's turns, as `assistant_only_loss` asks; expected messages";
-        return Err(Fault::other(field, message));
+        return Err(Fault::other(said.fields[0], message));
     }
-    Ok(said)
+    Ok(())
 }
 
 fn convert(mut row: Row, format: Format, options: &Options, faults: &mut Vec<Fault>) -> Result<Example, Fault> {

@@ -361,7 +361,9 @@ impl Inspection {
         for sample in &self.samples {
             let _ = writeln!(out, "\n{}, row {}", sample.file.display(), sample.row);
             let shown = match self.report.task {
-                Task::Align | Task::Reward => vec![("chosen", &sample.chosen, "32"), ("rejected", &sample.rejected, "31")],
+                Task::Align | Task::Reward => {
+                    vec![("chosen", &sample.chosen, "32"), ("rejected", &sample.rejected, "31")]
+                }
                 Task::Sft => vec![("completion", &sample.completion, "32")],
             };
             for (name, side, code) in std::iter::once(("prompt", &sample.prompt, "2")).chain(shown) {

@@ -7,6 +7,7 @@
 
 mod bounded;
 mod card;
+mod classes;
 mod columnar;
 mod dataset;
 mod encode;

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::encode::{Encoder, Lesson};
 use crate::error::{Error, Place};
-use crate::format::{self, Fault, Row, Said, Text};
+use crate::format::{self, Fault, FaultKind, Row, Said, Text};
 use crate::load::Files;
 use crate::options::{Options, Task, Verdict};
 use crate::source::{self, Source};
@@ -56,6 +56,12 @@ pub fn prompts(source: &Source, tokenizer: &Tokenizer, options: &Options) -> Res
                     ControlFlow::Continue(())
                 }
                 Err(fault) => {
+                    // Without the hints of policies, which leave out pairs and no prompts.
+                    let fault = match fault.kind {
+                        FaultKind::Json(why) => Fault::other("prompt", format!("not a JSON object: {why}")),
+                        FaultKind::Dirt(_, why) => Fault::other(&fault.field, why),
+                        _ => fault,
+                    };
                     refused = Some(fault.into_error(Place::new(&file.path, row)));
                     ControlFlow::Break(())
                 }
@@ -97,6 +103,23 @@ fn prompt(
     Ok(Prompt { row, said, text, ids: lesson.prompt, answer })
 }
 
+const EXPECTED: &str = "expected a string, or a list of messages {role, content}";
+
+/// Messages of which the last is to be answered.
+fn asked(said: &Value) -> Result<Vec<Value>, Fault> {
+    // No policy leaves a prompt out.
+    let wrong = |why: String| Fault::other("prompt", why);
+    let Value::Array(list) = said else { return Err(wrong(format!("{EXPECTED}, got {}", format::describe(said)))) };
+    if let Some(i) = list.iter().position(|m| !m.get("role").is_some_and(Value::is_string)) {
+        return Err(wrong(format!("message {} has no `role`; {EXPECTED}", i + 1)));
+    }
+    match list.last().map(|m| m["role"] == "assistant") {
+        None => Err(wrong(format!("no messages; {EXPECTED}"))),
+        Some(true) => Err(wrong("the last message is the assistant's own; expected one to be answered".into())),
+        Some(false) => format::messages(said, "prompt", false),
+    }
+}
+
 /// What a row says: its prompt, and at most one side.
 fn said(mut row: Row, options: &Options) -> Result<Said, Fault> {
     format::unpack(&mut row)?;
@@ -105,13 +128,21 @@ fn said(mut row: Row, options: &Options) -> Result<Said, Fault> {
         let text = match prompt {
             Value::String(text) => Text::Plain { prompt: text.clone(), sides: Vec::new() },
             messages => Text::Chat {
-                prompt: format::messages(messages, "prompt", false)?,
+                prompt: asked(messages)?,
                 sides: Vec::new(),
                 tools: format::tools(row.get("tools"))?,
                 chat_template_kwargs: format::kwargs(&row)?,
             },
         };
         return Ok(Said { text, fields: &[], whole: false });
+    }
+    if !["prompt", "chosen", "rejected", "completion", "messages", "conversations", "instruction", "input", "context"]
+        .iter()
+        .any(|k| row.contains_key(*k))
+    {
+        let found: Vec<_> = row.keys().map(|k| format!("`{k}`")).collect();
+        let why = format!("is missing; {EXPECTED}; the row has {}", found.join(", "));
+        return Err(Fault::other("prompt", why));
     }
     // A prompt with the one answer that is wanted is a lesson under another name.
     if has("chosen") && !has("rejected") {

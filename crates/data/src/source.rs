@@ -67,8 +67,10 @@ pub(crate) enum Body {
     /// The JSON of a row, parsed where the work is spread over threads.
     Line(Vec<u8>),
     Row(Row),
-    /// What cannot be read as a row, and why.
+    /// What cannot be read as a row of JSON, and why.
     Broken(String),
+    /// What cannot be read as a row of another kind of file, and why.
+    Malformed(String),
 }
 
 impl Body {
@@ -77,22 +79,28 @@ impl Body {
         match self {
             Body::Line(line) => line.len(),
             Body::Row(row) => row.values().map(weight).sum(),
-            Body::Broken(_) => 0,
+            Body::Broken(_) | Body::Malformed(_) => 0,
         }
     }
 
     pub fn parse(self) -> Result<Row, Fault> {
         let bad = |message: String| Fault { field: String::new(), kind: FaultKind::Json(message) };
-        let row = match self {
-            Body::Row(row) => row,
+        let malformed = |message: String| Fault { field: String::new(), kind: FaultKind::Malformed(message) };
+        let (row, of_json) = match self {
+            Body::Row(row) => (row, false),
             Body::Broken(message) => return Err(bad(message)),
+            Body::Malformed(message) => return Err(malformed(message)),
             Body::Line(line) => match value(&line).map_err(bad)? {
-                Value::Object(row) => row,
+                Value::Object(row) => (row, true),
                 other => return Err(bad(format!("{}; expected one object", format::describe(&other)))),
             },
         };
         let size: usize = row.values().map(weight).sum();
-        if size > MAX_ROW { Err(bad(too_large())) } else { Ok(row) }
+        match (size > MAX_ROW, of_json) {
+            (false, _) => Ok(row),
+            (true, true) => Err(bad(too_large())),
+            (true, false) => Err(malformed(format!("a row {}", beyond(size)))),
+        }
     }
 }
 
@@ -107,6 +115,11 @@ fn weight(value: &Value) -> usize {
 
 /// Bytes of one row, at most: tokenising takes some hundred times as much memory.
 const MAX_ROW: usize = 8 << 20;
+
+/// What is said of a row of `size` bytes that has too many.
+fn beyond(size: usize) -> String {
+    format!("of {:.1} MiB; expected at most {} MiB", size as f64 / f64::from(1 << 20), MAX_ROW >> 20)
+}
 
 fn too_large() -> String {
     format!("larger than {} MiB, the most that a row may have", MAX_ROW >> 20)
@@ -559,6 +572,8 @@ impl<R: Read> Read for Bounded<R> {
 }
 
 /// Columns of text under the names of the first line.
+///
+/// Of a row beyond what is kept of one, the end is not found, so that it ends the reading.
 fn csv_rows(
     path: &std::path::Path,
     reader: impl BufRead,
@@ -568,7 +583,8 @@ fn csv_rows(
     let left = Rc::new(Cell::new(2 * MAX_ROW));
     let bounded = Bounded { inner: reader, left: left.clone() };
     let mut reader = csv::ReaderBuilder::new().delimiter(delimiter).from_reader(bounded);
-    let bad = |e: csv::Error| Error::file(path, format!("not CSV that can be read: {e}"));
+    let kind = if delimiter == b'\t' { "TSV" } else { "CSV" };
+    let bad = |e: csv::Error| Error::file(path, format!("not {kind} that can be read: {e}"));
     let names = reader.headers().map_err(bad)?.clone();
     let names: Vec<_> = names.iter().map(|name| name.trim_start_matches('\u{feff}').to_owned()).collect();
     if let Some(twice) = names.iter().enumerate().find(|(i, name)| names[..*i].contains(name)) {
@@ -586,18 +602,31 @@ fn csv_rows(
                     Ok(text) => Ok((name.clone(), Value::from(text))),
                     Err(_) => Err(format!("the column `{name}` holds bytes that are not UTF-8")),
                 };
-                names
-                    .iter()
-                    .zip(record.iter())
-                    .map(cell)
-                    .collect::<Result<Row, _>>()
-                    .map_or_else(Body::Broken, Body::Row)
+                names.iter().zip(record.iter()).map(cell).collect::<Result<Row, _>>().map_or_else(
+                    Body::Malformed,
+                    |fields| {
+                        let row = Body::Row(fields);
+                        let size = row.size();
+                        if size > MAX_ROW { Body::Malformed(format!("a {kind} row {}", beyond(size))) } else { row }
+                    },
+                )
             }
             Err(e) => match e.kind() {
                 csv::ErrorKind::UnequalLengths { expected_len, len, .. } => {
-                    Body::Broken(format!("{len} columns; expected the {expected_len} of the first line"))
+                    Body::Malformed(format!("{len} columns; expected the {expected_len} of the first line"))
                 }
-                _ => return Err(Error::Json { place: Place::new(path, row), message: e.to_string() }),
+                csv::ErrorKind::Io(e) if e.kind() == std::io::ErrorKind::FileTooLarge => {
+                    return Err(Error::file(
+                        path,
+                        format!(
+                            "row {row}: a {kind} row of more than {} MiB; expected at most {} MiB; is a quotation mark \
+                             left open?",
+                            (2 * MAX_ROW) >> 20,
+                            MAX_ROW >> 20
+                        ),
+                    ));
+                }
+                _ => return Err(Error::file(path, format!("row {row}: not {kind} that can be read: {e}"))),
             },
         };
         if sink(Raw { row, body }).is_break() {

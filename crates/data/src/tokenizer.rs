@@ -4,10 +4,11 @@ use std::collections::HashSet;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokenizers::Tokenizer as Inner;
 use xxhash_rust::xxh3::xxh3_64;
 
+use crate::classes::Class;
 use crate::{Error, bounded, quiet};
 
 /// A special token: its text and its id.
@@ -65,7 +66,9 @@ impl Tokenizer {
         let model = optional_json(folder, "config.json")?;
         let generation = optional_json(folder, "generation_config.json")?;
 
-        let bytes = prepare(bytes, config.as_ref(), model.as_ref()).map_err(|e| Error::file(&file, e))?;
+        let class = Class::of(config.as_ref(), model.as_ref());
+        let class = class.map_err(|e| Error::file(&folder.join("tokenizer_config.json"), e))?;
+        let (bytes, class) = class.prepare(bytes, config.as_ref()).map_err(|e| Error::file(&file, e))?;
         let refused = |why: String| Error::file(&file, format!("not a tokenizer that can be read: {why}"));
         let mut inner = quiet::catch(|| Inner::from_bytes(&bytes))
             .ok_or_else(|| refused("its reader gave up on it".to_owned()))?
@@ -88,6 +91,11 @@ impl Tokenizer {
                         format!("`{key}` is {text:?}, which tokenizer.json does not know"),
                     )
                 })?;
+                return Ok(Some(Special { text, id }));
+            }
+            let said = config.as_ref().is_some_and(|c| c.get(key).is_some());
+            let of_class = class.token(key).filter(|_| !said);
+            if let Some((text, id)) = of_class.and_then(|text| Some((text.to_owned(), inner.token_to_id(text)?))) {
                 return Ok(Some(Special { text, id }));
             }
             // Checkpoints without a tokenizer_config name their tokens by id only.
@@ -302,7 +310,10 @@ impl Tokenizer {
     }
 
     fn gave_up(&self) -> Error {
-        Error::file(&self.folder.join("tokenizer.json"), "its tokenizer gave up on a text or on tokens; the file is at fault")
+        Error::file(
+            &self.folder.join("tokenizer.json"),
+            "its tokenizer gave up on a text or on tokens; the file is at fault",
+        )
     }
 
     fn failure(&self, e: tokenizers::Error) -> Error {
@@ -376,111 +387,6 @@ fn surroundings(inner: &Inner, file: &Path) -> Result<Vec<u32>, Error> {
     let mask = with.get_special_tokens_mask();
     let n = mask.iter().take_while(|m| **m == 1).count();
     Ok(with.get_ids()[..n].to_vec())
-}
-
-/// Model types for which transformers 5 goes by tokenizer.json whatever class the checkpoint names.
-const BY_FILE: [&str; 45] = [
-    "arctic",
-    "aria",
-    "chatlm",
-    "ernie4_5",
-    "ernie4_5_moe",
-    "flex_olmo",
-    "glm",
-    "glm4",
-    "glm4_moe",
-    "glm4_moe_lite",
-    "gpt_bigcode",
-    "granite",
-    "granitemoe",
-    "granitemoehybrid",
-    "granitemoeshared",
-    "h2ovl_chat",
-    "hyperclovax",
-    "internlm2",
-    "internlm3",
-    "iquestcoder",
-    "jamba",
-    "kimi_k25",
-    "kimi_linear",
-    "mimo_v2_flash",
-    "minicpm3",
-    "minimax_m2",
-    "ministral",
-    "ministral3",
-    "mistral",
-    "mistral3",
-    "mistral_large4",
-    "mixtral",
-    "molmo",
-    "molmo2",
-    "nemotron",
-    "olmo2",
-    "olmo3",
-    "olmo_hybrid",
-    "opencua",
-    "persimmon",
-    "phi3",
-    "phi3_v",
-    "phimoe",
-    "stablelm",
-    "step3_vl",
-];
-
-/// tokenizer.json as transformers 5 uses it. A tokenizer of the class `LlamaTokenizer` is made anew of vocabulary and
-/// merges, so that `legacy` and `add_prefix_space` decide where "▁" is put, and not the file. A tokenizer with dropout is
-/// refused: it gives other tokens each time.
-fn prepare(bytes: Vec<u8>, config: Option<&Value>, model: Option<&Value>) -> Result<Vec<u8>, String> {
-    // What is no JSON the reader of tokenizers says better.
-    let Ok(mut json) = serde_json::from_slice::<Value>(&bytes) else { return Ok(bytes) };
-    if let Some(p) = json["model"].get("dropout").and_then(Value::as_f64).filter(|p| *p > 0.0) {
-        return Err(format!(
-            "`model.dropout` is {p}: the tokenizer is random, and makes other tokens of a text each time; set it to null"
-        ));
-    }
-    let key = |name: &str| config.and_then(|c| c.get(name)).filter(|v| !v.is_null());
-    let class = key("tokenizer_class").or_else(|| model?.get("tokenizer_class")).and_then(Value::as_str);
-    let llama = class.is_some_and(|c| c.strip_suffix("Fast").unwrap_or(c) == "LlamaTokenizer");
-    let by_file = model.and_then(|m| m.get("model_type")).and_then(Value::as_str).is_some_and(|t| BY_FILE.contains(&t));
-    let byte_level = |part: &str| mentions(&json[part], "ByteLevel");
-    // Older files leave the model's type out.
-    let bpe = json["model"].get("type").is_none_or(|t| t == "BPE") && json["model"]["merges"].is_array();
-    if !llama || by_file || !bpe || key("auto_map").is_some() || byte_level("pre_tokenizer") || byte_level("decoder") {
-        return Ok(bytes);
-    }
-    let prefix = key("add_prefix_space").and_then(Value::as_bool).unwrap_or(true);
-    let legacy = key("legacy").and_then(Value::as_bool).unwrap_or(false);
-    let scheme = match (prefix, legacy) {
-        (false, _) => "never",
-        (true, true) => "always",
-        (true, false) => "first",
-    };
-    let mut decoders = vec![
-        json!({"type": "Replace", "pattern": {"String": "▁"}, "content": " "}),
-        json!({"type": "ByteFallback"}),
-        json!({"type": "Fuse"}),
-    ];
-    if prefix {
-        decoders.push(json!({"type": "Strip", "content": " ", "start": 1, "stop": 0}));
-    }
-    json["normalizer"] = Value::Null;
-    json["pre_tokenizer"] = json!({"type": "Metaspace", "replacement": "▁", "prepend_scheme": scheme, "split": false});
-    json["decoder"] = json!({"type": "Sequence", "decoders": decoders});
-    let (vocab, merges) = (json["model"]["vocab"].take(), json["model"]["merges"].take());
-    json["model"] = json!({
-        "type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null, "end_of_word_suffix": null,
-        "fuse_unk": true, "byte_fallback": true, "ignore_merges": false, "vocab": vocab, "merges": merges,
-    });
-    Ok(json.to_string().into_bytes())
-}
-
-/// Whether a part of a tokenizer, or one in it, is of the type `kind`.
-fn mentions(part: &Value, kind: &str) -> bool {
-    match part {
-        Value::Object(map) => map.get("type").is_some_and(|t| t == kind) || map.values().any(|v| mentions(v, kind)),
-        Value::Array(list) => list.iter().any(|v| mentions(v, kind)),
-        _ => false,
-    }
 }
 
 fn optional_json(folder: &Path, name: &str) -> Result<Option<Value>, Error> {

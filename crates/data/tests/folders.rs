@@ -16,9 +16,9 @@ use arrow_ipc::writer::{FileWriter, IpcWriteOptions, StreamWriter};
 use arrow_schema::{DataType, Field};
 use collimate_data::{Error, Example, Format, Options, Report, Source, Tokenizer, load, read};
 use common::byte_tokenizer;
-use parquet::basic::{Compression, ZstdLevel};
-use parquet::data_type::{ByteArray, ByteArrayType};
-use parquet::file::properties::WriterProperties;
+use parquet::basic::{Compression, Encoding, ZstdLevel};
+use parquet::data_type::{ByteArray, ByteArrayType, Int64Type};
+use parquet::file::properties::{EnabledStatistics, WriterProperties, WriterVersion};
 use parquet::file::writer::SerializedFileWriter;
 use serde_json::{Value, json};
 
@@ -434,6 +434,90 @@ fn parquet_is_read_however_compressed() {
         let path = desk.put("rows.parquet", writer.into_inner().unwrap());
         assert_eq!(prompts(&[path.into()], &Options::default()).unwrap(), text, "{codec}");
     }
+}
+
+/// Three columns in two row groups, under one encoding.
+fn encoded(encoding: Encoding, version: WriterVersion, rows: usize, prompt: impl Fn(usize) -> ByteArray) -> Vec<u8> {
+    let text = ["prompt", "chosen", "rejected"].map(|name| format!("REQUIRED BYTE_ARRAY {name} (UTF8); ")).concat();
+    let schema = format!("message rows {{ {text} OPTIONAL INT64 n; }}");
+    let schema = Arc::new(parquet::schema::parser::parse_message_type(&schema).unwrap());
+    let of = if encoding == Encoding::DELTA_BINARY_PACKED { Encoding::PLAIN } else { encoding };
+    let properties = WriterProperties::builder()
+        .set_writer_version(version)
+        .set_dictionary_enabled(false)
+        .set_statistics_enabled(EnabledStatistics::None)
+        .set_data_page_size_limit(64 << 20)
+        .set_encoding(of)
+        .set_column_encoding("n".into(), Encoding::DELTA_BINARY_PACKED);
+    let mut writer = SerializedFileWriter::new(Vec::new(), schema, Arc::new(properties.build())).unwrap();
+    for group in 0..2 {
+        let mut columns = writer.next_row_group().unwrap();
+        for name in ["prompt", "chosen", "rejected"] {
+            let value = |i| match name {
+                "prompt" => prompt(group * rows + i),
+                _ => format!("{name} {i}").into_bytes().into(),
+            };
+            let values: Vec<ByteArray> = (0..rows).map(value).collect();
+            let mut column = columns.next_column().unwrap().unwrap();
+            column.typed::<ByteArrayType>().write_batch(&values, None, None).unwrap();
+            column.close().unwrap();
+        }
+        let mut column = columns.next_column().unwrap().unwrap();
+        let numbers: Vec<i64> = (0..rows as i64).map(|i| i * i).collect();
+        column.typed::<Int64Type>().write_batch(&numbers, Some(&vec![1; rows]), None).unwrap();
+        column.close().unwrap();
+        columns.close().unwrap();
+    }
+    writer.into_inner().unwrap()
+}
+
+/// Such a page says itself how many values it holds, and the reader takes memory for all of them.
+#[test]
+fn parquet_pages_of_deltas_that_claim_too_much_are_refused() {
+    let desk = Desk::new();
+    let said = |i: usize| format!("why {}?", "so ".repeat(i % 7));
+    let text = |i: usize| ByteArray::from(said(i).into_bytes());
+    let all: String = (0..400).map(said).collect();
+    let read = |bytes: Vec<u8>| prompts(&[desk.put("rows.parquet", bytes).into()], &Options::default());
+    for (encoding, block) in [
+        (Encoding::DELTA_LENGTH_BYTE_ARRAY, [0x80, 0x01, 4, 200, 1]),
+        (Encoding::DELTA_BYTE_ARRAY, [0x80, 0x01, 4, 200, 1]),
+        (Encoding::DELTA_BINARY_PACKED, [0x80, 0x02, 4, 200, 1]),
+    ] {
+        for version in [WriterVersion::PARQUET_1_0, WriterVersion::PARQUET_2_0] {
+            let sound = encoded(encoding, version, 200, text);
+            assert_eq!(read(sound.clone()).as_ref(), Ok(&all), "{encoding}");
+            let heads: Vec<_> = (0..sound.len() - 5).filter(|i| sound[*i..].starts_with(&block)).collect();
+            let column = if encoding == Encoding::DELTA_BINARY_PACKED { "n" } else { "prompt" };
+            // The first column of the first row group, and the last column of the second.
+            for (at, group) in [(heads[0], 1), (heads[heads.len() - 1], 2)] {
+                let mut broken = sound.clone();
+                broken[at + 3..at + 8].copy_from_slice(&[0xff, 0xff, 0xff, 0xff, 0x7f]);
+                let said = read(broken).unwrap_err();
+                let column = if group == 2 && column == "prompt" { "rejected" } else { column };
+                let place =
+                    format!("rows.parquet: the column `{column}`, row group {group}: a page of 200 values says");
+                assert_parts(&said, &[&place, "34359738367"]);
+            }
+        }
+    }
+    // A length in place of a count: the first prefix or text.
+    let sound = encoded(Encoding::DELTA_LENGTH_BYTE_ARRAY, WriterVersion::PARQUET_1_0, 200, text);
+    let head = (0..sound.len()).find(|i| sound[*i..].starts_with(&[0x80, 0x01, 4, 200, 1])).unwrap();
+    let mut broken = sound;
+    broken[head + 5] = 0x7e;
+    assert_parts(
+        &read(broken).unwrap_err(),
+        &["the column `prompt`, row group 1: the values of a page have", "damaged"],
+    );
+    // Texts that share nearly all of what they say are short in the file.
+    let long = ByteArray::from(vec![b'a'; 1 << 20]);
+    let same = encoded(Encoding::DELTA_BYTE_ARRAY, WriterVersion::PARQUET_1_0, 600, |i| {
+        if i < 600 { long.clone() } else { text(i) }
+    });
+    assert!(same.len() < 4 << 20, "{}", same.len());
+    let said = read(same).unwrap_err();
+    assert_parts(&said, &["rows.parquet: the column `prompt`, row group 1:", "take 601 MiB", "at most 512 MiB"]);
 }
 
 #[test]

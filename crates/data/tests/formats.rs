@@ -540,6 +540,28 @@ fn rows_beyond_a_bound_are_refused_before_they_are_in_memory() {
     }
 }
 
+#[test]
+fn rows_of_csv_that_are_too_long_are_called_what_they_are() {
+    let (good, other) = (["p", "y", "n"], ["q", "y", "n"]);
+    let text = |rows: &[[&str; 3]], by: &str| rows.iter().map(|row| row.join(by) + "\n").collect::<String>();
+    let (long, longer) = ("a".repeat(9 << 20), "a".repeat(17 << 20));
+    let head = ["prompt", "chosen", "rejected"];
+    for (name, by, kind) in [("a.csv", ",", "CSV"), ("b.tsv", "\t", "TSV")] {
+        let (_g, path) = file(name, text(&[head, good, [&long, "y", "n"], other], by));
+        let error = examples(&path, &Options::default()).unwrap_err().to_string();
+        let said = format!("{name}, row 2: a {kind} row of 9.0 MiB; expected at most 8 MiB (`malformed_row");
+        assert!(error.contains(&said) && !error.contains("JSON"), "{error}");
+        let drop = Options { malformed_row: Policy::Drop, ..Options::default() };
+        let (pairs, report) = examples(&path, &drop).unwrap();
+        assert_eq!((pairs.len(), counts(&report)), (2, vec![(Dirt::MalformedRow, 1, 1)]));
+        // The end of a row that is longer still is not looked for.
+        let (_g, path) = file(name, text(&[head, good, [&longer, "y", "n"], other], by));
+        let error = examples(&path, &drop).unwrap_err().to_string();
+        let said = format!("{name}: row 2: a {kind} row of more than 16 MiB; expected at most 8 MiB");
+        assert!(error.contains(&said) && !error.contains("malformed_row"), "{error}");
+    }
+}
+
 #[cfg(unix)]
 #[test]
 fn pipes_are_read() {

@@ -169,7 +169,7 @@ fn options() -> impl Strategy<Value = Options> {
             format,
         ),
         (policy(), policy(), policy(), policy(), policy(), policy(), policy(), policy()),
-        (template(), prop::bool::weighted(0.2), any::<u64>()),
+        (template(), prop::bool::weighted(0.05), any::<u64>()),
     )
         .prop_map(|(a, p, t)| Options {
             max_length: a.0,

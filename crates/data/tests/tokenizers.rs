@@ -25,7 +25,7 @@ fn ids_are_those_of_transformers() {
     let table: Value = serde_json::from_str(table).unwrap();
     let texts: Vec<_> = table["texts"].as_array().unwrap().iter().map(|t| t.as_str().unwrap()).collect();
     let cases = table["cases"].as_array().unwrap();
-    assert!(cases.len() > 100, "{}", cases.len());
+    assert!(cases.len() > 250, "{}", cases.len());
     for case in cases {
         let folder = tempfile::tempdir().unwrap();
         let mut tokenizer = table["bases"][case["base"].as_str().unwrap()].clone();
@@ -40,8 +40,40 @@ fn ids_are_those_of_transformers() {
             let got = json!(tokenizer.encode(text, true).unwrap());
             assert_eq!(got, *ids, "{text:?} under {} {} {}", case["base"], case["config"], case["model"]);
         }
-        assert_eq!(tokenizer.bos_token(), case["bos"].as_str(), "{}", case["config"]);
+        assert_eq!(tokenizer.bos_token(), case["bos"].as_str(), "{} {}", case["config"], case["model"]);
     }
+}
+
+#[test]
+fn classes_that_are_not_followed_are_refused() {
+    let (_g, folder) = common::byte_tokenizer();
+    let names = json!({"bos_token": "<s>", "eos_token": "</s>"});
+    for (class, model_type, refused) in [
+        ("T5Tokenizer", "llama", true),
+        ("BertTokenizerFast", "gpt2", true),
+        ("T5Tokenizer", "mistral", false),
+        ("T5Tokenizer", "qwen2", false),
+        ("PreTrainedTokenizerFast", "llama", false),
+        ("BloomTokenizerFast", "llama", false),
+    ] {
+        let mut config = names.clone();
+        config["tokenizer_class"] = json!(class);
+        write(&folder, "tokenizer_config.json", &config);
+        write(&folder, "config.json", &json!({"model_type": model_type}));
+        match Tokenizer::from_folder(&folder) {
+            Ok(_) => assert!(!refused, "{class} of {model_type}"),
+            Err(e) => {
+                let said = e.to_string();
+                let name = class.trim_end_matches("Fast");
+                let parts = ["tokenizer_config.json: `tokenizer_class` is ", name, "PreTrainedTokenizerFast"];
+                assert!(refused && parts.iter().all(|part| said.contains(part)), "{class} of {model_type}: {said}");
+            }
+        }
+    }
+    // What config.json says of the class counts where tokenizer_config.json says nothing.
+    write(&folder, "tokenizer_config.json", &names);
+    write(&folder, "config.json", &json!({"model_type": "llama", "tokenizer_class": "T5Tokenizer"}));
+    Tokenizer::from_folder(&folder).unwrap_err();
 }
 
 #[test]

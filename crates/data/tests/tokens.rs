@@ -180,11 +180,51 @@ fn messages_that_a_template_does_not_know_are_refused() {
     let stripping = "{% for m in messages %}{{ m.content.strip() }}\n{% endfor %}";
     refused(row.clone(), stripping, &["`content` as one string"]);
     assert_eq!(run(row, by_part), Ok(1));
+
+    let speech = "naïve \\ \"q\"\n🙂";
+    let content = json!([{"type": "text", "text": "a"}, {"type": "text", "text": speech}]);
+    let tool = json!({"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties":
+        {"x": {"type": "text", "text": "a"}, "type": {"type": "text"}}}}});
+    let row = json!({"prompt": [{"role": "user", "content": content}], "chosen": [yes], "rejected": [no]});
+    let printing = |what: &str, filter: &str| {
+        format!(
+            "{{% for m in messages %}}{{% if m.content is string %}}{{{{ m.content }}}}{{% else %}}{{{{ {what} | tojson{filter} }}}}{{% endif %}}\n{{% endfor %}}"
+        )
+    };
+    for what in ["m", "m.content", "m.content[1]"] {
+        for filter in ["", "(indent=2)", "(ensure_ascii=true)"] {
+            let said = r#"content in parts as it is, [{"type": "text", …; write `content` as one string"#;
+            refused(row.clone(), &printing(what, filter), &[said]);
+        }
+    }
+    // Tools and calls that are printed as JSON have such types and texts too.
+    let all = "{{ tools | tojson }}{% for m in messages %}{% if m.tool_calls %}{{ m.tool_calls | tojson }}{% endif %}{% if m.content is string %}{{ m.content }}{% else %}{% for p in m.content %}{{ p.text }}{% endfor %}{% endif %}\n{% endfor %}";
+    let call = json!({"role": "assistant", "content": "", "tool_calls": [
+        {"type": "function", "function": {"name": "f", "arguments": {"type": "text", "x": 1, "text": speech}}}]});
+    let mut calls = row;
+    calls["tools"] = json!([tool]);
+    calls["prompt"] = json!([{"role": "user", "content": [{"type": "text", "text": speech}]}, call, said("user", "b")]);
+    assert_eq!(run(calls, all), Ok(1));
+
     let tool = json!({"prompt": [said("user", "q"), said("tool", "4")], "chosen": [yes], "rejected": [no]});
     refused(tool.clone(), known, &["nothing of messages of the role \"tool\""]);
     assert_eq!(run(tool, by_part), Ok(1));
     let system = json!({"prompt": [said("system", "s"), said("user", "q")], "chosen": [yes], "rejected": [no]});
     refused(system, known, &["nothing of messages of the role \"system\""]);
+}
+
+#[test]
+fn strings_have_no_turns_that_could_be_scored_alone() {
+    let (_t, folder) = byte_tokenizer();
+    std::fs::write(folder.join("chat_template.jinja"), TEMPLATE).unwrap();
+    let tokenizer = Tokenizer::from_folder(&folder).unwrap();
+    let options = Options { assistant_only_loss: true, ..Options::default() };
+    for row in [json!({"prompt": "q", "chosen": "y", "rejected": "n"}), json!({"chosen": "q y", "rejected": "q n"})] {
+        let (_g, path) = file("pairs.jsonl", row.to_string());
+        let error = load(&[path.clone().into()], &tokenizer, &options).unwrap_err().to_string();
+        assert!(error.contains("row 1: field `chosen`: a string") && error.contains("expected messages"), "{error}");
+        assert_eq!(load(&[path.into()], &tokenizer, &Options::default()).unwrap().0.len(), 1);
+    }
 }
 
 /// Special tokens are the template's to write.

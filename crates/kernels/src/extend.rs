@@ -210,10 +210,10 @@ fn store<S: Simd, const R: usize, const V: usize>(
     h: usize,
     col: usize,
 ) {
-    for r in 0..R {
-        for c in 0..V {
+    for (r, from) in from.iter().enumerate() {
+        for (c, from) in from.iter().enumerate() {
             let at = col + c * S::F32_LANES;
-            simd.partial_store_f32s(&mut out[r * h + at..][..S::F32_LANES.min(h - at)], from[r][c]);
+            simd.partial_store_f32s(&mut out[r * h + at..][..S::F32_LANES.min(h - at)], *from);
         }
     }
 }

@@ -68,18 +68,18 @@ fn tile<S: Simd, const R: usize, const O: usize>(
         }
     }
     if rest < k {
-        for r in 0..R {
+        for (r, acc) in acc.iter_mut().enumerate() {
             let x = simd.partial_load_f32s(&x[r * k + rest..(r + 1) * k]);
-            for o in 0..O {
+            for (o, acc) in acc.iter_mut().enumerate() {
                 let w = simd.partial_load_f32s(&w[o * k + rest..(o + 1) * k]);
-                acc[r][o] = simd.mul_add_e_f32s(x, w, acc[r][o]);
+                *acc = simd.mul_add_e_f32s(x, w, *acc);
             }
         }
     }
-    for r in 0..R {
+    for (r, acc) in acc.iter().enumerate() {
         let y = &mut y.row(at + r)[col..col + O];
-        for o in 0..O {
-            y[o] = simd.reduce_sum_f32s(acc[r][o]);
+        for (y, acc) in y.iter_mut().zip(acc) {
+            *y = simd.reduce_sum_f32s(*acc);
         }
     }
 }

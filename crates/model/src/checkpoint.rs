@@ -107,6 +107,8 @@ pub struct Checkpoint {
     stop_ids: Vec<u32>,
     /// What the value head is drawn from, where the folder's weights have another head.
     new_head: Option<u64>,
+    /// The pad token that the tokenizer's files are to name.
+    pad_token: Option<String>,
 }
 
 impl Checkpoint {
@@ -118,7 +120,16 @@ impl Checkpoint {
         let (config, raw_config) = ModelConfig::from_folder(folder)?;
         let inventory = config.inventory.clone();
         let folder = folder.to_owned();
-        Ok(Self { folder, config, raw_config, inventory, chat_template: None, stop_ids: Vec::new(), new_head: None })
+        Ok(Self {
+            folder,
+            config,
+            raw_config,
+            inventory,
+            chat_template: None,
+            stop_ids: Vec::new(),
+            new_head: None,
+            pad_token: None,
+        })
     }
 
     /// The same network with the head of a reward model in place of its own: one number of a hidden state, its weights
@@ -139,17 +150,21 @@ impl Checkpoint {
         if let Some(table) = raw.as_object_mut() {
             table.shift_remove("num_labels");
         }
-        // Where texts are padded to one length, it finds their last tokens by this.
-        let end = self.config.eos_token_ids.first().copied();
-        if raw.get("pad_token_id").is_none_or(Value::is_null)
-            && let Some(end) = end
-        {
-            raw["pad_token_id"] = end.into();
-        }
         self.config = ModelConfig::from_value(&self.raw_config, &self.folder.join("config.json"))?;
         self.inventory = self.config.inventory.clone();
         self.new_head = Some(seed);
         Ok(self)
+    }
+
+    /// The token that pads texts, by its id and as it is written, in `config.json` and in the tokenizer's files; none
+    /// leaves texts of a batch to whoever can tell where they end.
+    ///
+    /// transformers reads a value at the last token that is no pad token: one that ends texts would move it.
+    pub fn with_pad_token(mut self, pad: Option<(u32, String)>) -> Self {
+        let (id, token) = pad.unzip();
+        self.raw_config["pad_token_id"] = id.into();
+        self.pad_token = token;
+        self
     }
 
     /// Reads the heads of the files of weights, and no weights; and what goes with them into the folder of a result.
@@ -482,6 +497,21 @@ impl Checkpoint {
                 set("tokenizer_config.json", Some(pretty(&config).into_bytes()));
             }
         }
+        if let Some(token) = &self.pad_token {
+            for name in ["tokenizer_config.json", "special_tokens_map.json"] {
+                let held = all.iter_mut().find(|(n, _)| *n == name).expect("one of the list");
+                let table = held.1.as_deref().and_then(|bytes| serde_json::from_slice(bytes).ok());
+                let Some(Value::Object(mut table)) = table else { continue };
+                let said = table.get("pad_token").map(|t| t.get("content").unwrap_or(t));
+                if said.and_then(Value::as_str) != Some(token) {
+                    table.insert("pad_token".into(), token.clone().into());
+                    held.1 = Some(pretty(&Value::Object(table)).into_bytes());
+                }
+            }
+        }
+        let mut set = |name: &str, bytes: Option<Vec<u8>>| {
+            all.iter_mut().find(|(n, _)| *n == name).expect("one of the list").1 = bytes;
+        };
         if let Some(generation) = self.generation_config() {
             set("generation_config.json", Some(pretty(&generation).into_bytes()));
         }

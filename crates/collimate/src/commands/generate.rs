@@ -31,7 +31,7 @@ pub(crate) fn command() -> Command {
     };
     let count = || ValueParser::from(clap::value_parser!(u64));
     let real = || ValueParser::from(clap::value_parser!(f64));
-    let path = || ValueParser::from(clap::value_parser!(PathBuf));
+    let path = || clap::value_parser!(PathBuf);
     let switch = |name: &'static str, help: &'static str| {
         Arg::new(name).long(name).alias(name.replace('_', "-")).action(ArgAction::SetTrue).help(help)
     };
@@ -112,6 +112,7 @@ pub(crate) fn run(m: &ArgMatches) -> Result<()> {
     let (_, device) = super::device(text_of("backend"))?;
     let folder = &hub::locate(Path::new(text_of("model").expect("required")), Kind::Model)?;
     let checkpoint = Checkpoint::open(folder)?;
+    checkpoint.config.writes_text(folder, "`generate`")?;
     let tokenizer = Tokenizer::from_folder(folder)?;
     let name = text_of("dtype").expect("it has a default");
     let precision = Precision::ALL.into_iter().find(|p| p.name() == name).expect("the parser knows the names");
@@ -253,8 +254,12 @@ impl<'a> Writer<'a> {
         for prompt in &rows {
             let (n, row) = (prompt.ids.len(), prompt.row);
             if n == 0 || n > limit {
-                let what = if n == 0 { "no tokens; expected at least one".into() } else { format!("{n} tokens; the model takes {limit}") };
-                bail!("{}: row {row}: field `prompt`: {what}", file.display());
+                let what = if n == 0 {
+                    "no tokens; expected at least one".into()
+                } else {
+                    format!("{n} tokens; the model takes {limit}")
+                };
+                bail!("{}, row {row}: field `prompt`: {what}", file.display());
             }
         }
         let ids: Vec<Vec<u32>> = rows.iter().map(|p| p.ids.clone()).collect();
@@ -282,7 +287,10 @@ impl<'a> Writer<'a> {
                 if texts.len() > 1 {
                     line.insert("sample".into(), sample.into());
                 }
-                line.insert("completion".into(), self.completion(&prompt.ids, &text.tokens, text.ended)?.into());
+                line.insert(
+                    "completion".into(),
+                    completion(self.tokenizer, &prompt.ids, &text.tokens, text.ended)?.into(),
+                );
                 line.insert("tokens".into(), text.tokens.len().into());
                 line.insert("ended".into(), text.ended.into());
                 lines += &format!("{}\n", Value::from(line));
@@ -297,19 +305,19 @@ impl<'a> Writer<'a> {
         );
         Ok(())
     }
+}
 
-    /// The text of new tokens as they read behind their prompt, without the stop token.
-    fn completion(&self, prompt: &[u32], new: &[u32], ended: bool) -> Result<String> {
-        let mut stream = self.tokenizer.decode_stream(true);
-        for id in prompt {
-            stream.push(*id)?;
-        }
-        let mut text = String::new();
-        for id in &new[..new.len() - usize::from(ended)] {
-            text += &stream.push(*id)?;
-        }
-        Ok(text + &stream.finish()?)
+/// The text of new tokens as they read behind their prompt, without the stop token.
+pub(crate) fn completion(tokenizer: &Tokenizer, prompt: &[u32], new: &[u32], ended: bool) -> Result<String> {
+    let mut stream = tokenizer.decode_stream(true);
+    for id in prompt {
+        stream.push(*id)?;
     }
+    let mut text = String::new();
+    for id in &new[..new.len() - usize::from(ended)] {
+        text += &stream.push(*id)?;
+    }
+    Ok(text + &stream.finish()?)
 }
 
 /// The tokens that end a text: those of config.json and of the tokenizer, which reads generation_config.json.

@@ -10,7 +10,7 @@ use collimate_data::{Options, Source, Tokenizer, prompts};
 use collimate_model::{Checkpoint, Decoder, Sampling, write_whole};
 
 use crate::config;
-use crate::measure::{Measured, Measurement};
+use crate::measure::{Measured, Measurement, check_prompts};
 use crate::say::print;
 
 pub(crate) fn command() -> Command {
@@ -60,6 +60,9 @@ pub(crate) fn run(m: &ArgMatches) -> Result<()> {
     let said = |key: &str| m.get_one::<String>(key).map(String::as_str);
     let count = |key: &str| *m.get_one::<u64>(key).expect("it has a default");
     let temperature = *m.get_one::<f64>("temperature").expect("it has a default");
+    if !(temperature >= 0.0 && temperature.is_finite()) {
+        bail!("temperature must be 0 or more, got {temperature}");
+    }
     let sampling = Sampling {
         do_sample: temperature > 0.0,
         temperature: if temperature > 0.0 { temperature } else { 1.0 },
@@ -97,6 +100,7 @@ pub(crate) fn run(m: &ArgMatches) -> Result<()> {
     if count("most") > 0 {
         all.truncate(count("most") as usize);
     }
+    check_prompts(&all, &source.path, checkpoint.config.max_position_embeddings)?;
     let measurement = Measurement {
         policy: &policy,
         reference: &reference,

@@ -9,8 +9,9 @@ use crate::say::print;
 
 pub(crate) fn run(as_json: bool) -> Result<()> {
     let (methods, vocabulary) = (describe()?, vocabulary());
+    let rewards = collimate_reward::names();
     if as_json {
-        let all = json!({"methods": methods, "registered": vocabulary});
+        let all = json!({"methods": methods, "registered": vocabulary, "rewards": rewards});
         return print(&serde_json::to_string_pretty(&all)?);
     }
     let mut table = Table::new();
@@ -33,9 +34,11 @@ pub(crate) fn run(as_json: bool) -> Result<()> {
     print(&format!(
         "{table}\n\
          a, b: ln π(y)/μ(y) of the chosen and the rejected completion; n⁺, n⁻: their lengths in tokens.\n\
-         With `objective` in a configuration file, any of these go together:\n  averaging: {}\n  optimality: {}\n  loss: {}",
+         With `objective` in a configuration file, any of these go together:\n  averaging: {}\n  optimality: {}\n  loss: {}\n\
+         Rewards, for `score`, `label`, `measure` and `eval_generations`: {}",
         vocabulary.averaging.join(", "),
         vocabulary.optimality.join(", "),
-        vocabulary.loss.join(", ")
+        vocabulary.loss.join(", "),
+        rewards.join(", ")
     ))
 }

@@ -10,8 +10,8 @@ use collimate_data::hub::{self, Kind};
 use collimate_data::{ChatTemplate, Dataset, Lesson, Options, Record as _, Report, Source, Tokenizer, Tokens};
 use collimate_model::{Checkpoint, Decoder, Profile};
 use collimate_train::{
-    Error as TrainError, Event, Part, Preference, Rated, Reward, Source as _, Stored, Supervised, Task, Trainer,
-    Units, content, reference_file_name,
+    Error as TrainError, Event, Part, Preference, Rated, Reward, Source as _, Stored, Supervised, Task, Trainer, Units,
+    content, reference_file_name,
 };
 use comfy_table::{Table, presets::UTF8_HORIZONTAL_ONLY};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -49,7 +49,7 @@ trait Trained: Task<Unit: 'static> {
     fn units(part: Part<Self::Record>) -> Units<Self>;
 
     /// The checkpoint that is trained, from the one that was named; new weights are drawn from `seed`.
-    fn checkpoint(checkpoint: Checkpoint, _seed: u64) -> Result<Checkpoint> {
+    fn checkpoint(checkpoint: Checkpoint, _tokenizer: &Tokenizer, _seed: u64) -> Result<Checkpoint> {
         checkpoint.config.writes_text(&checkpoint.folder, "training on its log-probabilities")?;
         Ok(checkpoint)
     }
@@ -82,8 +82,12 @@ impl Trained for Reward {
         Box::new(part)
     }
 
-    fn checkpoint(checkpoint: Checkpoint, seed: u64) -> Result<Checkpoint> {
-        Ok(checkpoint.with_value_head(seed)?)
+    fn checkpoint(checkpoint: Checkpoint, tokenizer: &Tokenizer, seed: u64) -> Result<Checkpoint> {
+        let ends = crate::commands::generate::stops(&checkpoint.config, tokenizer);
+        let pads = [tokenizer.pad_id(), tokenizer.bos_id(), tokenizer.unk_id()];
+        let pad = pads.into_iter().flatten().find(|id| !ends.contains(id));
+        let pad = pad.and_then(|id| Some((id, tokenizer.token(id)?)));
+        Ok(checkpoint.with_value_head(seed)?.with_pad_token(pad))
     }
 }
 
@@ -99,12 +103,16 @@ fn go<T: Trained>(mut run: Run, task: T, quiet: bool, profile: Profile) -> Resul
     let saved = run.resume.as_deref().map(Saved::open).transpose()?;
     let model = hub::locate(&run.model, Kind::Model)?;
     let ref_model = run.ref_model.as_ref().map(|folder| hub::locate(folder, Kind::Model)).transpose()?;
-    let mut checkpoint = T::checkpoint(Checkpoint::open(&model)?, run.settings.seed)?;
+    let checkpoint = Checkpoint::open(&model)?;
     let tokenizer = Tokenizer::from_folder(&model)?;
+    let mut checkpoint = T::checkpoint(checkpoint, &tokenizer, run.settings.seed)?;
     let ref_checkpoint = ref_model.as_deref().map(Checkpoint::open).transpose()?;
     // Before anything that takes time: data, and hashes of all that the run reads.
     checkpoint.check()?;
-    ref_checkpoint.as_ref().map(Checkpoint::check).transpose()?;
+    if let Some(reference) = &ref_checkpoint {
+        reference.config.writes_text(&reference.folder, "ref_model")?;
+        reference.check()?;
+    }
     if let Some(other) = ref_checkpoint.as_ref().map(|r| r.config.vocab_size)
         && other != checkpoint.config.vocab_size
     {
@@ -203,10 +211,16 @@ fn go<T: Trained>(mut run: Run, task: T, quiet: bool, profile: Profile) -> Resul
         }
         None => (initial, None),
     };
-    let mut watch = match &run.generations {
-        Some(generations) => Some(Watch::new(generations, &checkpoint, &tokenizer, options, reference.as_ref().unwrap_or(&policy))?),
-        None => None,
-    };
+    let mut watch = None;
+    if let Some(generations) = &run.generations {
+        // In the numbers of the policy: what these alone make is no divergence.
+        let reference = reference.as_ref().unwrap_or(&policy).clone().with_precision(precision, false)?;
+        let new = Watch::new(generations, &checkpoint, &tokenizer, options, &ends, reference)?;
+        watch = Some(match &run.resume {
+            Some(folder) => new.resumed(folder),
+            None => new,
+        });
+    }
     let (train, eval) = (T::units(train), eval.map(T::units));
     let mut trainer = Trainer::<T>::new(policy, task, run.settings.clone(), train, eval)?.with_stop(signals.flag());
     if let Some(generations) = &run.generations {

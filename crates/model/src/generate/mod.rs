@@ -28,6 +28,9 @@ pub struct Written {
     pub ended: bool,
 }
 
+/// Hears of a prompt whose texts are finished: its number, and these. A fault stops the work.
+pub type Told<'a> = dyn FnMut(usize, &[Written]) -> Result<(), Error> + 'a;
+
 /// A prompt that has been read, for the samples that are still to begin.
 struct Trunk {
     prompt: usize,
@@ -49,7 +52,7 @@ struct Text {
 /// What has been written so far.
 struct Done<'a> {
     texts: Vec<Vec<Option<Written>>>,
-    told: &'a mut dyn FnMut(usize, &[Written]) -> Result<(), Error>,
+    told: &'a mut Told<'a>,
 }
 
 impl Done<'_> {
@@ -78,7 +81,7 @@ impl Decoder {
         sampling: &Sampling,
         stop: &[u32],
         batch: usize,
-        told: &mut dyn FnMut(usize, &[Written]) -> Result<(), Error>,
+        told: &mut Told<'_>,
     ) -> Result<Vec<Vec<Written>>, Error> {
         sampling.validate()?;
         if batch == 0 {

@@ -79,7 +79,11 @@ fn texts_are_the_same_batched_and_alone_with_a_cache_and_without() {
             got.reverse();
             assert_eq!(got, expected, "{name}, in another order");
             for (prompt, expected) in prompts().iter().zip(&expected) {
-                assert_eq!(write(&d, std::slice::from_ref(prompt), &sampling, 1), [expected.clone()], "{name}, alone");
+                assert_eq!(
+                    write(&d, std::slice::from_ref(prompt), &sampling, 1),
+                    std::slice::from_ref(expected),
+                    "{name}, alone"
+                );
                 for (sample, expected) in expected.iter().enumerate() {
                     assert_eq!(over_again(&d, prompt, &sampling, sample), *expected, "{name}, without a cache");
                 }

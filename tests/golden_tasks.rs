@@ -1,4 +1,4 @@
-//! Runs of TRL's RewardTrainer, replayed step by step on every backend; and the folders of reward models.
+//! Runs of TRL's RewardTrainer and SFTTrainer, replayed step by step on every backend; and the folders of reward models.
 
 #[path = "common/golden.rs"]
 mod golden;
@@ -7,9 +7,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use burn::tensor::Device;
-use collimate::data::Tokens;
+use collimate::data::{Options as DataOptions, Source, Tokenizer, Tokens, load_lessons};
 use collimate::model::{Checkpoint, Decoder, HeadKind, Options};
-use collimate::train::{Event, Rated, Reward, Settings, Trainer};
+use collimate::train::{Event, Part, Rated, Reward, Settings, Supervised, Task, Trainer, Units};
 use libtest_mimic::{Arguments, Trial};
 use serde_json::{Map, Value, json};
 
@@ -59,16 +59,16 @@ fn pairs(margins: Option<&Vec<Value>>) -> Vec<Rated> {
     examples.iter().enumerate().map(one).collect()
 }
 
-/// Loss and rewards within 1e-4 of the reference's, relative; gradient norms within 1e-3.
-fn replay(goldens: &Value, name: &str, device: &Device, share: bool) {
-    let run = &goldens["runs"][name];
+/// The settings of a run, one line of metrics a step; and of them those that are the task's own.
+fn settings(run: &Value, own: &[&str]) -> (Settings, Map<String, Value>) {
     let mut keys = run["settings"].as_object().unwrap().clone();
-    let coefficient = keys.remove("center_rewards_coefficient").and_then(|v| v.as_f64()).unwrap_or(0.0);
+    let own = own.iter().filter_map(|k| keys.remove(*k).map(|v| ((*k).to_owned(), v))).collect();
     let settings: Settings = serde_json::from_value(Value::Object(keys)).unwrap();
-    let settings = Settings { logging_steps: 1, shuffle: false, prefix_sharing: share, ..settings };
-    let policy = decoder(goldens, run["model"].as_str().unwrap(), device);
-    let task = Reward { center_rewards_coefficient: coefficient };
-    let mut trainer = Trainer::<Reward>::new(policy, task, settings, pairs(run["margins"].as_array()), None).unwrap();
+    (Settings { logging_steps: 1, shuffle: false, ..settings }, own)
+}
+
+/// Trains, and holds each line of metrics to the run's: relative, with a tolerance for each key.
+fn held_to<T: Task>(trainer: &mut Trainer<T>, name: &str, run: &Value, keys: &[(&str, f64)]) {
     let mut lines: Vec<Map<String, Value>> = Vec::new();
     trainer
         .run(&mut |event| {
@@ -81,16 +81,50 @@ fn replay(goldens: &Value, name: &str, device: &Device, share: bool) {
     let steps = run["steps"].as_array().unwrap();
     assert_eq!(lines.len(), steps.len());
     for (got, expected) in lines.iter().zip(steps) {
-        let keys = ["loss", "mean_reward", "min_reward", "max_reward", "margin"].map(|k| (k, 1e-4));
-        for (key, tolerance) in keys.into_iter().chain([("grad_norm", 1e-3), ("accuracy", 1e-9), ("num_tokens", 1e-9)])
-        {
-            let (g, e) = (got[key].as_f64().unwrap(), expected[key].as_f64().unwrap());
-            let off = (g - e).abs();
+        for (key, tolerance) in keys {
+            let (g, e) = (got[*key].as_f64().unwrap(), expected[*key].as_f64().unwrap());
             // A reward is a sum of terms of the size of 1 that may cancel.
-            let scale = if key.contains("reward") || key == "margin" { e.abs().max(1.0) } else { e.abs() };
-            assert!(off <= tolerance * scale, "{name}, step {}: {key} {g} is not {e}", expected["step"]);
+            let scale = if key.contains("reward") || *key == "margin" { e.abs().max(1.0) } else { e.abs() };
+            assert!((g - e).abs() <= tolerance * scale, "{name}, step {}: {key} {g} is not {e}", expected["step"]);
         }
     }
+}
+
+/// Loss and rewards within 1e-4 of the reference's, relative; gradient norms within 1e-3.
+fn replay_rewards(goldens: &Value, name: &str, device: &Device, share: bool) {
+    let run = &goldens["runs"][name];
+    let (settings, own) = settings(run, &["center_rewards_coefficient"]);
+    let settings = Settings { prefix_sharing: share, ..settings };
+    let policy = decoder(goldens, run["model"].as_str().unwrap(), device);
+    let task: Reward = serde_json::from_value(Value::Object(own)).unwrap();
+    let mut trainer = Trainer::<Reward>::new(policy, task, settings, pairs(run["margins"].as_array()), None).unwrap();
+    let rewards = ["loss", "mean_reward", "min_reward", "max_reward", "margin"].map(|k| (k, 1e-4));
+    let others = [("grad_norm", 1e-3), ("accuracy", 1e-9), ("num_tokens", 0.0)];
+    held_to(&mut trainer, name, run, &[&rewards[..], &others].concat());
+}
+
+/// Supervised training from rows of text, as the command reads them.
+fn replay_lessons(goldens: &Value, name: &str, device: &Device) {
+    let run = &goldens["runs"][name];
+    let texts = json("golden-trl/shared_trl_dpo_stories260k.json");
+    let row = |e: &Value| {
+        let (prompt, completion) = (e["text"]["prompt"].as_str().unwrap(), e["text"]["chosen"].as_str().unwrap());
+        match run["whole"].as_bool().unwrap() {
+            true => json!({"text": format!("{prompt}{completion}")}),
+            false => json!({"prompt": prompt, "completion": completion}),
+        }
+    };
+    let rows: String = texts["examples"].as_array().unwrap().iter().map(|e| format!("{}\n", row(e))).collect();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("texts.jsonl");
+    std::fs::write(&file, rows).unwrap();
+    let model = golden::fixture("stories260k-hf");
+    let options = DataOptions { completion_only_loss: run["completion_only_loss"].as_bool(), ..DataOptions::default() };
+    let (lessons, _) = load_lessons(&[Source::from(file)], &Tokenizer::from_folder(&model).unwrap(), &options).unwrap();
+    let policy = Decoder::load(&Checkpoint::open(&model).unwrap(), device).unwrap();
+    let lessons: Units<Supervised> = Box::new(Part::whole(lessons));
+    let mut trainer = Trainer::<Supervised>::new(policy, Supervised, settings(run, &[]).0, lessons, None).unwrap();
+    held_to(&mut trainer, name, run, &[("loss", 1e-4), ("grad_norm", 1e-3), ("num_tokens", 0.0)]);
 }
 
 /// The reference's order of tokens is ours: a prompt, a completion and one EOS.
@@ -108,7 +142,6 @@ fn a_folder_says_what_transformers_would_say(goldens: &Value) {
     for key in ["architectures", "id2label", "label2id", "model_type", "vocab_size"] {
         assert_eq!(checkpoint.raw_config[key], expected[key], "{key}");
     }
-    assert!(checkpoint.raw_config["pad_token_id"].is_u64());
     assert_eq!(checkpoint.inventory.specs.last().unwrap().name, "score.weight");
     assert!(checkpoint.inventory.find("lm_head.weight").is_none());
     // The same seed draws the same head, another one another; all else is the checkpoint's.
@@ -163,7 +196,9 @@ fn a_text_is_scored_alike_alone(goldens: &Value) {
 fn main() {
     let arguments = Arguments::from_args();
     let goldens = Arc::new(json("golden-trl/rewards.json"));
-    let plain: [(&str, fn(&Value)); 3] = [
+    let lessons = Arc::new(json("golden-trl/sft.json"));
+    type Test = fn(&Value);
+    let plain: [(&str, Test); 3] = [
         ("tokens_are_those_of_the_reference", tokens_are_those_of_the_reference),
         ("a_folder_says_what_transformers_would_say", a_folder_says_what_transformers_would_say),
         ("a_text_is_scored_alike_alone", a_text_is_scored_alike_alone),
@@ -182,11 +217,18 @@ fn main() {
                 let (goldens, name) = (goldens.clone(), name.clone());
                 let how = if share { "shared" } else { "apart" };
                 trials.push(place.trial(&format!("rewards::{name}::{how}"), move |device| {
-                    replay(&goldens, &name, device, share);
+                    replay_rewards(&goldens, &name, device, share);
                     Ok(())
                 }));
             }
         }
+        for name in lessons["runs"].as_object().unwrap().keys() {
+            let (lessons, name) = (lessons.clone(), name.clone());
+            trials.push(place.trial(&format!("lessons::{name}"), move |device| {
+                replay_lessons(&lessons, &name, device);
+                Ok(())
+            }));
+        }
     }
-    golden::run(&arguments, trials, "golden runs of TRL's RewardTrainer");
+    golden::run(&arguments, trials, "golden runs of TRL's RewardTrainer and SFTTrainer");
 }
