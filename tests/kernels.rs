@@ -7,8 +7,8 @@ use std::cell::Cell;
 
 use burn::tensor::{DType, Device, Tensor, TensorData, Tolerance};
 use collimate::backend::kernels::{
-    Activation, AdamW, Attention, Gated, Growing, Growth, Head, Heads, Kernels, Linear, Mask, Plain, Plugin, RmsNorm,
-    Rope, Row, Step, Sum, places,
+    Activation, AdamW, Attention, Gated, Growing, Growth, Head, Heads, Kernels, Linear, Map, Mask, Plain, Plugin,
+    RmsNorm, Rope, Row, Step, Sum, places,
 };
 use collimate::model::{Decoder, Layout, ModelConfig, Options, Text};
 
@@ -53,6 +53,29 @@ fn linear() {
             close(got.as_ref().unwrap(), expected.as_ref().unwrap());
             close(db.as_ref().unwrap(), expected_db.as_ref().unwrap());
             close(expected.as_ref().unwrap(), &(dy.clone().transpose().matmul(x.clone()) * 2.0 * by));
+        }
+    });
+}
+
+#[test]
+fn maps_of_texts_in_progress() {
+    on_every_backend(|k, t| {
+        let (w, v, b) = (t([70, 3], 2), t([5, 3], 4), t([1, 70], 3));
+        let packed = [k.linear.pack(&w), k.linear.pack(&v)];
+        for rows in [1, 9] {
+            let x = t([rows, 3], 1);
+            let maps = [
+                Map { weight: &w, bias: Some(&b), packed: packed[0].as_ref() },
+                Map { weight: &v, bias: None, packed: packed[1].as_ref() },
+            ];
+            let got = k.linear.extend(&x, &maps);
+            assert_eq!(got.len(), 2);
+            let mut host = vec![f32::NAN; 2];
+            for (got, m) in got.iter().zip(maps) {
+                close(got, &Linear::forward(&Plain, &x, m.weight, m.bias));
+                k.linear.extend_into(&x, m, &mut host);
+                assert_eq!(host, got.clone().into_data().try_into_vec::<f32>().unwrap());
+            }
         }
     });
 }

@@ -9,6 +9,7 @@ use std::time::Instant;
 use collimate_kernels::adamw::{self, AdamW};
 use collimate_kernels::attention::{Attention, Row};
 use collimate_kernels::gemm::{self, Mat, MatMut, Threads};
+use collimate_kernels::rows::{self, Packed, Weight};
 use collimate_kernels::{head, rms_norm, rope, swiglu};
 
 struct Bench {
@@ -87,6 +88,21 @@ fn products(b: &Bench) {
     for n in [64, 256, 1024] {
         linear(b, n, 384, 50257);
     }
+}
+
+/// Products of the newest tokens of `n` texts.
+fn newest(b: &Bench) {
+    for n in [1, 8, 32, 256] {
+        for (i, o) in [(384, 384), (384, 1024), (1024, 384), (384, 50257)] {
+            let (x, w, mut y) = (numbers(n * i), numbers(o * i), vec![0.0; n * o]);
+            let packed = Packed::new(Weight::F32(&w), i, o);
+            b.flops(&format!("rows n={n} {i}→{o}"), 2.0 * (n * i * o) as f64, || {
+                rows::linear(&x, i, vec![(&packed, None, &mut y)]);
+            });
+        }
+    }
+    let w = numbers(384 * 50257);
+    b.flops("rows pack 384→50257", 0.0, || _ = black_box(Packed::new(Weight::F32(&w), 384, 50257)));
 }
 
 fn linear(b: &Bench, n: usize, i: usize, o: usize) {
@@ -326,6 +342,9 @@ fn main() {
     let wanted = |words: &[&str]| bench.only.as_ref().is_none_or(|part| words.iter().any(|w| part.starts_with(w)));
     if wanted(&["rms", "rope", "swiglu", "head", "adamw", "sum"]) {
         elementwise(&bench);
+    }
+    if wanted(&["rows"]) {
+        newest(&bench);
     }
     if wanted(&["attention"]) {
         attentions(&bench);

@@ -83,12 +83,6 @@ impl<'a> Mat<'a> {
         Self { data: &self.data[start..start + len], rows, cols, ..self }
     }
 
-    /// Rows `first ..` of a whole matrix, `count` of them, one after the other.
-    pub(crate) fn rows(&self, first: usize, count: usize) -> &'a [f32] {
-        assert!(self.col_stride == 1 && self.row_stride == self.cols);
-        &self.data[first * self.cols..(first + count) * self.cols]
-    }
-
     /// Row `i` of a matrix whose rows are contiguous.
     ///
     /// # Panics

@@ -149,7 +149,7 @@ impl Decoder {
 
     pub(crate) fn cx<'a>(&'a self, batch: &'a Batch, recompute: bool) -> Cx<'a> {
         let (params, kernels) = (&self.params, &self.kernels);
-        Cx { params, kernels, batch, recompute, profile: &self.profile, device: &self.device }
+        Cx { params, kernels, batch, packed: None, recompute, profile: &self.profile, device: &self.device }
     }
 
     /// Hidden states behind the last layer, before the last norm, of the kept inputs; with what each layer keeps, if

@@ -1,10 +1,25 @@
 //! y = x Wᵀ + b.
 
+use std::any::Any;
 use std::fmt::Debug;
 
 use burn::tensor::{DType, Tensor};
 
 use super::{Plain, Sum};
+
+/// What a kernel makes of a weight once, for many steps of texts in progress.
+pub type Packed = Box<dyn Any + Send + Sync>;
+
+/// A linear map of texts in progress.
+#[derive(Clone, Copy, Debug)]
+pub struct Map<'a> {
+    /// W.
+    pub weight: &'a Tensor<2>,
+    /// b.
+    pub bias: Option<&'a Tensor<2>>,
+    /// What [`Linear::pack`] made of W.
+    pub packed: Option<&'a Packed>,
+}
 
 /// Let x be `x` `[tokens, in]`, W be `weight` `[out, in]` and b be `bias` `[1, out]`.
 pub trait Linear: Debug + Sync {
@@ -17,10 +32,21 @@ pub trait Linear: Debug + Sync {
         }
     }
 
-    /// y of the newest tokens of texts in progress. Where a device can, the bits of a row do not depend on the other rows
-    /// or their number: then a text is the same in any batch.
-    fn extend(&self, x: &Tensor<2>, weight: &Tensor<2>, bias: Option<&Tensor<2>>) -> Tensor<2> {
-        self.forward(x, weight, bias)
+    /// What [`extend`](Self::extend) wants to have of a weight beside it, held while texts are in progress.
+    fn pack(&self, _weight: &Tensor<2>) -> Option<Packed> {
+        None
+    }
+
+    /// y of the newest tokens of texts in progress, for each of the maps of x. Where a device can, the bits of a row do not
+    /// depend on the other rows or their number: then a text is the same in any batch.
+    fn extend(&self, x: &Tensor<2>, maps: &[Map<'_>]) -> Vec<Tensor<2>> {
+        maps.iter().map(|m| self.forward(x, m.weight, m.bias)).collect()
+    }
+
+    /// The same of one map, to the host's memory in f32: into `y`, whose room is used again from step to step.
+    fn extend_into(&self, x: &Tensor<2>, map: Map<'_>, y: &mut Vec<f32>) {
+        let made = self.extend(x, &[map]).remove(0);
+        *y = made.into_data().convert::<f32>().try_into_vec().expect("it was converted");
     }
 
     /// dx = dy W, `[tokens, in]`, added to `sum` if there is one.

@@ -46,7 +46,7 @@ pub use adamw::{AdamW, Step};
 pub use attention::{Attention, BLOCK, Cache, Growing, Growth, Heads, Mask, Row, SCORES, places};
 pub use gated::{Activation, Gated};
 pub use head::{Head, HeadPass, Scores};
-pub use linear::Linear;
+pub use linear::{Linear, Map, Packed};
 pub use rms_norm::RmsNorm;
 pub use rope::Rope;
 pub use sum::Sum;

@@ -2,8 +2,8 @@
 
 use burn::tensor::Tensor;
 use collimate_backend::kernels::{
-    Activation, AdamW, Attention, BLOCK, Cache, Gated, Growth, Head, HeadPass, Heads, Kernels, Linear, Mask, Plain,
-    RmsNorm, Rope, Scores, Step, Sum,
+    Activation, AdamW, Attention, BLOCK, Cache, Gated, Growth, Head, HeadPass, Heads, Kernels, Linear, Map, Mask,
+    Packed, Plain, RmsNorm, Rope, Scores, Step, Sum,
 };
 use collimate_kernels::{adamw, attention, extend, gemm, head, rms_norm, rope, rows, swiglu};
 
@@ -39,18 +39,37 @@ impl Linear for Cpu {
         host::tensor(y, [n, out])
     }
 
-    fn extend(&self, x: &Tensor<2>, weight: &Tensor<2>, bias: Option<&Tensor<2>>) -> Tensor<2> {
-        let (full, half) = (View::of(weight), HalfView::of(weight));
-        let w = match (&full, &half) {
-            (Some(w), _) => rows::Weight::F32(w.slice()),
-            (None, Some(w)) => rows::Weight::Bf16(w.slice()),
-            (None, None) => return Linear::forward(&Plain, x, weight, bias),
+    fn pack(&self, weight: &Tensor<2>) -> Option<Packed> {
+        let [out, inp] = weight.dims();
+        if let Some(w) = View::of(weight) {
+            return Some(Box::new(rows::Packed::new(rows::Weight::F32(w.slice()), inp, out)));
+        }
+        let w = HalfView::of(weight)?;
+        Some(Box::new(rows::Packed::new(rows::Weight::Bf16(w.slice()), inp, out)))
+    }
+
+    fn extend(&self, x: &Tensor<2>, maps: &[Map<'_>]) -> Vec<Tensor<2>> {
+        let packed: Option<Vec<&rows::Packed>> = maps.iter().map(|m| m.packed?.downcast_ref()).collect();
+        let Some(packed) = packed else {
+            return maps.iter().map(|m| Linear::forward(&Plain, x, m.weight, m.bias)).collect();
         };
-        let (n, [out, inp]) = (x.dims()[0], weight.dims());
-        let (xs, bias) = (View::wide(x), bias.map(View::wide));
-        let mut y = vec![0.0; n * out];
-        rows::linear(xs.slice(), w, bias.as_ref().map(View::slice), inp, out, &mut y);
-        host::tensor::<2>(y, [n, out]).cast(x.dtype())
+        let [n, inp] = x.dims();
+        let (xs, biases) = (View::wide(x), maps.iter().map(|m| m.bias.map(View::wide)).collect::<Vec<_>>());
+        let mut ys: Vec<Vec<f32>> = packed.iter().map(|p| vec![0.0; n * p.outputs()]).collect();
+        let each = packed.iter().zip(&biases).zip(&mut ys);
+        let products = each.map(|((p, bias), y)| (*p, bias.as_ref().map(View::slice), &mut y[..])).collect();
+        rows::linear(xs.slice(), inp, products);
+        let tensors = ys.into_iter().zip(packed).map(|(y, p)| host::tensor::<2>(y, [n, p.outputs()]).cast(x.dtype()));
+        tensors.collect()
+    }
+
+    fn extend_into(&self, x: &Tensor<2>, map: Map<'_>, y: &mut Vec<f32>) {
+        let Some(packed) = map.packed.and_then(|p| p.downcast_ref::<rows::Packed>()) else {
+            return Linear::extend_into(&Plain, x, map, y);
+        };
+        let ([n, inp], bias) = (x.dims(), map.bias.map(View::wide));
+        y.resize(n * packed.outputs(), 0.0);
+        rows::linear(View::wide(x).slice(), inp, vec![(packed, bias.as_ref().map(View::slice), &mut y[..])]);
     }
 
     fn backward_input(&self, dy: &Tensor<2>, weight: &Tensor<2>, sum: Option<Tensor<2>>) -> Tensor<2> {

@@ -48,7 +48,7 @@ pub struct Saved {
 impl Attention {
     /// Queries and keys before their norms where there are any, then queries, keys and values with positions applied.
     fn project(&self, cx: &Cx<'_>, x: &Tensor<2>) -> (Option<[Tensor<2>; 2]>, [Tensor<2>; 3]) {
-        let (mut q, mut k, v) = (self.q.apply(cx, x), self.k.apply(cx, x), self.v.apply(cx, x));
+        let [mut q, mut k, v] = Linear::apply_all(cx, [&self.q, &self.k, &self.v], x);
         let mut unnormed = None;
         if let Some([of_q, of_k]) = &self.norms {
             let normed = [of_q.apply(cx, &q).0, of_k.apply(cx, &k).0];

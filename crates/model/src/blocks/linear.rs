@@ -1,6 +1,7 @@
 //! y = x Wᵀ + b.
 
 use burn::tensor::Tensor;
+use collimate_backend::kernels::Map;
 
 use super::{Block, Cx, Numbers, Site};
 use crate::params::{Grads, ParamId};
@@ -17,12 +18,23 @@ pub struct Linear {
 impl Linear {
     /// y `[tokens, out]` of x `[tokens, in]`.
     pub fn apply(&self, cx: &Cx<'_>, x: &Tensor<2>) -> Tensor<2> {
-        let (weight, bias) = (cx.p(self.weight), self.bias.map(|b| cx.p(b)));
-        let kernel = cx.kernels.linear;
-        cx.timed("linear forward", || match cx.batch.extends {
-            true => kernel.extend(x, weight, bias),
-            false => kernel.forward(x, weight, bias),
-        })
+        let [y] = Self::apply_all(cx, [self], x);
+        y
+    }
+
+    /// y of each of some maps of one x.
+    pub fn apply_all<const N: usize>(cx: &Cx<'_>, maps: [&Self; N], x: &Tensor<2>) -> [Tensor<2>; N] {
+        let (kernel, maps) = (cx.kernels.linear, maps.map(|m| m.map(cx)));
+        if cx.packed.is_some() {
+            let all = cx.timed("linear forward", || kernel.extend(x, &maps));
+            return all.try_into().expect("one for each map");
+        }
+        maps.map(|m| cx.timed("linear forward", || kernel.forward(x, m.weight, m.bias)))
+    }
+
+    pub(crate) fn map<'a>(&self, cx: &Cx<'a>) -> Map<'a> {
+        let packed = cx.packed.and_then(|all| all[self.weight.index()].as_ref());
+        Map { weight: cx.p(self.weight), bias: self.bias.map(|b| cx.p(b)), packed }
     }
 
     /// dx `[tokens, in]`, added to `sum` if there is one; of a frozen weight no gradient is computed.

@@ -32,7 +32,7 @@ impl Block for GatedMlp {
     type Saved = (Tensor<2>, Tensor<2>);
 
     fn forward(&self, cx: &Cx<'_>, x: Tensor<2>) -> (Tensor<2>, Self::Saved) {
-        let (gate, up) = (self.gate.apply(cx, &x), self.up.apply(cx, &x));
+        let [gate, up] = Linear::apply_all(cx, [&self.gate, &self.up], &x);
         let y = self.down.apply(cx, &self.activate(cx, &gate, &up));
         (y, (gate, up))
     }

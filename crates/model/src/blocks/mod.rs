@@ -25,7 +25,7 @@ use std::collections::BTreeMap;
 use std::fmt::Debug;
 
 use burn::tensor::{DType, Device, IndexingUpdateOp, Int, Tensor, TensorData};
-use collimate_backend::kernels::{self, Growth, Kernels, Mask};
+use collimate_backend::kernels::{self, Growth, Kernels, Mask, Packed};
 
 use crate::layout::Layout;
 use crate::memory::Load;
@@ -42,6 +42,8 @@ pub struct Cx<'a> {
     pub kernels: &'a Kernels,
     /// The batch.
     pub batch: &'a Batch,
+    /// Where the batch has the newest tokens of texts in progress: what the kernels made of each parameter.
+    pub packed: Option<&'a [Option<Packed>]>,
     /// Whether layers are to be recomputed in the backward pass.
     pub recompute: bool,
     /// What measures the pieces.
@@ -77,8 +79,6 @@ pub struct Batch {
     pub ids: Tensor<1, Int>,
     /// The number of input tokens.
     pub tokens: usize,
-    /// Whether these are the newest of texts in progress.
-    pub extends: bool,
 }
 
 impl Batch {
@@ -96,7 +96,6 @@ impl Batch {
             readers: ints(readers, device),
             ids: ints(layout.ids.clone(), device),
             tokens: layout.tokens(),
-            extends: false,
         }
     }
 
@@ -114,7 +113,6 @@ impl Batch {
             readers: ints((0..texts.len() as u32).collect(), device),
             ids: ints(texts.iter().flat_map(|(new, _)| new.iter().copied()).collect(), device),
             tokens: positions.len(),
-            extends: true,
         }
     }
 

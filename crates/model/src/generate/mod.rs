@@ -163,7 +163,7 @@ impl Decoder {
             // A token more for each.
             let newest: Vec<[u32; 1]> = texts.iter().map(|t| [*t.tokens.last().expect("it has begun")]).collect();
             let mut each: Vec<_> = texts.iter_mut().zip(&newest).map(|(t, new)| (&mut t.held, &new[..])).collect();
-            let mut logits = pool.advance(&mut each);
+            let logits = pool.advance(&mut each);
             let rows = logits.par_chunks_exact_mut(vocab).with_max_len(1);
             let choose = |(text, row): (&mut Text, &mut [f32])| text.chooser.choose(sampling, row);
             let chosen: Vec<_> = texts.par_iter_mut().with_max_len(1).zip(rows).map(choose).collect();
@@ -256,9 +256,9 @@ impl<'a> Generation<'a> {
             return Ok(None);
         }
         let new = &self.tokens[self.held.tokens..];
-        let mut logits = self.pool.advance(&mut [(&mut self.held, new)]);
+        let logits = self.pool.advance(&mut [(&mut self.held, new)]);
         let n = self.tokens.len();
-        let token = self.chooser.choose(&self.sampling, &mut logits).ok_or_else(|| not_numbers(n))?;
+        let token = self.chooser.choose(&self.sampling, logits).ok_or_else(|| not_numbers(n))?;
         self.tokens.push(token);
         Ok(Some(token))
     }

@@ -1,9 +1,10 @@
 //! The texts in progress of one decoder: which blocks of the cache are whose, and a step of all of them.
 
-use collimate_backend::kernels::{BLOCK, Growing, Growth};
+use collimate_backend::kernels::{BLOCK, Growing, Growth, Packed};
 
-use crate::blocks::{Batch, Block, Cache};
+use crate::blocks::{Batch, Block, Cache, Cx, Linear};
 use crate::decoder::Decoder;
+use crate::params::{ParamId, Role, Spec};
 
 /// What a text holds of the cache.
 #[derive(Debug, Default)]
@@ -17,6 +18,10 @@ pub(super) struct Held {
 pub(super) struct Pool<'a> {
     pub decoder: &'a Decoder,
     cache: Cache,
+    /// Behind the texts of the newest step.
+    logits: Vec<f32>,
+    /// Of each parameter, what the kernels want to have beside it.
+    packed: Vec<Option<Packed>>,
     /// Of each block, how many texts hold it.
     holders: Vec<u32>,
     free: Vec<u32>,
@@ -26,7 +31,13 @@ pub(super) struct Pool<'a> {
 impl<'a> Pool<'a> {
     pub fn new(decoder: &'a Decoder) -> Self {
         let cache = Cache::new(decoder.config.num_hidden_layers);
-        Self { decoder, cache, holders: Vec::new(), free: Vec::new(), copies: Vec::new() }
+        let head = decoder.config.network.head;
+        let pack = |(i, spec): (usize, &Spec)| {
+            let wanted = spec.role == Role::Weight || i == head.index();
+            wanted.then(|| decoder.kernels.linear.pack(decoder.params.get(ParamId(i)))).flatten()
+        };
+        let packed = decoder.specs().iter().enumerate().map(pack).collect();
+        Self { decoder, cache, logits: Vec::new(), packed, holders: Vec::new(), free: Vec::new(), copies: Vec::new() }
     }
 
     fn take(&mut self) -> u32 {
@@ -74,7 +85,7 @@ impl<'a> Pool<'a> {
     }
 
     /// Each text goes on with its newest tokens, at least one: the logits behind them, `[texts, vocab]`.
-    pub fn advance(&mut self, texts: &mut [(&mut Held, &[u32])]) -> Vec<f32> {
+    pub fn advance(&mut self, texts: &mut [(&mut Held, &[u32])]) -> &mut [f32] {
         let mut growth = Growth { copies: std::mem::take(&mut self.copies), ..Growth::default() };
         let mut new = Vec::with_capacity(texts.len());
         for (held, tokens) in texts.iter_mut() {
@@ -89,16 +100,25 @@ impl<'a> Pool<'a> {
         // Room is made for twice as much each time.
         growth.blocks = self.holders.len().next_power_of_two();
         self.cache.growth = growth;
+        if self.decoder.kernels.any() {
+            // On a thread of the pool that shares their work: many small pieces are handed over quicker from there.
+            rayon::scope(|_| self.step(&new));
+        } else {
+            self.step(&new);
+        }
+        &mut self.logits
+    }
+
+    fn step(&mut self, new: &[(&[u32], usize)]) {
         let (d, network) = (self.decoder, &self.decoder.config.network);
-        let batch = Batch::extending(&new, &network.rotary, &d.device);
-        let cx = d.cx(&batch, false);
+        let batch = Batch::extending(new, &network.rotary, &d.device);
+        let cx = Cx { packed: Some(&self.packed), ..d.cx(&batch, false) };
         let mut h = network.embedding.forward(&cx);
         for layer in &network.layers {
             h = layer.extend(&cx, h, &mut self.cache);
         }
         let (normed, _) = network.norm.apply(&cx, &h);
-        let head = d.params.get(network.head);
-        let logits = cx.timed("head forward", || d.kernels.linear.extend(&normed, head, None));
-        logits.into_data().convert::<f32>().try_into_vec().expect("it was converted")
+        let head = Linear { weight: network.head, bias: None };
+        cx.timed("head forward", || d.kernels.linear.extend_into(&normed, head.map(&cx), &mut self.logits));
     }
 }

@@ -133,8 +133,8 @@ impl Chooser {
     /// logit.
     pub(super) fn left(&self, sampling: &Sampling, logits: &mut [f32]) -> Option<f32> {
         self.penalise(sampling, logits);
-        let top = largest(logits);
-        if !top.is_finite() || logits.iter().any(|l| l.is_nan()) {
+        let top = largest(logits)?;
+        if !top.is_finite() {
             return None;
         }
         if sampling.do_sample {
@@ -164,14 +164,19 @@ fn mixed(x: u64) -> u64 {
     z ^ (z >> 31)
 }
 
-fn largest(x: &[f32]) -> f32 {
-    let mut lanes = [f32::NEG_INFINITY; 16];
+/// None where one of them is not a number.
+fn largest(x: &[f32]) -> Option<f32> {
+    let (mut lanes, mut odd) = ([f32::NEG_INFINITY; 16], [0u32; 16]);
     let whole = x.chunks_exact(16);
     let rest = whole.remainder();
     for chunk in whole {
-        lanes.iter_mut().zip(chunk).for_each(|(m, x)| *m = if *x > *m { *x } else { *m });
+        for ((m, odd), x) in lanes.iter_mut().zip(&mut odd).zip(chunk) {
+            *m = if *x > *m { *x } else { *m };
+            *odd |= u32::from(x.is_nan());
+        }
     }
-    lanes.iter().chain(rest).fold(f32::NEG_INFINITY, |m, x| if *x > m { *x } else { m })
+    let numbers = odd == [0; 16] && !rest.iter().any(|x| x.is_nan());
+    numbers.then(|| lanes.iter().chain(rest).fold(f32::NEG_INFINITY, |m, x| if *x > m { *x } else { m }))
 }
 
 fn sum(x: &[f32]) -> f64 {
