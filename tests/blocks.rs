@@ -106,7 +106,7 @@ fn params(inventory: &Inventory, device: &Device) -> Params {
 /// Runs `f` with all that a block may ask for.
 fn with_cx<R>(params: &Params, device: &Device, recompute: bool, f: impl FnOnce(&Cx<'_>) -> R) -> R {
     let (kernels, batch, profile) = (Kernels::on(device), batch(device), Profile::default());
-    f(&Cx { params, kernels: &kernels, batch: &batch, recompute, profile: &profile, device })
+    f(&Cx { params, kernels: &kernels, batch: &batch, packed: None, recompute, profile: &profile, device })
 }
 
 #[test]
