@@ -207,7 +207,7 @@ fn a_report_on_a_full_disk_loses_no_weights() {
     let weights = Some(desk.read("whole/model.safetensors"));
     let (code, said, saved) = full("rename-data_report.json");
     assert_eq!((code, &saved), (Some(1), &weights), "{said}");
-    assert!(said.contains("the aligned checkpoint is saved to") && said.contains("data_report.json"), "{said}");
+    assert!(said.contains("the trained checkpoint is saved to") && said.contains("data_report.json"), "{said}");
     // Lines that are lost are told of once, and the run goes on.
     let (code, said, saved) = full("write-metrics.jsonl");
     assert_eq!((code, &saved), (Some(1), &weights), "{said}");
@@ -329,7 +329,7 @@ fn what_is_not_finite_is_no_result() {
     );
     assert!(!desk.path("out/model.safetensors").exists());
     assert!(!text(&desk.read("out/metrics.jsonl")).contains("eval_"));
-    desk.refused("--eval_split 0.01", &["eval_split 0.01 of", "distinct prompts leaves no pair to evaluate on"]);
+    desk.refused("--eval_split 0.01", &["eval_split 0.01 of", "distinct prompts leaves no row to evaluate on"]);
 }
 
 #[test]
