@@ -155,6 +155,8 @@ fn a_folder_of_another_study_and_a_failing_cell_are_named() {
         .replace("seed = [1, 2, 3]", "seed = [1]")
         .replace("\"ipo\", \"averaged-ipo\"", "")
         .replace("ipo = [0.1, 0.3, 1.0], averaged-ipo = [1.0, 3.0, 10.0]", "");
+    // One at a time, so that it is known which cell fails first.
+    let small = format!("jobs = 1\n{small}");
     let said = go(&small.replace("max_steps = 10", "max_steps = 13")).unwrap_err();
     let (cell, why) = ("dpo-beta0.05-seed1-datalonger.jsonl: `collimate align ", "failed: thirteen steps are unlucky");
     assert!(said.starts_with(cell) && said.ends_with(why), "{said}");
