@@ -5,7 +5,7 @@
 //! so that a text is the same alone and in any batch. The gemm crate, which chooses its way by the shape, does not promise
 //! that.
 //!
-//! How: a weight is packed once, for many steps, in panels of [`PANEL`] outputs `[k, PANEL]`: the lanes of a vector are
+//! How: a weight is packed once, for many steps, in panels of `PANEL` outputs `[k, PANEL]`: the lanes of a vector are
 //! outputs, and nothing is summed across a vector (with k = 384 that cost as much as the products). A tile is a few rows of
 //! x times some vectors of a panel, whose sums stay in registers; a panel stays in the second-level cache while all rows go
 //! through it. Several weights that read the same x go through in one parallel region.
