@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use crate::config::section;
-use crate::measure::{Measured, Measurement, check_prompts};
+use crate::measure::{Measured, Measurement, check_prompts, sampling};
 
 /// What `eval_generations` says.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -99,14 +99,7 @@ impl Generations {
     }
 
     fn sampling(&self) -> Sampling {
-        Sampling {
-            do_sample: self.temperature > 0.0,
-            temperature: if self.temperature > 0.0 { self.temperature } else { 1.0 },
-            max_new_tokens: self.max_new_tokens,
-            num_return_sequences: self.num_return_sequences,
-            seed: self.seed,
-            ..Sampling::default()
-        }
+        sampling(self.temperature, self.max_new_tokens, self.num_return_sequences, self.seed)
     }
 }
 

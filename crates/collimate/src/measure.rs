@@ -64,6 +64,13 @@ pub(crate) fn check_prompts(prompts: &[Prompt], file: &Path, limit: usize) -> Re
     }
 }
 
+/// How texts are drawn: at `temperature`, where 0 takes the likeliest token.
+pub(crate) fn sampling(temperature: f64, max_new_tokens: usize, num_return_sequences: usize, seed: u64) -> Sampling {
+    let do_sample = temperature > 0.0;
+    let temperature = if do_sample { temperature } else { 1.0 };
+    Sampling { do_sample, temperature, max_new_tokens, num_return_sequences, seed, ..Sampling::default() }
+}
+
 /// Who writes, and who judges.
 pub(crate) struct Measurement<'a> {
     /// π.
@@ -149,8 +156,14 @@ impl Measurement<'_> {
         let of_chosen = collimate_reward::scores(reward, &samples).or_else(said)?;
         for (m, score) in measured.iter_mut().zip(scores) {
             m.score = Some(score);
-            if let Some(i) = samples.iter().position(|s| s.row == m.prompt) {
-                (m.chosen_score, m.chosen_tokens) = (Some(of_chosen[i]), Some(samples[i].tokens.len()));
+        }
+        // The texts of a prompt stand together, in the order of the prompts.
+        let mut of_chosen = of_chosen.into_iter();
+        for (prompt, texts) in prompts.iter().zip(measured.chunks_mut(self.sampling.num_return_sequences)) {
+            let Some(answer) = &prompt.answer else { continue };
+            let score = of_chosen.next();
+            for m in texts {
+                (m.chosen_score, m.chosen_tokens) = (score, Some(answer.ids.len()));
             }
         }
         Ok(())

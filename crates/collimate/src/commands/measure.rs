@@ -7,10 +7,10 @@ use clap::{Arg, ArgMatches, Command, builder::ValueParser};
 use collimate_core::Objective;
 use collimate_data::hub::{self, Kind};
 use collimate_data::{Options, Source, Tokenizer, prompts};
-use collimate_model::{Checkpoint, Decoder, Sampling, write_whole};
+use collimate_model::{Checkpoint, Decoder, write_whole};
 
 use crate::config;
-use crate::measure::{Measured, Measurement, check_prompts};
+use crate::measure::{Measured, Measurement, check_prompts, sampling};
 use crate::say::print;
 
 pub(crate) fn command() -> Command {
@@ -63,14 +63,8 @@ pub(crate) fn run(m: &ArgMatches) -> Result<()> {
     if !(temperature >= 0.0 && temperature.is_finite()) {
         bail!("temperature must be 0 or more, got {temperature}");
     }
-    let sampling = Sampling {
-        do_sample: temperature > 0.0,
-        temperature: if temperature > 0.0 { temperature } else { 1.0 },
-        max_new_tokens: count("max_new_tokens") as usize,
-        num_return_sequences: count("num_return_sequences") as usize,
-        seed: count("seed"),
-        ..Sampling::default()
-    };
+    let (most, texts) = (count("max_new_tokens") as usize, count("num_return_sequences") as usize);
+    let sampling = sampling(temperature, most, texts, count("seed"));
     sampling.validate()?;
     let reward = said("reward").map(super::score::read_reward).transpose()?;
     let objective = said("objective_from").map(|file| objective(Path::new(file))).transpose()?;
