@@ -109,6 +109,7 @@ fn with_cx<R>(params: &Params, device: &Device, recompute: bool, f: impl FnOnce(
     f(&Cx { params, kernels: &kernels, batch: &batch, packed: None, recompute, profile: &profile, device })
 }
 
+// ANCHOR: backward_is_that_of_forward
 #[test]
 fn backward_is_that_of_forward() {
     for (name, inventory, block) in blocks() {
@@ -141,6 +142,7 @@ fn backward_is_that_of_forward() {
         }
     }
 }
+// ANCHOR_END: backward_is_that_of_forward
 
 #[test]
 fn a_frozen_parameter_gets_no_gradient_and_the_others_the_same() {
@@ -213,6 +215,7 @@ fn wide(config: &ModelConfig, device: &Device) -> Decoder {
     Decoder::new(config.clone(), Tensors(wide.collect()), device)
 }
 
+// ANCHOR: a_stack_of_every_architecture_is_that_of_the_tape
 #[test]
 fn a_stack_of_every_architecture_is_that_of_the_tape() {
     let mut layout = Layout::default();
@@ -248,3 +251,4 @@ fn a_stack_of_every_architecture_is_that_of_the_tape() {
         }
     }
 }
+// ANCHOR_END: a_stack_of_every_architecture_is_that_of_the_tape

@@ -224,6 +224,7 @@ fn extending_a_text_is_the_same_as_starting_over() {
     });
 }
 
+// ANCHOR: head
 #[test]
 fn head() {
     const TARGETS: [u32; 5] = [3, 0, 6, 3, 1];
@@ -253,7 +254,9 @@ fn head() {
         }
     });
 }
+// ANCHOR_END: head
 
+// ANCHOR: optimiser
 #[test]
 fn optimiser() {
     let step =
@@ -277,6 +280,7 @@ fn optimiser() {
         close(&p, &(before - g.sign() * 0.01));
     });
 }
+// ANCHOR_END: optimiser
 
 /// A norm from outside: the default's, counted.
 #[derive(Debug)]

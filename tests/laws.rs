@@ -261,6 +261,7 @@ fn value(item: &Item, place: &Place) -> Result<(), Failed> {
 }
 
 /// The gradient on a device is the slope of the oracle, by central differences.
+// ANCHOR: gradient
 fn gradient(item: &Item, place: &Place) -> Result<(), Failed> {
     const STEP: f64 = 1e-5;
     let objective = item.objective();
@@ -290,6 +291,7 @@ fn gradient(item: &Item, place: &Place) -> Result<(), Failed> {
     }
     Ok(())
 }
+// ANCHOR_END: gradient
 
 /// Scores that are 1e4 nats apart, either way, give finite losses and gradients in f32.
 fn finite(item: &Item, place: &Place) -> Result<(), Failed> {

@@ -212,6 +212,9 @@ impl<A: AnyAveraging, O: AnyOptimality, L: AnyLoss> Objective<A, O, L> {
 
     /// The loss and the rewards of each pair, on whatever number the scores are; a coupled loss takes what it is given
     /// for the whole batch.
+    #[doc = include_str!("../equations/reward.html")]
+    #[doc = include_str!("../equations/same-length.html")]
+    // ANCHOR: evaluate
     pub fn evaluate<T: Number>(
         &self,
         policy: &Pair<Completion<T>>,
@@ -235,6 +238,7 @@ impl<A: AnyAveraging, O: AnyOptimality, L: AnyLoss> Objective<A, O, L> {
         };
         Evaluation { loss: PreferenceLoss::<T>::loss(&self.loss, &pair), reward }
     }
+    // ANCHOR_END: evaluate
 
     /// [`evaluate`](Self::evaluate) of a batch of pairs, exactly, on the host.
     pub fn evaluate_column(

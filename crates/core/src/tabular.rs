@@ -43,6 +43,7 @@ pub struct Optimum {
     /// ln π*(y|x) of each completion.
     pub log_policy: Vec<f64>,
     /// λ(x), in units of the reward.
+    #[doc = include_str!("../equations/bar.html")]
     pub bar: f64,
 }
 
@@ -157,6 +158,9 @@ impl World {
     ///
     /// # Errors
     /// A reward that isn't finite.
+    #[doc = include_str!("../equations/problem.html")]
+    #[doc = include_str!("../equations/gibbs.html")]
+    // ANCHOR: problem
     pub fn best(
         &self,
         optimality: &dyn AnyOptimality,
@@ -173,6 +177,7 @@ impl World {
         let bar = root(|bar| log_sum_exp(&at(bar)), reward.iter().sum::<f64>() / reward.len() as f64);
         Ok(Optimum { log_policy: normalise(&at(bar)), bar })
     }
+    // ANCHOR_END: problem
 
     /// The composition π* = 𝒜⁻¹ 𝓑_{β,𝒜μ}\[R\] (arXiv:2406.19188).
     ///
@@ -180,6 +185,9 @@ impl World {
     ///
     /// # Errors
     /// A reward that isn't finite, and an averaging operator that [`weights`](Self::weights) refuses.
+    #[doc = include_str!("../equations/composition.html")]
+    #[doc = include_str!("../equations/logs.html")]
+    // ANCHOR: composition
     pub fn optimum(
         &self,
         averaging: &dyn AnyAveraging,
@@ -199,9 +207,14 @@ impl World {
         });
         Ok(Optimum { log_policy, bar: reward[likeliest] - implicit })
     }
+    // ANCHOR_END: composition
 
     /// π*(y|x) = μ(y|x) exp((R(x,y) − λ(x))/(β w(n))), with λ(x) the one root of Σ_y π*(y|x) = 1: what
     /// [`optimum`](Self::optimum) is under the reverse KL.
+    #[doc = include_str!("../equations/closed-form.html")]
+    #[doc = include_str!("../equations/constant-reward.html")]
+    #[doc = include_str!("../equations/length-response.html")]
+    // ANCHOR: closed-form
     pub fn closed_form(&self, beta: f64, weights: &[f64], reward: &[f64]) -> Optimum {
         let at = |bar: f64| -> Vec<f64> {
             let each = self.log_reference.iter().zip(weights).zip(reward);
@@ -210,19 +223,26 @@ impl World {
         let bar = root(|bar| log_sum_exp(&at(bar)), reward.iter().sum::<f64>() / reward.len() as f64);
         Optimum { log_policy: normalise(&at(bar)), bar }
     }
+    // ANCHOR_END: closed-form
 
     /// Preferences of the Bradley–Terry model, p(y_i ≻ y_j) = σ(R_i − R_j), every pair equally often.
+    #[doc = include_str!("../equations/bradley-terry.html")]
+    // ANCHOR: bradley-terry
     pub fn bradley_terry(&self, reward: &[f64]) -> Preferences {
         use crate::Number;
         let probability = reward.iter().map(|a| reward.iter().map(|b| (a - b).sigmoid()).collect()).collect();
         Preferences { probability, frequency: vec![vec![1.0; reward.len()]; reward.len()] }
     }
+    // ANCHOR_END: bradley-terry
 
     /// The reward that the squared loss learns: each completion's chance against one drawn from `sampler`,
     /// P_i = Σ_j ρ_j p(y_i ≻ y_j) (arXiv:2310.12036, section 3), where pairs are drawn as ρ_i ρ_j.
+    #[doc = include_str!("../equations/win-rate.html")]
+    // ANCHOR: win-rates
     pub fn win_rates(&self, preferences: &Preferences, sampler: &[f64]) -> Vec<f64> {
         preferences.probability.iter().map(|row| row.iter().zip(sampler).map(|(p, s)| p * s).sum()).collect()
     }
+    // ANCHOR_END: win-rates
 
     /// Minimises an objective over all policies on exhaustive preference data, from the reference, on logits by BFGS, until
     /// the gradient is below `tolerance`, `limit` steps are taken, or rounding hides every further decrease.
@@ -347,6 +367,7 @@ mod tests {
         a.iter().zip(b).map(|(a, b)| (a.exp() - b.exp()).abs()).fold(0.0, f64::max)
     }
 
+    // ANCHOR: averaging_and_its_inverse_undo_each_other
     #[test]
     fn averaging_and_its_inverse_undo_each_other() {
         let (world, _) = world();
@@ -358,7 +379,9 @@ mod tests {
             assert!(distance(&back, world.log_reference()) < 1e-14, "{operator:?}");
         }
     }
+    // ANCHOR_END: averaging_and_its_inverse_undo_each_other
 
+    // ANCHOR: the_composition_is_the_closed_form
     #[test]
     fn the_composition_is_the_closed_form() {
         let (world, reward) = world();
@@ -370,14 +393,18 @@ mod tests {
             assert_abs_diff_eq!(composed.bar, closed.bar, epsilon = 1e-12);
         }
     }
+    // ANCHOR_END: the_composition_is_the_closed_form
 
+    // ANCHOR: the_summed_bar_is_beta_ln_z
     #[test]
     fn the_summed_bar_is_beta_ln_z() {
         let (world, reward) = world();
         let z: f64 = world.log_reference().iter().zip(&reward).map(|(m, r)| (m + r / 0.7).exp()).sum();
         assert_abs_diff_eq!(world.closed_form(0.7, &[1.0; 6], &reward).bar, 0.7 * z.ln(), epsilon = 1e-14);
     }
+    // ANCHOR_END: the_summed_bar_is_beta_ln_z
 
+    // ANCHOR: the_optimum_maximises_the_regularised_reward
     #[test]
     fn the_optimum_maximises_the_regularised_reward() {
         // max E_π[R] − β KL(π‖μ) by definition: no policy nearby does better.
@@ -415,7 +442,9 @@ mod tests {
             }
         }
     }
+    // ANCHOR_END: the_optimum_maximises_the_regularised_reward
 
+    // ANCHOR: the_implicit_reward_of_the_optimum_is_the_reward_above_the_bar
     #[test]
     fn the_implicit_reward_of_the_optimum_is_the_reward_above_the_bar() {
         let (world, reward) = world();
@@ -440,7 +469,9 @@ mod tests {
             }
         }
     }
+    // ANCHOR_END: the_implicit_reward_of_the_optimum_is_the_reward_above_the_bar
 
+    // ANCHOR: a_constant_reward_leaves_the_reference
     #[test]
     fn a_constant_reward_leaves_the_reference() {
         let (world, _) = world();
@@ -448,7 +479,9 @@ mod tests {
         assert!(distance(&found.log_policy, world.log_reference()) < 1e-14);
         assert_abs_diff_eq!(found.bar, 0.8, epsilon = 1e-14);
     }
+    // ANCHOR_END: a_constant_reward_leaves_the_reference
 
+    // ANCHOR: above_the_bar_length_gains_and_below_it_loses
     #[test]
     fn above_the_bar_length_gains_and_below_it_loses() {
         // Two pairs of equal reward and reference, one pair above the bar and one below.
@@ -462,6 +495,7 @@ mod tests {
         let sum = world.closed_form(5.0, &[1.0; 4], &reward);
         assert_abs_diff_eq!(sum.log_policy[1], sum.log_policy[0], epsilon = 1e-14);
     }
+    // ANCHOR_END: above_the_bar_length_gains_and_below_it_loses
 
     /// What the loss leads to on those preferences, under any average, is the optimum for `reward`.
     fn lands_on_the_closed_form<A: AnyAveraging, L: AnyLoss>(
@@ -478,6 +512,7 @@ mod tests {
         assert!(off < 1e-8, "{objective:?}: off by {off:e} after {} steps, gradient {:e}", fit.steps, fit.gradient);
     }
 
+    // ANCHOR: dpo_and_averaged_dpo_land_on_the_closed_form
     #[test]
     fn dpo_and_averaged_dpo_land_on_the_closed_form() {
         // Under Bradley–Terry preferences the logistic loss is least where r⁺ − r⁻ = R⁺ − R⁻ for every pair that is
@@ -492,7 +527,9 @@ mod tests {
         lands_on_the_closed_form(Sum {}, Logistic {}, &preferences, &reward);
         lands_on_the_closed_form(Mean {}, Logistic {}, &preferences, &reward);
     }
+    // ANCHOR_END: dpo_and_averaged_dpo_land_on_the_closed_form
 
+    // ANCHOR: ipo_and_averaged_ipo_land_on_the_closed_form_of_the_win_rate
     #[test]
     fn ipo_and_averaged_ipo_land_on_the_closed_form_of_the_win_rate() {
         // Whatever the preference model, here one that no reward explains (0 ≻ 1 ≻ 2 ≻ 0), pairs drawn independently
@@ -512,6 +549,7 @@ mod tests {
         lands_on_the_closed_form(Sum {}, Squared {}, &preferences, &win_rates);
         lands_on_the_closed_form(Mean {}, Squared {}, &preferences, &win_rates);
     }
+    // ANCHOR_END: ipo_and_averaged_ipo_land_on_the_closed_form_of_the_win_rate
 
     #[test]
     fn where_the_theory_does_not_say_so_they_land_elsewhere() {

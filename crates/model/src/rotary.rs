@@ -46,6 +46,7 @@ pub enum RopeScaling {
 ///
 /// Let θ_i = `rope_theta`^(−2i/d) for i < d/2, with d the width of a head; position p turns the pair
 /// (x_i, x_{i+d/2}) by the angle p θ_i (arXiv:2104.09864, in the layout of Hugging Face checkpoints).
+#[doc = include_str!("../equations/rotary.html")]
 #[derive(Clone, Debug)]
 pub struct Rotary {
     inv_freq: Vec<f64>,
@@ -102,6 +103,7 @@ impl Rotary {
     }
 
     /// Cosines and sines for each of `positions`, each `[positions, head_dim/2]` row by row.
+    // ANCHOR: formula
     pub fn tables(&self, positions: &[u32]) -> (Vec<f32>, Vec<f32>) {
         let mut cos = Vec::with_capacity(positions.len() * self.inv_freq.len());
         let mut sin = Vec::with_capacity(cos.capacity());
@@ -115,6 +117,7 @@ impl Rotary {
         }
         (cos, sin)
     }
+    // ANCHOR_END: formula
 }
 
 #[cfg(test)]
@@ -140,12 +143,14 @@ mod tests {
         }
     }
 
+    // ANCHOR: plain_frequencies
     #[test]
     fn plain_frequencies() {
         // 10000^(−i/4) for i in 0..4
         assert_close(&rotary(json!(null)).inv_freq, &[1.0, 0.1, 0.01, 0.001]);
         assert_close(&rotary(json!({"type": "linear", "factor": 4.0})).inv_freq, &[0.25, 0.025, 0.0025, 0.00025]);
     }
+    // ANCHOR_END: plain_frequencies
 
     #[test]
     fn llama3_divides_low_frequencies_only() {

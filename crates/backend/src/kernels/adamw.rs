@@ -26,12 +26,14 @@ pub struct Step {
 }
 
 /// The optimiser's update of one parameter, and the norm that clipping wants.
+#[doc = include_str!("../../equations/adamw.html")]
 pub trait AdamW: Debug + Sync {
     /// With θ the parameter `p`, m and v its moments and g `gradient` times `scale`, all of one shape:
     ///
     /// m ← β₁m + (1−β₁)g, v ← β₂v + (1−β₂)g², θ ← θ − ηλθ − η (m/(1−β₁ᵗ)) / (√(v/(1−β₂ᵗ)) + ε).
     ///
     /// All of it in f32; a parameter of fewer bits is rounded afterwards.
+    // ANCHOR: formula
     fn step(&self, s: &Step, [p, m, v]: [&mut Tensor<2>; 3], gradient: Tensor<2>) {
         let g = gradient * s.scale;
         let t = s.number as f64;
@@ -44,6 +46,7 @@ pub trait AdamW: Debug + Sync {
             (p.cast(DType::F32) * (1.0 - s.rate * s.weight_decay) - update).cast(dtype)
         });
     }
+    // ANCHOR_END: formula
 
     /// Σ g².
     fn sum_of_squares(&self, gradient: &Tensor<2>) -> f64 {

@@ -33,6 +33,7 @@ pub trait Head: Debug + Sync {
 }
 
 /// The head on its way over the groups of a batch.
+#[doc = include_str!("../../equations/head.html")]
 pub trait HeadPass {
     /// Computes the logits of a group, keeps them, and says what they give the targets.
     fn scores(&mut self, hidden: &Tensor<2>, weight: &Tensor<2>, targets: &[u32], collision: bool) -> Scores;
@@ -64,6 +65,7 @@ fn host(t: Tensor<2>) -> Vec<f32> {
     t.into_data().convert::<f32>().try_to_vec().expect("it was converted")
 }
 
+// ANCHOR: formula
 impl HeadPass for PlainPass {
     fn scores(&mut self, hidden: &Tensor<2>, weight: &Tensor<2>, targets: &[u32], collision: bool) -> Scores {
         let ids: Vec<i32> = targets.iter().map(|t| *t as i32).collect();
@@ -93,3 +95,4 @@ impl HeadPass for PlainPass {
         d_logits.matmul(weight)
     }
 }
+// ANCHOR_END: formula

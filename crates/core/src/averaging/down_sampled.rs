@@ -9,6 +9,7 @@ use crate::Pair;
 ///
 /// The draw depends on `seed` and on the pair's key alone: a pair keeps its tokens in every epoch, batch and layout,
 /// and policy and reference see the same ones.
+#[doc = include_str!("../../equations/averaging-down-sampled.html")]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DownSampled {
@@ -25,6 +26,7 @@ fn next(state: &mut u64) -> u64 {
     z ^ (z >> 31)
 }
 
+// ANCHOR: formula
 impl AveragingOperator for DownSampled {
     fn weights(&self, lengths: Pair<usize>, key: u64) -> Pair<Vec<f64>> {
         let kept = lengths.chosen.min(lengths.rejected);
@@ -46,6 +48,7 @@ impl AveragingOperator for DownSampled {
         })
     }
 }
+// ANCHOR_END: formula
 
 #[typetag::serde(name = "down_sampled")]
 impl AnyAveraging for DownSampled {}
@@ -54,6 +57,7 @@ impl AnyAveraging for DownSampled {}
 mod tests {
     use super::*;
 
+    // ANCHOR: both_completions_keep_the_shorter_length
     #[test]
     fn both_completions_keep_the_shorter_length() {
         for key in 0..50 {
@@ -62,6 +66,7 @@ mod tests {
             assert_eq!((w.rejected.len(), w.rejected.iter().sum::<f64>()), (12, 5.0));
         }
     }
+    // ANCHOR_END: both_completions_keep_the_shorter_length
 
     #[test]
     fn every_token_has_the_same_chance() {

@@ -7,6 +7,7 @@ use crate::{Error, Pair, check};
 
 /// ω_t = 1 for t ≤ min(n⁺, n⁻) and α beyond, with n⁺ and n⁻ the scored tokens of the two completions
 /// (LD-DPO, arXiv:2409.06411, eq. 11; TRL's `ld_alpha`). With `mean`, divided by n as TRL's averaged losses do.
+#[doc = include_str!("../../equations/averaging-length-desensitised.html")]
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LengthDesensitised {
@@ -17,6 +18,7 @@ pub struct LengthDesensitised {
     pub mean: bool,
 }
 
+// ANCHOR: formula
 impl AveragingOperator for LengthDesensitised {
     fn weights(&self, lengths: Pair<usize>, _key: u64) -> Pair<Vec<f64>> {
         let shared = lengths.chosen.min(lengths.rejected);
@@ -26,6 +28,7 @@ impl AveragingOperator for LengthDesensitised {
         })
     }
 }
+// ANCHOR_END: formula
 
 #[typetag::serde(name = "length_desensitised")]
 impl AnyAveraging for LengthDesensitised {
@@ -38,6 +41,7 @@ impl AnyAveraging for LengthDesensitised {
 mod tests {
     use super::*;
 
+    // ANCHOR: the_surplus_counts_alpha
     #[test]
     fn the_surplus_counts_alpha() {
         let w = LengthDesensitised { alpha: 0.25, mean: false }.weights(Pair::new(2, 4), 0);
@@ -45,6 +49,7 @@ mod tests {
         let w = LengthDesensitised { alpha: 0.5, mean: true }.weights(Pair::new(2, 1), 0);
         assert_eq!(w, Pair::new(vec![0.5, 0.25], vec![1.0]));
     }
+    // ANCHOR_END: the_surplus_counts_alpha
 
     #[test]
     fn alpha_has_a_range() {

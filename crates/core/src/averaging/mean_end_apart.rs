@@ -8,6 +8,7 @@ use crate::{Error, Pair, check};
 /// ω_t = 1/n for t < n, and ω_n = e, with n the number of scored tokens of the completion: the end-of-sequence token,
 /// which is the last scored one where texts end, weighs the same in short and in long answers. An ablation: under the
 /// mean it weighs 1/n, so that stopping is learnt less from long answers; this tells that from the averaging itself.
+#[doc = include_str!("../../equations/averaging-mean-end-apart.html")]
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MeanEndApart {
@@ -15,11 +16,13 @@ pub struct MeanEndApart {
     pub end: f64,
 }
 
+// ANCHOR: formula
 impl AveragingOperator for MeanEndApart {
     fn weights(&self, lengths: Pair<usize>, _key: u64) -> Pair<Vec<f64>> {
         lengths.map(|n| (1..=n).map(|t| if t < n { 1.0 / n as f64 } else { self.end }).collect())
     }
 }
+// ANCHOR_END: formula
 
 #[typetag::serde(name = "mean_end_apart")]
 impl AnyAveraging for MeanEndApart {
@@ -34,6 +37,7 @@ mod tests {
     use super::super::Mean;
     use super::*;
 
+    // ANCHOR: the_last_token_weighs_the_same_at_every_length_and_the_others_as_in_the_mean
     #[test]
     fn the_last_token_weighs_the_same_at_every_length_and_the_others_as_in_the_mean() {
         for n in 1..60 {
@@ -46,6 +50,7 @@ mod tests {
             }
         }
     }
+    // ANCHOR_END: the_last_token_weighs_the_same_at_every_length_and_the_others_as_in_the_mean
 
     #[test]
     fn end_must_be_positive() {

@@ -56,7 +56,10 @@ pub trait AveragingOperator {
     /// `lengths` counts scored tokens, each at least 1 (a completion without tokens is refused before it gets here).
     /// `key` identifies the pair, and is the same in every epoch and batch layout: whatever is drawn at random is
     /// drawn from it.
+    #[doc = include_str!("../../equations/score.html")]
+    // ANCHOR: weights
     fn weights(&self, lengths: Pair<usize>, key: u64) -> Pair<Vec<f64>>;
+    // ANCHOR_END: weights
 
     /// w(n) > 0, the weight of every token of a completion of n tokens, if n alone decides. Otherwise 𝒜 is no map of
     /// policies: it depends on the pair that a completion is in.
@@ -70,18 +73,24 @@ pub trait AveragingOperator {
 
     /// 𝒜 on a finite set: (𝒜π)(y) = π(y)^w(n) / Z, in log-probabilities `[completions]` of `lengths` tokens. Nothing
     /// where [`weight`](Self::weight) is nothing.
+    #[doc = include_str!("../../equations/averaging.html")]
+    // ANCHOR: average
     fn average(&self, log_policy: &[f64], lengths: &[usize]) -> Option<Vec<f64>> {
         let weighed = log_policy.iter().zip(lengths).map(|(p, n)| Some(self.weight(*n)? * p));
         weighed.collect::<Option<Vec<_>>>().map(|w| normalise(&w))
     }
+    // ANCHOR_END: average
 
     /// 𝒜⁻¹ on a finite set: (𝒜⁻¹q)(y) = (c q(y))^(1/w(n)) with c the one root of Σ = 1, in log-probabilities
     /// `[completions]`. Nothing where [`weight`](Self::weight) is nothing.
+    #[doc = include_str!("../../equations/unaverage.html")]
+    // ANCHOR: unaverage
     fn unaverage(&self, log_averaged: &[f64], lengths: &[usize]) -> Option<Vec<f64>> {
         let weights = lengths.iter().map(|n| self.weight(*n)).collect::<Option<Vec<_>>>()?;
         let at = |log_c: f64| log_averaged.iter().zip(&weights).map(|(q, w)| (q + log_c) / w).collect::<Vec<_>>();
         Some(at(-root(|c| log_sum_exp(&at(-c)), 0.0)))
     }
+    // ANCHOR_END: unaverage
 }
 
 /// What is in the box.

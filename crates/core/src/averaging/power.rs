@@ -6,6 +6,7 @@ use super::{AnyAveraging, AveragingOperator};
 use crate::{Error, Pair, check};
 
 /// ω_t = n^(−α), with n the number of scored tokens of the completion: the sum at α = 0, the mean at α = 1.
+#[doc = include_str!("../../equations/averaging-power.html")]
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Power {
@@ -13,11 +14,13 @@ pub struct Power {
     pub alpha: f64,
 }
 
+// ANCHOR: formula
 impl AveragingOperator for Power {
     fn weights(&self, lengths: Pair<usize>, _key: u64) -> Pair<Vec<f64>> {
         lengths.map(|n| vec![(n as f64).powf(-self.alpha); n])
     }
 }
+// ANCHOR_END: formula
 
 #[typetag::serde(name = "power")]
 impl AnyAveraging for Power {
@@ -31,6 +34,7 @@ mod tests {
     use super::super::{Mean, Sum};
     use super::*;
 
+    // ANCHOR: its_ends_are_sum_and_mean
     #[test]
     fn its_ends_are_sum_and_mean() {
         let lengths = Pair::new(3, 8);
@@ -39,6 +43,7 @@ mod tests {
         // 4^(−1/2) = 1/2
         assert_eq!(Power { alpha: 0.5 }.weights(Pair::new(4, 1), 0).chosen, vec![0.5; 4]);
     }
+    // ANCHOR_END: its_ends_are_sum_and_mean
 
     #[test]
     fn alpha_has_a_range() {

@@ -10,6 +10,7 @@ use crate::{Error, Number, Pair};
 /// the two sorted by itself: the i-th smallest meets the i-th smallest. z + βe is βd, d = s(π; y⁺) − s(π; y⁻) (AOT for
 /// pairs, arXiv:2406.05882, eq. 8), or short of it by what a wrapper takes from the margin. One pair alone is cDPO.
 /// **Couples the pairs of the batch.**
+#[doc = include_str!("../../equations/loss-aot.html")]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Aot {
@@ -18,6 +19,7 @@ pub struct Aot {
     pub label_smoothing: f64,
 }
 
+// ANCHOR: formula
 impl<T: Number> PreferenceLoss<T> for Aot {
     fn loss(&self, pair: &Preference<T>) -> T {
         let scores = pair.reference.as_ref().map(|c| c.score.clone());
@@ -26,6 +28,7 @@ impl<T: Number> PreferenceLoss<T> for Aot {
         Cdpo { label_smoothing: self.label_smoothing }.loss(&Preference { reward, ..pair.clone() })
     }
 }
+// ANCHOR_END: formula
 
 #[typetag::serde(name = "aot")]
 impl AnyLoss for Aot {
@@ -55,6 +58,7 @@ mod tests {
     use super::*;
     use crate::optimality::{Odds, ReverseKl};
 
+    // ANCHOR: quantiles_meet_quantiles
     #[test]
     fn quantiles_meet_quantiles() {
         // d = (3, 1), e = (0, 5); sorted (1, 3) and (0, 5): δ = (1, −2)
@@ -64,6 +68,7 @@ mod tests {
             assert_abs_diff_eq!(*loss, (-delta).exp().ln_1p(), epsilon = 1e-15);
         }
     }
+    // ANCHOR_END: quantiles_meet_quantiles
 
     #[test]
     fn it_goes_with_the_reverse_kl_alone() {

@@ -8,6 +8,7 @@ use crate::{Error, Number};
 /// cDPO on z_(i) = r⁺_(i) − r⁻_(i), where the chosen rewards of the batch and the rejected ones are each sorted by
 /// themselves: the i-th smallest meets the i-th smallest (unpaired AOT, arXiv:2406.05882, eq. 10). One pair alone is
 /// cDPO. **Couples the pairs of the batch.**
+#[doc = include_str!("../../equations/loss-aot-unpaired.html")]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AotUnpaired {
@@ -16,12 +17,14 @@ pub struct AotUnpaired {
     pub label_smoothing: f64,
 }
 
+// ANCHOR: formula
 impl<T: Number> PreferenceLoss<T> for AotUnpaired {
     fn loss(&self, pair: &Preference<T>) -> T {
         let reward = pair.reward.clone().map(T::sorted);
         Cdpo { label_smoothing: self.label_smoothing }.loss(&Preference { reward, ..pair.clone() })
     }
 }
+// ANCHOR_END: formula
 
 #[typetag::serde(name = "aot_unpaired")]
 impl AnyLoss for AotUnpaired {
@@ -40,6 +43,7 @@ mod tests {
     use super::super::batch;
     use super::*;
 
+    // ANCHOR: quantiles_meet_quantiles
     #[test]
     fn quantiles_meet_quantiles() {
         // At μ = 0 and β = 1 the rewards are the scores: r⁺ = (−1, −3), r⁻ = (−2, −7), so z = (−3 + 7, −1 + 2).
@@ -49,4 +53,5 @@ mod tests {
             assert_abs_diff_eq!(*loss, (-z).exp().ln_1p(), epsilon = 1e-15);
         }
     }
+    // ANCHOR_END: quantiles_meet_quantiles
 }

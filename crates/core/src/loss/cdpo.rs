@@ -7,6 +7,7 @@ use crate::{Error, Number, check};
 
 /// φ(z) = −(1−ε) ln σ(z) − ε ln σ(−z), with z the margin r⁺ − r⁻ and ε `self.label_smoothing`, the share of labels
 /// believed wrong (conservative DPO, Mitchell 2023, eq. 3). At z = 0: ln 2. Least at z = ln((1−ε)/ε).
+#[doc = include_str!("../../equations/loss-cdpo.html")]
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Cdpo {
@@ -14,12 +15,14 @@ pub struct Cdpo {
     pub label_smoothing: f64,
 }
 
+// ANCHOR: formula
 impl<T: Number> PreferenceLoss<T> for Cdpo {
     fn loss(&self, pair: &Preference<T>) -> T {
         let z = pair.margin();
         z.clone().log_sigmoid() * (self.label_smoothing - 1.0) - (-z).log_sigmoid() * self.label_smoothing
     }
 }
+// ANCHOR_END: formula
 
 #[typetag::serde(name = "cdpo")]
 impl AnyLoss for Cdpo {
@@ -36,6 +39,7 @@ mod tests {
     use super::super::at;
     use super::*;
 
+    // ANCHOR: values
     #[test]
     fn values() {
         assert_abs_diff_eq!(
@@ -53,6 +57,7 @@ mod tests {
         let entropy = -0.8 * 0.8f64.ln() - 0.2 * 0.2f64.ln();
         assert_abs_diff_eq!(Cdpo { label_smoothing: 0.2 }.loss(&at(4f64.ln(), 0.0, 1.0)), entropy, epsilon = 1e-15);
     }
+    // ANCHOR_END: values
 
     #[test]
     fn label_smoothing_has_a_range() {

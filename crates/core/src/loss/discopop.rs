@@ -7,6 +7,7 @@ use crate::{Error, Number, check};
 
 /// φ(z) = (1−m)(−ln σ(z)) + m e^(−z), with m = σ(z/τ), z the margin r⁺ − r⁻ and τ `self.tau` (DiscoPOP,
 /// arXiv:2406.08414, eq. 5). At z = 0: (1 + ln 2)/2. Not monotone: it rises a little just above 0.
+#[doc = include_str!("../../equations/loss-discopop.html")]
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Discopop {
@@ -20,6 +21,7 @@ fn paper() -> f64 {
     0.05
 }
 
+// ANCHOR: formula
 impl<T: Number> PreferenceLoss<T> for Discopop {
     fn loss(&self, pair: &Preference<T>) -> T {
         let z = pair.margin();
@@ -28,6 +30,7 @@ impl<T: Number> PreferenceLoss<T> for Discopop {
         logistic + ((z.clone() * (1.0 / self.tau)).log_sigmoid() - z).bounded_exp()
     }
 }
+// ANCHOR_END: formula
 
 #[typetag::serde(name = "discopop")]
 impl AnyLoss for Discopop {
@@ -44,6 +47,7 @@ mod tests {
     use super::super::at;
     use super::*;
 
+    // ANCHOR: values
     #[test]
     fn values() {
         let loss = |z| Discopop { tau: 0.05 }.loss(&at(z, 0.0, 1.0));
@@ -53,6 +57,7 @@ mod tests {
         assert_abs_diff_eq!(loss(-3.0), 3f64.exp().ln_1p(), epsilon = 1e-15);
         assert_eq!(loss(-1e4), 1e4);
     }
+    // ANCHOR_END: values
 
     #[test]
     fn tau_must_be_positive() {

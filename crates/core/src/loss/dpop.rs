@@ -7,6 +7,7 @@ use crate::{Error, Number, check};
 
 /// ℓ = −ln σ(z − λ max(0, −r⁺)), with z the margin r⁺ − r⁻, λ `self.penalty` and r⁺ = βa, so that λ max(0, −r⁺) is
 /// βλ max(0, −a) (DPO-Positive, arXiv:2402.13228, eq. 3). At r⁺ = r⁻ = 0: ln 2.
+#[doc = include_str!("../../equations/loss-dpop.html")]
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Dpop {
@@ -14,12 +15,14 @@ pub struct Dpop {
     pub penalty: f64,
 }
 
+// ANCHOR: formula
 impl<T: Number> PreferenceLoss<T> for Dpop {
     fn loss(&self, pair: &Preference<T>) -> T {
         let fallen = (-pair.reward.chosen.clone()).relu();
         -(pair.margin() - fallen * self.penalty).log_sigmoid()
     }
 }
+// ANCHOR_END: formula
 
 #[typetag::serde(name = "dpop")]
 impl AnyLoss for Dpop {
@@ -39,6 +42,7 @@ mod tests {
     use super::super::at;
     use super::*;
 
+    // ANCHOR: values
     #[test]
     fn values() {
         let dpop = Dpop { penalty: 3.0 };
@@ -48,6 +52,7 @@ mod tests {
         // r⁺ = −0.5: −ln σ(1 − 1.5)
         assert_abs_diff_eq!(dpop.loss(&at(-0.5, -1.5, 1.0)), 0.5f64.exp().ln_1p(), epsilon = 1e-15);
     }
+    // ANCHOR_END: values
 
     #[test]
     fn penalty_must_not_be_negative() {

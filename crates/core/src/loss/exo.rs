@@ -7,6 +7,7 @@ use crate::{Error, Number, check};
 
 /// φ(z) = q ln(q/(1−ε)) + (1−q) ln((1−q)/ε), with q = σ(z), z the margin r⁺ − r⁻ and ε `self.label_smoothing`
 /// (EXO for pairs, arXiv:2402.00856, eq. 16). Least at z = ln((1−ε)/ε): 0.
+#[doc = include_str!("../../equations/loss-exo.html")]
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Exo {
@@ -14,6 +15,7 @@ pub struct Exo {
     pub label_smoothing: f64,
 }
 
+// ANCHOR: formula
 impl<T: Number> PreferenceLoss<T> for Exo {
     fn loss(&self, pair: &Preference<T>) -> T {
         let z = pair.margin();
@@ -22,6 +24,7 @@ impl<T: Number> PreferenceLoss<T> for Exo {
         chosen + rejected
     }
 }
+// ANCHOR_END: formula
 
 #[typetag::serde(name = "exo")]
 impl AnyLoss for Exo {
@@ -38,6 +41,7 @@ mod tests {
     use super::super::at;
     use super::*;
 
+    // ANCHOR: values
     #[test]
     fn values() {
         let exo = Exo { label_smoothing: 0.1 };
@@ -46,6 +50,7 @@ mod tests {
         // q = ½: ½ ln(0.25/(0.9 · 0.1))
         assert_abs_diff_eq!(exo.loss(&at(0.0, 0.0, 1.0)), 0.5 * (0.25f64 / 0.09).ln(), epsilon = 1e-15);
     }
+    // ANCHOR_END: values
 
     #[test]
     fn a_hard_label_is_refused() {

@@ -7,6 +7,7 @@ use crate::{Error, Number, check};
 
 /// φ(z) = max(0, δ − z), with z the margin r⁺ − r⁻ and δ `self.delta` (arXiv:2305.10425, eq. 1; with a reference and
 /// δ = 1 as in arXiv:2309.06657). At z = 0: δ.
+#[doc = include_str!("../../equations/loss-hinge.html")]
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Hinge {
@@ -26,11 +27,13 @@ impl Default for Hinge {
     }
 }
 
+// ANCHOR: formula
 impl<T: Number> PreferenceLoss<T> for Hinge {
     fn loss(&self, pair: &Preference<T>) -> T {
         (-pair.margin() + self.delta).relu()
     }
 }
+// ANCHOR_END: formula
 
 #[typetag::serde(name = "hinge")]
 impl AnyLoss for Hinge {
@@ -48,6 +51,7 @@ mod tests {
     use super::super::at;
     use super::*;
 
+    // ANCHOR: values
     #[test]
     fn values() {
         assert_eq!(Hinge::default().loss(&at(0.0, 0.0, 1.0)), 1.0);
@@ -55,6 +59,7 @@ mod tests {
         assert_eq!(Hinge::default().loss(&at(3.0, 0.5, 1.0)), 0.0);
         assert_eq!(Hinge { delta: 2.5 }.loss(&at(1.5, 0.5, 1.0)), 1.5);
     }
+    // ANCHOR_END: values
 
     #[test]
     fn delta_must_be_positive() {

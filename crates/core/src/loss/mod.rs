@@ -66,9 +66,12 @@ pub struct Preference<T> {
 
 impl<T: Number> Preference<T> {
     /// The margin z = r⁺ − r⁻.
+    #[doc = include_str!("../../equations/cancel.html")]
+    // ANCHOR: margin
     pub fn margin(&self) -> T {
         self.reward.chosen.clone() - self.reward.rejected.clone()
     }
+    // ANCHOR_END: margin
 }
 
 /// A loss on the rewards of a pair; one mandatory method, written once for every [`Number`].

@@ -10,6 +10,7 @@ use crate::{Error, Number};
 /// Under the reverse KL this is averaging by `mean`; under another divergence it isn't, for f′(u)/n is not f′(u^(1/n)).
 /// It is what TRL's `ipo` and `sigmoid_norm` do, and how an averaged loss and a summed one share one objective. The
 /// composition of formalism 𝒜 π* = 𝓑_{β,𝒜μ}\[R\] is the averaging operator's, and to be preferred.
+#[doc = include_str!("../../equations/loss-per-token.html")]
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PerToken {
@@ -18,6 +19,7 @@ pub struct PerToken {
     pub loss: Box<dyn AnyLoss>,
 }
 
+// ANCHOR: formula
 impl<T: Number> PreferenceLoss<T> for PerToken
 where
     dyn AnyLoss: PreferenceLoss<T>,
@@ -28,6 +30,7 @@ where
         PreferenceLoss::<T>::loss(self.loss.as_ref(), &Preference { reward, ..pair.clone() })
     }
 }
+// ANCHOR_END: formula
 
 #[typetag::serde(name = "per_token")]
 impl AnyLoss for PerToken {
@@ -54,13 +57,16 @@ mod tests {
     use super::super::{Aot, Hinge, Supervised, at};
     use super::*;
 
+    // ANCHOR: what_would_not_be_divided_is_refused
     #[test]
     fn what_would_not_be_divided_is_refused() {
         let said = |loss: Box<dyn AnyLoss>| PerToken { loss }.validate().unwrap_err().to_string();
         assert!(said(Box::<Supervised>::default()).ends_with("loss \"supervised\" inside it reads none"));
         assert!(said(Box::<Aot>::default()).contains("loss \"aot\" inside it reads scores beside them"));
     }
+    // ANCHOR_END: what_would_not_be_divided_is_refused
 
+    // ANCHOR: rewards_are_divided_by_their_own_length
     #[test]
     fn rewards_are_divided_by_their_own_length() {
         let mut pair = at(2.0, 1.0, 1.0);
@@ -69,4 +75,5 @@ mod tests {
         let loss = PerToken { loss: Box::new(Hinge::default()) };
         assert_abs_diff_eq!(PreferenceLoss::<f64>::loss(&loss, &pair), 0.6, epsilon = 1e-15);
     }
+    // ANCHOR_END: rewards_are_divided_by_their_own_length
 }

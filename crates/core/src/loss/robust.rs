@@ -7,6 +7,7 @@ use crate::{Error, Number, check};
 
 /// φ(z) = [−(1−ε) ln σ(z) + ε ln σ(−z)]/(1 − 2ε), with z the margin r⁺ − r⁻ and ε `self.label_smoothing`, the share of
 /// labels that are wrong (robust DPO, arXiv:2403.00409, eq. 12). At z = 0: ln 2.
+#[doc = include_str!("../../equations/loss-robust.html")]
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Robust {
@@ -14,6 +15,7 @@ pub struct Robust {
     pub label_smoothing: f64,
 }
 
+// ANCHOR: formula
 impl<T: Number> PreferenceLoss<T> for Robust {
     fn loss(&self, pair: &Preference<T>) -> T {
         let z = pair.margin();
@@ -21,6 +23,7 @@ impl<T: Number> PreferenceLoss<T> for Robust {
         noisy * (1.0 / (1.0 - 2.0 * self.label_smoothing))
     }
 }
+// ANCHOR_END: formula
 
 #[typetag::serde(name = "robust")]
 impl AnyLoss for Robust {
@@ -40,6 +43,7 @@ mod tests {
     use super::super::{Logistic, at};
     use super::*;
 
+    // ANCHOR: its_mean_over_flipped_labels_is_the_clean_loss
     #[test]
     fn its_mean_over_flipped_labels_is_the_clean_loss() {
         let robust = Robust { label_smoothing: 0.3 };
@@ -49,6 +53,7 @@ mod tests {
             assert_abs_diff_eq!(expected, Logistic {}.loss(&at(z, 0.0, 1.0)), epsilon = 1e-14);
         }
     }
+    // ANCHOR_END: its_mean_over_flipped_labels_is_the_clean_loss
 
     #[test]
     fn label_smoothing_has_a_range() {

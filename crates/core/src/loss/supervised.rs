@@ -22,6 +22,7 @@ pub enum Over {
 ///
 /// Over the batch, the share of a pair is −ln π(y⁺|x) · pairs/tokens with both counts taken of the whole batch, so that
 /// the mean over pairs is the mean over tokens however the batch is cut.
+#[doc = include_str!("../../equations/loss-supervised.html")]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Supervised {
@@ -30,6 +31,7 @@ pub struct Supervised {
     pub over: Over,
 }
 
+// ANCHOR: formula
 impl<T: Number> PreferenceLoss<T> for Supervised {
     fn loss(&self, pair: &Preference<T>) -> T {
         let chosen = &pair.policy.chosen;
@@ -41,6 +43,7 @@ impl<T: Number> PreferenceLoss<T> for Supervised {
         }
     }
 }
+// ANCHOR_END: formula
 
 #[typetag::serde(name = "supervised")]
 impl AnyLoss for Supervised {
@@ -61,6 +64,7 @@ mod tests {
     use super::*;
     use crate::Totals;
 
+    // ANCHOR: each_mean_by_hand
     #[test]
     fn each_mean_by_hand() {
         // Chosen sums −6 over 2 tokens and −3 over 3.
@@ -73,4 +77,5 @@ mod tests {
         assert_eq!(mean(Over::Completion), 2.0);
         assert_eq!(mean(Over::Sum), 4.5);
     }
+    // ANCHOR_END: each_mean_by_hand
 }

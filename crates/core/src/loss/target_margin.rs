@@ -7,6 +7,7 @@ use crate::{Error, Number, Pair, check};
 
 /// ℓ(r⁺ − γ, r⁻), with γ `self.gamma` and ℓ `self.loss`; φ(z − γ) for a loss on the margin (SimPO, arXiv:2405.14734,
 /// eq. 6). γ is on the scale of rewards: TRL's `simpo_gamma`.
+#[doc = include_str!("../../equations/loss-target-margin.html")]
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TargetMargin {
@@ -17,6 +18,7 @@ pub struct TargetMargin {
     pub loss: Box<dyn AnyLoss>,
 }
 
+// ANCHOR: formula
 impl<T: Number> PreferenceLoss<T> for TargetMargin
 where
     dyn AnyLoss: PreferenceLoss<T>,
@@ -26,6 +28,7 @@ where
         PreferenceLoss::<T>::loss(self.loss.as_ref(), &Preference { reward, ..pair.clone() })
     }
 }
+// ANCHOR_END: formula
 
 #[typetag::serde(name = "target_margin")]
 impl AnyLoss for TargetMargin {
@@ -46,12 +49,14 @@ mod tests {
     use super::super::{Aot, AotUnpaired, Logistic, Supervised, at, batch};
     use super::*;
 
+    // ANCHOR: the_margin_is_short_by_gamma
     #[test]
     fn the_margin_is_short_by_gamma() {
         let loss = TargetMargin { gamma: 0.5, loss: Box::new(Logistic {}) };
         let expected: f64 = Logistic {}.loss(&at(0.75, 0.0, 1.0));
         assert_eq!(PreferenceLoss::<f64>::loss(&loss, &at(1.0, -0.25, 1.0)), expected);
     }
+    // ANCHOR_END: the_margin_is_short_by_gamma
 
     #[test]
     fn sorting_across_the_batch_keeps_the_target() {

@@ -7,6 +7,7 @@ use crate::{Error, Number, check};
 
 /// ℓ = Σ_k w_k ℓ_k, with w_k the `weight` and ℓ_k the `loss` of term k: MPO (arXiv:2411.10442, eq. 1), RPO, CPO, ORPO,
 /// SLiC-HF, and TRL's `loss_weights`.
+#[doc = include_str!("../../equations/loss-weighted-sum.html")]
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct WeightedSum {
@@ -25,6 +26,7 @@ pub struct Term {
     pub loss: Box<dyn AnyLoss>,
 }
 
+// ANCHOR: formula
 impl<T: Number> PreferenceLoss<T> for WeightedSum
 where
     dyn AnyLoss: PreferenceLoss<T>,
@@ -34,6 +36,7 @@ where
         terms.reduce(|sum, term| sum + term).expect("validate() asks for a term")
     }
 }
+// ANCHOR_END: formula
 
 #[typetag::serde(name = "weighted_sum")]
 impl AnyLoss for WeightedSum {
@@ -63,6 +66,7 @@ mod tests {
     use super::*;
     use serde_json::json;
 
+    // ANCHOR: terms_add_up
     #[test]
     fn terms_add_up() {
         let loss: Box<dyn AnyLoss> = serde_json::from_value(json!({"type": "weighted_sum", "terms": [
@@ -72,6 +76,7 @@ mod tests {
         // At rewards 0 and 0: 2 · 1 + 3 · 1
         assert_eq!(PreferenceLoss::<f64>::loss(loss.as_ref(), &at(0.0, 0.0, 1.0)), 5.0);
     }
+    // ANCHOR_END: terms_add_up
 
     #[test]
     fn faults_inside_are_named() {

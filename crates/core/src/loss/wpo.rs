@@ -7,6 +7,7 @@ use crate::{Error, Number};
 
 /// w⁺ w⁻ ℓ, with w = exp((1/n) Σ_t [ln π_t − ln Σ_v π_v²]) of each completion, through which no gradient flows, and ℓ
 /// `self.loss` (WPO with aligned weights, arXiv:2406.11827, eq. 2 and 4).
+#[doc = include_str!("../../equations/loss-wpo.html")]
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Wpo {
@@ -15,6 +16,7 @@ pub struct Wpo {
     pub loss: Box<dyn AnyLoss>,
 }
 
+// ANCHOR: formula
 impl<T: Number> PreferenceLoss<T> for Wpo
 where
     dyn AnyLoss: PreferenceLoss<T>,
@@ -24,6 +26,7 @@ where
         PreferenceLoss::<T>::loss(self.loss.as_ref(), pair) * confidence.detach().bounded_exp()
     }
 }
+// ANCHOR_END: formula
 
 #[typetag::serde(name = "wpo")]
 impl AnyLoss for Wpo {
@@ -51,6 +54,7 @@ mod tests {
     use super::super::{Aot, Logistic, at};
     use super::*;
 
+    // ANCHOR: the_weight_is_the_product_of_both_confidences
     #[test]
     fn the_weight_is_the_product_of_both_confidences() {
         let mut pair = at(0.0, 0.0, 1.0);
@@ -58,6 +62,7 @@ mod tests {
         let loss = PreferenceLoss::<f64>::loss(&Wpo { loss: Box::new(Logistic {}) }, &pair);
         assert_abs_diff_eq!(loss, std::f64::consts::LN_2 * (-0.75f64).exp(), epsilon = 1e-15);
     }
+    // ANCHOR_END: the_weight_is_the_product_of_both_confidences
 
     #[test]
     fn a_coupled_loss_is_refused() {

@@ -9,6 +9,7 @@ use crate::{Error, Number, check};
 /// 𝓑\[R\] = μ · (1 + (α − 1)(R − λ)/β)^(1/(α−1)) (f-DPO, arXiv:2309.16240, table 2, whose α is 1 − α here and in TRL).
 ///
 /// The exponent is held at 80, where an f32 overflows; TRL does likewise.
+#[doc = include_str!("../../equations/optimality-alpha-divergence.html")]
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AlphaDivergence {
@@ -31,6 +32,7 @@ impl AlphaDivergence {
     }
 }
 
+// ANCHOR: formula
 impl<T: Number> OptimalityOperator<T> for AlphaDivergence {
     fn reward(&self, scores: &Scores<T>) -> T {
         match self.exponent() {
@@ -46,6 +48,7 @@ impl<T: Number> OptimalityOperator<T> for AlphaDivergence {
         }
     }
 }
+// ANCHOR_END: formula
 
 #[typetag::serde(name = "alpha_divergence")]
 impl AnyOptimality for AlphaDivergence {
@@ -68,6 +71,7 @@ mod tests {
     use super::super::ReverseKl;
     use super::*;
 
+    // ANCHOR: reward_by_hand
     #[test]
     fn reward_by_hand() {
         // α = 1/2, u = 4: (4^(−1/2) − 1)/(−1/2) = 1
@@ -76,6 +80,7 @@ mod tests {
         assert_abs_diff_eq!(at(-9.0 + 4f64.ln()), 3.0, epsilon = 1e-14);
         assert_eq!(at(-9.0), 0.0);
     }
+    // ANCHOR_END: reward_by_hand
 
     #[test]
     fn alpha_one_is_the_reverse_kl() {

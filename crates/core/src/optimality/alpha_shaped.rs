@@ -9,6 +9,7 @@ use crate::{Error, Number, check};
 /// (AlphaPO, arXiv:2501.03884, eq. 8, with s the mean).
 ///
 /// The exponent −α s is held at 80, where an f32 overflows.
+#[doc = include_str!("../../equations/optimality-alpha-shaped.html")]
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AlphaShaped {
@@ -18,6 +19,7 @@ pub struct AlphaShaped {
     pub alpha: f64,
 }
 
+// ANCHOR: formula
 impl<T: Number> OptimalityOperator<T> for AlphaShaped {
     fn reward(&self, scores: &Scores<T>) -> T {
         let power = (scores.policy.clone() * -self.alpha).bounded_exp();
@@ -28,6 +30,7 @@ impl<T: Number> OptimalityOperator<T> for AlphaShaped {
         (-reward * (self.alpha / self.beta) + 1.0).relu().ln() * (-1.0 / self.alpha)
     }
 }
+// ANCHOR_END: formula
 
 #[typetag::serde(name = "alpha_shaped")]
 impl AnyOptimality for AlphaShaped {
@@ -51,12 +54,14 @@ mod tests {
     use super::super::NoReference;
     use super::*;
 
+    // ANCHOR: reward_by_hand
     #[test]
     fn reward_by_hand() {
         // p = 1/4, α = 1/2: (1 − 2)/(1/2) = −2
         let s = Scores { policy: 0.25f64.ln(), reference: 0.0, tokens: 1.0 };
         assert_abs_diff_eq!(AlphaShaped { beta: 3.0, alpha: 0.5 }.reward(&s), -6.0, epsilon = 1e-14);
     }
+    // ANCHOR_END: reward_by_hand
 
     #[test]
     fn a_small_alpha_is_the_plain_score() {

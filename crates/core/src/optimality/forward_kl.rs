@@ -9,6 +9,7 @@ use crate::Number;
 /// 𝓑\[R\] = μ / (1 − (R − λ)/β) (f-DPO, arXiv:2309.16240, table 2; the 1 cancels in the margin).
 ///
 /// The exponent is held at 80, where an f32 overflows.
+#[doc = include_str!("../../equations/optimality-forward-kl.html")]
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ForwardKl {
@@ -16,6 +17,7 @@ pub struct ForwardKl {
     pub beta: f64,
 }
 
+// ANCHOR: formula
 impl<T: Number> OptimalityOperator<T> for ForwardKl {
     fn reward(&self, scores: &Scores<T>) -> T {
         (-(-scores.log_ratio()).bounded_exp() + 1.0) * self.beta
@@ -26,6 +28,7 @@ impl<T: Number> OptimalityOperator<T> for ForwardKl {
         reference - inverse_ratio.relu().ln()
     }
 }
+// ANCHOR_END: formula
 
 #[typetag::serde(name = "forward_kl")]
 impl AnyOptimality for ForwardKl {
@@ -43,6 +46,7 @@ mod tests {
 
     use super::*;
 
+    // ANCHOR: reward_by_hand
     #[test]
     fn reward_by_hand() {
         let at = |policy, reference| ForwardKl { beta: 0.5 }.reward(&Scores { policy, reference, tokens: 1.0 });
@@ -51,6 +55,7 @@ mod tests {
         assert_abs_diff_eq!(at(-1.0 + std::f64::consts::LN_2, -1.0), 0.25, epsilon = 1e-15);
         assert!((at(-1e4, -1.0) as f32).is_finite());
     }
+    // ANCHOR_END: reward_by_hand
 
     #[test]
     fn no_policy_is_worth_more_than_beta() {

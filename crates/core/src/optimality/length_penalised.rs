@@ -8,6 +8,7 @@ use crate::{Error, Number, check};
 /// The reward is R − α n and D = KL(π‖μ): 𝓑\[R\] = μ exp((R − α n)/β) / Z, so r = β (s(π) − s(μ)) + α n
 /// (R-DPO, arXiv:2403.19159, eq. 9). A longer chosen completion has a larger margin already: α > 0 takes from what the
 /// policy must do, and so penalises length.
+#[doc = include_str!("../../equations/optimality-length-penalised.html")]
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LengthPenalised {
@@ -17,6 +18,7 @@ pub struct LengthPenalised {
     pub alpha: f64,
 }
 
+// ANCHOR: formula
 impl<T: Number> OptimalityOperator<T> for LengthPenalised {
     fn reward(&self, scores: &Scores<T>) -> T {
         scores.log_ratio() * self.beta + scores.tokens.clone() * self.alpha
@@ -25,6 +27,7 @@ impl<T: Number> OptimalityOperator<T> for LengthPenalised {
         reference + (reward - tokens * self.alpha) * (1.0 / self.beta)
     }
 }
+// ANCHOR_END: formula
 
 #[typetag::serde(name = "length_penalised")]
 impl AnyOptimality for LengthPenalised {
@@ -46,6 +49,7 @@ mod tests {
 
     use super::*;
 
+    // ANCHOR: a_positive_alpha_penalises_length
     #[test]
     fn a_positive_alpha_penalises_length() {
         let o = LengthPenalised { beta: 0.1, alpha: 0.5 };
@@ -55,6 +59,7 @@ mod tests {
         // Of two completions of one reward, the best policy gives the longer one less.
         assert!(o.score(1.0, -5.0, 8.0) < o.score(1.0, -5.0, 3.0));
     }
+    // ANCHOR_END: a_positive_alpha_penalises_length
 
     #[test]
     fn alpha_must_be_finite() {

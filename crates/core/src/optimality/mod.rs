@@ -77,6 +77,7 @@ impl<T: Number> Scores<T> {
 /// ```
 pub trait OptimalityOperator<T: Number> {
     /// 𝓑⁻¹: the implicit reward r(x, y) of a policy whose scores these are.
+    #[doc = include_str!("../../equations/implicit.html")]
     fn reward(&self, scores: &Scores<T>) -> T;
 
     /// 𝓑: the policy's score at which the implicit reward is `reward`, given the reference's score and n. It is −∞ where

@@ -9,6 +9,7 @@ use crate::Number;
 /// p = exp s(π), and 𝓑\[R\] = σ((R − λ)/β) (ORPO, arXiv:2403.07691, eq. 4, with s the mean; the regulariser is derived).
 ///
 /// A score of 0, p = 1, is held at odds of about 1e30.
+#[doc = include_str!("../../equations/optimality-odds.html")]
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Odds {
@@ -16,6 +17,7 @@ pub struct Odds {
     pub beta: f64,
 }
 
+// ANCHOR: formula
 impl<T: Number> OptimalityOperator<T> for Odds {
     fn reward(&self, scores: &Scores<T>) -> T {
         (scores.policy.clone() - scores.policy.clone().ln_1m_exp()) * self.beta
@@ -24,6 +26,7 @@ impl<T: Number> OptimalityOperator<T> for Odds {
         (reward * (1.0 / self.beta)).log_sigmoid()
     }
 }
+// ANCHOR_END: formula
 
 #[typetag::serde(name = "odds")]
 impl AnyOptimality for Odds {
@@ -41,6 +44,7 @@ mod tests {
 
     use super::*;
 
+    // ANCHOR: reward_by_hand
     #[test]
     fn reward_by_hand() {
         let at = |policy: f64| Odds { beta: 2.0 }.reward(&Scores { policy, reference: 0.0, tokens: 1.0 });
@@ -50,4 +54,5 @@ mod tests {
         assert_eq!(at(-1e4), -2e4);
         assert!((at(0.0) as f32).is_finite());
     }
+    // ANCHOR_END: reward_by_hand
 }

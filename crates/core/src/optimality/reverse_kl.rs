@@ -6,6 +6,7 @@ use super::{AnyOptimality, OptimalityOperator, Scores};
 use crate::Number;
 
 /// D = KL(π‖μ): 𝓑\[R\](y|x) = μ(y|x) exp(R/β) / Z, so r = β (s(π) − s(μ)) (arXiv:2305.18290, eq. 4 and 5).
+#[doc = include_str!("../../equations/optimality-reverse-kl.html")]
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ReverseKl {
@@ -13,6 +14,7 @@ pub struct ReverseKl {
     pub beta: f64,
 }
 
+// ANCHOR: formula
 impl<T: Number> OptimalityOperator<T> for ReverseKl {
     fn reward(&self, scores: &Scores<T>) -> T {
         scores.log_ratio() * self.beta
@@ -21,6 +23,7 @@ impl<T: Number> OptimalityOperator<T> for ReverseKl {
         reference + reward * (1.0 / self.beta)
     }
 }
+// ANCHOR_END: formula
 
 #[typetag::serde(name = "reverse_kl")]
 impl AnyOptimality for ReverseKl {
@@ -38,12 +41,14 @@ mod tests {
 
     use super::*;
 
+    // ANCHOR: reward_is_the_scaled_log_ratio
     #[test]
     fn reward_is_the_scaled_log_ratio() {
         // 0.1 · (−3 − (−5)) = 0.2
         let r = ReverseKl { beta: 0.1 }.reward(&Scores { policy: -3.0, reference: -5.0, tokens: 2.0 });
         assert_abs_diff_eq!(r, 0.2, epsilon = 1e-15);
     }
+    // ANCHOR_END: reward_is_the_scaled_log_ratio
 
     #[test]
     fn beta_must_be_positive() {

@@ -8,6 +8,7 @@ use super::{Block, Cache, Cx, Linear, Numbers, RmsNorm, Site};
 use crate::params::{Grads, ParamId};
 
 /// Attention with grouped heads over rows whose branches share a prefix.
+#[doc = include_str!("../../equations/block-attention.html")]
 #[derive(Debug)]
 pub struct Attention {
     /// To queries `[queries·d, hidden]`.
@@ -72,6 +73,7 @@ impl Attention {
 impl Block for Attention {
     type Saved = Saved;
 
+    // ANCHOR: formula
     fn forward(&self, cx: &Cx<'_>, x: Tensor<2>) -> (Tensor<2>, Saved) {
         let (unnormed, [q, k, v]) = self.project(cx, &x);
         let mask = &cx.batch.masks[&self.window];
@@ -105,6 +107,7 @@ impl Block for Attention {
         let dx = self.k.pull_back(cx, &x, &dk, Some(dx), grads);
         self.v.pull_back(cx, &x, &dv, Some(dx), grads)
     }
+    // ANCHOR_END: formula
 
     fn extend(&self, cx: &Cx<'_>, x: Tensor<2>, cache: &mut Cache) -> Tensor<2> {
         let (_, [q, k, v]) = self.project(cx, &x);

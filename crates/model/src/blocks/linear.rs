@@ -7,6 +7,7 @@ use super::{Block, Cx, Numbers, Site};
 use crate::params::{Grads, ParamId};
 
 /// A weight `[out, in]`, and a bias `[out]` where the architecture has one.
+#[doc = include_str!("../../equations/block-linear.html")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Linear {
     /// W.
@@ -23,6 +24,7 @@ impl Linear {
     }
 
     /// y of each of some maps of one x.
+    // ANCHOR: formula
     pub fn apply_all<const N: usize>(cx: &Cx<'_>, maps: [&Self; N], x: &Tensor<2>) -> [Tensor<2>; N] {
         let (kernel, maps) = (cx.kernels.linear, maps.map(|m| m.map(cx)));
         if cx.packed.is_some() {
@@ -57,6 +59,7 @@ impl Linear {
             kernel.backward_input(dy, cx.p(self.weight), sum)
         })
     }
+    // ANCHOR_END: formula
 }
 
 impl Block for Linear {

@@ -7,6 +7,7 @@ use super::{Block, Cx, Linear, Numbers, Site};
 use crate::params::{Grads, ParamId};
 
 /// Two maps up, of which one is the gate of the other, and one down.
+#[doc = include_str!("../../equations/block-mlp.html")]
 #[derive(Debug)]
 pub struct GatedMlp {
     /// W_gate `[inner, hidden]`.
@@ -31,6 +32,7 @@ impl Block for GatedMlp {
     /// Gate and up; their product is computed anew.
     type Saved = (Tensor<2>, Tensor<2>);
 
+    // ANCHOR: formula
     fn forward(&self, cx: &Cx<'_>, x: Tensor<2>) -> (Tensor<2>, Self::Saved) {
         let [gate, up] = Linear::apply_all(cx, [&self.gate, &self.up], &x);
         let y = self.down.apply(cx, &self.activate(cx, &gate, &up));
@@ -45,6 +47,7 @@ impl Block for GatedMlp {
         let dx = self.gate.pull_back(cx, &x, &d_gate, None, grads);
         self.up.pull_back(cx, &x, &d_up, Some(dx), grads)
     }
+    // ANCHOR_END: formula
 
     fn params(&self, visit: &mut dyn FnMut(ParamId)) {
         [self.gate, self.up, self.down].iter().for_each(|l| l.params(visit));

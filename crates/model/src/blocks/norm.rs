@@ -7,6 +7,7 @@ use super::{Block, Cache, Cx, Numbers, Site};
 use crate::params::{Grads, ParamId};
 
 /// An RMSNorm over runs of as many columns as its weight has: all of a row, or each head of it.
+#[doc = include_str!("../../equations/block-norm.html")]
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct RmsNorm {
     /// w `[width]`.
@@ -17,6 +18,7 @@ pub struct RmsNorm {
 
 impl RmsNorm {
     /// The normed rows, and r `[runs, 1]`.
+    // ANCHOR: formula
     pub fn apply(&self, cx: &Cx<'_>, x: &Tensor<2>) -> (Tensor<2>, Tensor<2>) {
         let weight = cx.p(self.weight);
         let (dims, split) = self.split(x, weight);
@@ -33,6 +35,7 @@ impl RmsNorm {
         grads.add(self.weight, dw);
         dx.reshape(dims)
     }
+    // ANCHOR_END: formula
 
     /// The shape of x, and the same with one run a row.
     fn split(&self, x: &Tensor<2>, weight: &Tensor<2>) -> ([usize; 2], [usize; 2]) {

@@ -6,12 +6,14 @@ use super::{Block, Cache, Cx, Numbers, Site};
 use crate::params::{Grads, ParamId};
 
 /// Recomputation (`gradient_checkpointing`), around any block.
+#[doc = include_str!("../../equations/block-recompute.html")]
 #[derive(Debug)]
 pub struct Recompute<B>(pub B);
 
 impl<B: Block> Block for Recompute<B> {
     type Saved = Option<B::Saved>;
 
+    // ANCHOR: formula
     fn forward(&self, cx: &Cx<'_>, x: Tensor<2>) -> (Tensor<2>, Self::Saved) {
         let (y, saved) = self.0.forward(cx, x);
         (y, (!cx.recompute).then_some(saved))
@@ -21,6 +23,7 @@ impl<B: Block> Block for Recompute<B> {
         let saved = saved.unwrap_or_else(|| self.0.forward(cx, x.clone()).1);
         self.0.backward(cx, x, saved, dy, grads)
     }
+    // ANCHOR_END: formula
 
     fn extend(&self, cx: &Cx<'_>, x: Tensor<2>, cache: &mut Cache) -> Tensor<2> {
         self.0.extend(cx, x, cache)

@@ -6,6 +6,7 @@ use super::{Block, Cache, Cx, Numbers, Site};
 use crate::params::{Grads, ParamId};
 
 /// A branch beside the residual stream. Where f gives the rows that are read alone, so does y.
+#[doc = include_str!("../../equations/block-residual.html")]
 #[derive(Debug)]
 pub struct Residual<B> {
     /// f.
@@ -17,6 +18,7 @@ pub struct Residual<B> {
 impl<B: Block> Block for Residual<B> {
     type Saved = B::Saved;
 
+    // ANCHOR: formula
     fn forward(&self, cx: &Cx<'_>, x: Tensor<2>) -> (Tensor<2>, B::Saved) {
         let (branch, saved) = self.inner.forward(cx, x.clone());
         let x = if self.narrows { cx.batch.narrow(x) } else { x };
@@ -28,6 +30,7 @@ impl<B: Block> Block for Residual<B> {
         let dy = if self.narrows { cx.batch.widen(dy) } else { dy };
         dy + branch
     }
+    // ANCHOR_END: formula
 
     fn extend(&self, cx: &Cx<'_>, x: Tensor<2>, cache: &mut Cache) -> Tensor<2> {
         let branch = self.inner.extend(cx, x.clone(), cache);

@@ -135,6 +135,8 @@ const METRICS: [&str; 15] = [
 ];
 
 /// An objective on pairs.
+#[doc = include_str!("../../equations/token-gradient.html")]
+#[doc = include_str!("../../equations/task-align.html")]
 #[derive(Debug)]
 pub struct Preference(pub Objective);
 
@@ -205,6 +207,7 @@ impl Task for Preference {
     }
 
     /// The one call of the loss: numbers of pairs to a small batch on the device, and back.
+    // ANCHOR: coefficients
     fn judge(&self, units: &[Seen<'_, Tokens>], totals: Totals, device: &Device) -> Result<Judgement, Error> {
         let items = self.items(units)?;
         let device = device.clone().autodiff();
@@ -257,6 +260,7 @@ impl Task for Preference {
         }
         Ok(judgement)
     }
+    // ANCHOR_END: coefficients
 
     /// With π = μ the loss is known before it is measured.
     fn check_start(&self, units: &[Seen<'_, Tokens>], loss: f64, rounding: f64) -> Result<(), Error> {

@@ -45,6 +45,7 @@ pub(crate) fn rated_size(pair: Size) -> Size {
 }
 
 /// Bradley and Terry's likelihood.
+#[doc = include_str!("../../equations/task-reward.html")]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Reward {
@@ -76,6 +77,7 @@ impl Task for Reward {
         batch.len()
     }
 
+    // ANCHOR: coefficients
     fn judge(&self, units: &[Seen<'_, Rated>], all: usize, _device: &Device) -> Result<Judgement, Error> {
         let (n, c) = (all as f64, self.center_rewards_coefficient);
         let mut judgement = Judgement::default();
@@ -92,4 +94,5 @@ impl Task for Reward {
         }
         Ok(judgement)
     }
+    // ANCHOR_END: coefficients
 }

@@ -41,6 +41,7 @@ pub(crate) fn lesson_size(prompt: usize, completion: usize) -> Size {
 }
 
 /// The token-averaged cross-entropy.
+#[doc = include_str!("../../equations/task-sft.html")]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Supervised;
 
@@ -63,6 +64,7 @@ impl Task for Supervised {
         Counts { units: batch.len(), tokens: batch.iter().map(|l| count(&l.completion, &l.mask)).sum() }
     }
 
+    // ANCHOR: coefficients
     fn judge(&self, units: &[Seen<'_, Lesson>], totals: Counts, _device: &Device) -> Result<Judgement, Error> {
         let Counts { units: all, tokens } = totals;
         let mut judgement = Judgement::default();
@@ -74,6 +76,7 @@ impl Task for Supervised {
         }
         Ok(judgement)
     }
+    // ANCHOR_END: coefficients
 }
 
 #[cfg(test)]
@@ -81,6 +84,7 @@ mod tests {
     use super::*;
     use crate::task::Said;
 
+    // ANCHOR: tokens_count_alike_however_the_batch_is_cut
     #[test]
     fn tokens_count_alike_however_the_batch_is_cut() {
         let lesson = |n: usize| Lesson { prompt: vec![1], completion: vec![2; n], row: n, ..Lesson::default() };
@@ -101,4 +105,5 @@ mod tests {
         let (one, other) = (judge(0..1), judge(1..2));
         assert_eq!(whole.rows, [one.rows, other.rows].concat());
     }
+    // ANCHOR_END: tokens_count_alike_however_the_batch_is_cut
 }
