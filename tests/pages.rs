@@ -1,4 +1,5 @@
-//! What the book shows of the code is there: every `{{#include}}` names a file and, if it names an anchor, both its ends.
+//! What the book shows of the code is there: every `{{#include}}` names a file and, if it names an anchor, both its ends;
+//! and messages are quoted as the program has them.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -51,4 +52,38 @@ fn every_point_of_extension_has_a_file_that_is_shown() {
         let path = format!("../../{}", &file[from..]);
         assert!(shown.contains(&path.as_str()), "docs/src/extending.md doesn't show {path}");
     }
+}
+
+/// All sources of the program, with literals that go over several lines put together.
+fn sources(folder: &Path, all: &mut String) {
+    for entry in fs::read_dir(folder).unwrap().map(|e| e.unwrap().path()) {
+        match entry.is_dir() {
+            true => sources(&entry, all),
+            false if entry.extension() == Some("rs".as_ref()) => {
+                let text = fs::read_to_string(&entry).unwrap();
+                let mut parts = text.split("\\\n");
+                all.push_str(parts.next().unwrap());
+                parts.for_each(|p| all.push_str(p.trim_start()));
+            }
+            false => {}
+        }
+    }
+}
+
+#[test]
+fn messages_are_quoted_as_they_are() {
+    let page = fs::read_to_string(root().join("docs/src/troubleshooting.md")).unwrap();
+    let mut code = String::new();
+    sources(&root().join("crates"), &mut code);
+    let code = code.replace("\\\"", "\"");
+    let mut seen = 0;
+    for block in page.split("```text\n").skip(1) {
+        let message = block.split("\n```").next().unwrap();
+        // What stands between two values; a word or two may come from anywhere.
+        for piece in message.split('…').flat_map(|p| p.split("error: ")).filter(|p| p.trim().len() > 6) {
+            assert!(code.contains(piece), "docs/src/troubleshooting.md quotes {piece:?}, which nothing says");
+            seen += 1;
+        }
+    }
+    assert!(seen > 20, "{seen}");
 }
