@@ -1,5 +1,5 @@
 //! What the book shows of the code is there: every `{{#include}}` names a file and, if it names an anchor, both its ends;
-//! and messages are quoted as the program has them.
+//! messages are quoted as the program has them, and figures as they were measured.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -80,10 +80,33 @@ fn messages_are_quoted_as_they_are() {
     for block in page.split("```text\n").skip(1) {
         let message = block.split("\n```").next().unwrap();
         // What stands between two values; a word or two may come from anywhere.
-        for piece in message.split('…').flat_map(|p| p.split("error: ")).filter(|p| p.trim().len() > 6) {
+        let pieces = message.split(['…', '(', ')']).flat_map(|p| p.split("error: "));
+        for piece in pieces.filter(|p| p.trim().len() > 6) {
             assert!(code.contains(piece), "docs/src/troubleshooting.md quotes {piece:?}, which nothing says");
             seen += 1;
         }
     }
     assert!(seen > 20, "{seen}");
+}
+
+#[test]
+fn figures_are_those_that_were_measured() {
+    let read = |path: &str| fs::read_to_string(root().join(path)).unwrap();
+    let page = read("docs/src/performance.md");
+    let measured = ["benches/versus_trl/README.md", "benches/generate/README.md", "docs/src/backends.md"].map(read);
+    let whole = |text: &str| text.split(|c: char| c.is_whitespace() || "|*()".contains(c)).map(str::to_owned).collect();
+    let known: Vec<Vec<String>> = measured.iter().map(|text| whole(text)).collect();
+    let mut seen = 0;
+    for row in page.lines().filter(|l| l.starts_with('|')) {
+        for cell in row.split('|').map(|c| c.trim().trim_matches('*').trim_end_matches(" %")) {
+            if !cell.is_empty() && cell.chars().all(|c| c.is_ascii_digit() || ".,".contains(c)) {
+                assert!(
+                    known.iter().flatten().any(|w| w == cell),
+                    "docs/src/performance.md: nobody measured {cell}: {row}"
+                );
+                seen += 1;
+            }
+        }
+    }
+    assert!(seen > 60, "{seen}");
 }

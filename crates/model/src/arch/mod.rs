@@ -1,6 +1,6 @@
 //! One architecture, one file: what its `config.json` means, and the network that it makes of it.
 //!
-//! To add one here: a file with an [`Architecture`], and a line in [`ARCHITECTURES`]. Another crate registers its own at
+//! To add one here: a file with an [`Architecture`], and a line in `ARCHITECTURES`. Another crate registers its own at
 //! link time, with `inventory::submit!`; `examples/extending/architecture.rs` does. Nothing outside this folder asks for a
 //! `model_type`.
 
