@@ -1,4 +1,4 @@
-//! What TRL calls otherwise, or has and this program has not: one table, for messages and for docs/src/running.md.
+//! What TRL calls otherwise, or has and this program has not: one table, for messages and for docs/src/coming-from-trl.md.
 
 use anyhow::{Result, bail};
 use serde_json::{Map, Value};
@@ -112,11 +112,11 @@ mod tests {
 
     #[test]
     fn the_page_has_the_table() {
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/src/running.md");
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/src/coming-from-trl.md");
         let page = std::fs::read_to_string(path).unwrap();
         for (key, instead) in KEYS {
             let row = format!("| `{key}` | {instead} |");
-            assert!(page.contains(&row), "docs/src/running.md lacks the row:\n{row}");
+            assert!(page.contains(&row), "docs/src/coming-from-trl.md lacks the row:\n{row}");
         }
     }
 

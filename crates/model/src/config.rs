@@ -113,7 +113,8 @@ pub struct ModelConfig {
     pub eos_token_ids: Vec<u32>,
     /// What a checkpoint of it holds.
     pub inventory: Inventory,
-    pub(crate) network: Arc<Network>,
+    /// What computes it.
+    pub network: Arc<Network>,
 }
 
 impl ModelConfig {

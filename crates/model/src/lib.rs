@@ -1,12 +1,12 @@
 //! Decoder-only transformers: read from and written to Hugging Face folders, scored and differentiated by one log-prob
 //! engine.
 //!
-//! A `config.json` names an architecture (`arch`), which makes a network of [`blocks`] and the [`Inventory`] of its
+//! A `config.json` names an architecture ([`arch`]), which makes a network of [`blocks`] and the [`Inventory`] of its
 //! parameters; a [`Decoder`] holds both on a device, with the kernels that serve it; the readout asks whoever trains it
 //! for one coefficient per token.
 
 mod adamw;
-mod arch;
+pub mod arch;
 pub mod blocks;
 mod checkpoint;
 mod config;

@@ -1,7 +1,8 @@
 //! One architecture, one file: what its `config.json` means, and the network that it makes of it.
 //!
-//! To add one: a file here with an [`Architecture`], and a line in [`ARCHITECTURES`]. Nothing outside this folder asks for
-//! a `model_type`.
+//! To add one here: a file with an [`Architecture`], and a line in `ARCHITECTURES`. Another crate registers its own at
+//! link time, with `inventory::submit!`; `examples/extending/architecture.rs` does. Nothing outside this folder asks for a
+//! `model_type`.
 
 mod llama;
 mod mistral;
@@ -13,7 +14,7 @@ mod smollm3;
 #[cfg(test)]
 mod toy;
 
-pub(crate) use reader::Reader;
+pub use reader::Reader;
 
 use crate::blocks::{AnyBlock, Embedding, Linear, Recompute, RmsNorm};
 use crate::config::{HeadKind, ModelConfig};
@@ -23,7 +24,7 @@ use crate::rotary::Rotary;
 
 /// A kind of network, by the name that checkpoints give it.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Architecture {
+pub struct Architecture {
     /// `model_type` in `config.json`.
     pub model_type: &'static str,
     /// What transformers' names of its classes begin with.
@@ -31,6 +32,8 @@ pub(crate) struct Architecture {
     /// Reads every key that changes what is computed, refuses what is not there, and makes the network.
     pub read: fn(&mut Reader<'_>) -> Result<ModelConfig, Error>,
 }
+
+inventory::collect!(Architecture);
 
 const ARCHITECTURES: &[Architecture] = &[
     llama::ARCHITECTURE,
@@ -42,20 +45,27 @@ const ARCHITECTURES: &[Architecture] = &[
     toy::ARCHITECTURE,
 ];
 
+/// Those of this crate, then those that other crates register, by name: what is linked has no order.
+fn all() -> Vec<&'static Architecture> {
+    let mut registered: Vec<_> = inventory::iter::<Architecture>.into_iter().collect();
+    registered.sort_by_key(|a| a.model_type);
+    ARCHITECTURES.iter().chain(registered).collect()
+}
+
 /// The architectures that checkpoints may have, by their `model_type`.
 pub fn model_types() -> Vec<&'static str> {
-    ARCHITECTURES.iter().map(|a| a.model_type).collect()
+    all().into_iter().map(|a| a.model_type).collect()
 }
 
 /// What transformers' names of the classes of a `model_type` begin with.
 pub(crate) fn family(model_type: &str) -> Option<&'static str> {
-    ARCHITECTURES.iter().find(|a| a.model_type == model_type).map(|a| a.family)
+    all().into_iter().find(|a| a.model_type == model_type).map(|a| a.family)
 }
 
 /// The architecture that a configuration names.
 pub(crate) fn of(r: &mut Reader<'_>) -> Result<&'static Architecture, Error> {
     let named = r.get("model_type").cloned();
-    let found = ARCHITECTURES.iter().find(|a| named.as_ref().and_then(|v| v.as_str()) == Some(a.model_type));
+    let found = all().into_iter().find(|a| named.as_ref().and_then(|v| v.as_str()) == Some(a.model_type));
     found.ok_or_else(|| {
         let got = named.map_or("nothing".into(), |v| v.to_string());
         r.refuse("model_type", format!("expected one of {}, got {got}", model_types().join(", ")))
@@ -63,12 +73,15 @@ pub(crate) fn of(r: &mut Reader<'_>) -> Result<&'static Architecture, Error> {
 }
 
 /// The name of a value head, as transformers has it.
-pub(crate) const VALUE_HEAD: &str = "score";
+pub const VALUE_HEAD: &str = "score";
 /// How `architectures` calls a network with a value head, behind the name of its family.
 pub(crate) const CLASSIFICATION: &str = "ForSequenceClassification";
 
 /// The head that `architectures` names: one number of a hidden state, or a vocabulary's logits.
-pub(crate) fn head(r: &mut Reader<'_>) -> Result<HeadKind, Error> {
+///
+/// # Errors
+/// A reward model of several labels.
+pub fn head(r: &mut Reader<'_>) -> Result<HeadKind, Error> {
     let named = r.get("architectures").and_then(|v| v.get(0)?.as_str().map(str::to_owned));
     if !named.is_some_and(|n| n.ends_with(CLASSIFICATION)) {
         return Ok(HeadKind::Vocabulary);
@@ -89,8 +102,11 @@ pub(crate) fn head(r: &mut Reader<'_>) -> Result<HeadKind, Error> {
 
 /// What an architecture makes: tokens to hidden states, and the head that reads them.
 #[derive(Debug)]
-pub(crate) struct Network {
+pub struct Network {
+    /// Token ids to the residual stream.
     pub embedding: Embedding,
+    /// The layers. The last attention among them leaves out the rows that nobody reads: see
+    /// [`Residual::narrows`](crate::blocks::Residual::narrows).
     pub layers: Vec<Recompute<Box<dyn AnyBlock>>>,
     /// Behind the last layer.
     pub norm: RmsNorm,
@@ -104,7 +120,7 @@ pub(crate) struct Network {
 
 /// Declares a checkpoint's parameters in their order.
 #[derive(Debug, Default)]
-pub(crate) struct Builder(pub Inventory);
+pub struct Builder(pub Inventory);
 
 impl Builder {
     /// `name.weight` `[out, in]`, and `name.bias` `[out]` if it has one.
