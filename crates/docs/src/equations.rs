@@ -228,9 +228,8 @@ impl Equations {
             bail!("{}: no test", e.id);
         };
         let names: Vec<_> = e.tests.iter().map(|t| format!("`{t}`")).collect();
-        let shown = |file: &str, anchor: &str| {
-            format!("```rust,ignore\n{{{{#include ../../{}{file}:{anchor}}}}}\n```\n", up)
-        };
+        let shown =
+            |file: &str, anchor: &str| format!("```rust,ignore\n{{{{#include ../../{}{file}:{anchor}}}}}\n```\n", up);
         let test = match function {
             "main" => String::new(),
             _ => format!("<div>\n\n{}\n</div>\n", shown(file, function)),
@@ -248,7 +247,7 @@ impl Equations {
 /// The equation alone, with its anchor and number.
 pub fn block(e: &Equation, number: &str) -> String {
     format!(
-        "<div class=\"equation\" id=\"eq-{id}\">\n\n$${tex}$$\n\n<a class=\"number\" href=\"#eq-{id}\">({number})</a></div>\n\n",
+        "<div class=\"equation\" id=\"eq-{id}\">\n\n$${tex}$$\n\n<a class=\"number\" href=\"#eq-{id}\">({number})</a>\n\n</div>\n\n",
         id = e.id,
         tex = e.tex.trim()
     )

@@ -81,7 +81,10 @@ fn length_at_kl() -> Result<String> {
     for ((title, (_, reward)), left) in titles.iter().zip(rewards()?).zip([40.0, 250.0, 460.0]) {
         let x = |kl: f64| left + width * kl / most;
         let y = |n: f64| top + height * (1.0 - n / longest);
-        write!(s, "<text x=\"{left}\" y=\"14\">{title}</text><path class=\"axis\" d=\"M{left} {top}v{height}h{width}\"/>")?;
+        write!(
+            s,
+            "<text x=\"{left}\" y=\"14\">{title}</text><path class=\"axis\" d=\"M{left} {top}v{height}h{width}\"/>"
+        )?;
         for n in [0.0, 10.0, 20.0] {
             write!(s, "<text class=\"left\" x=\"{}\" y=\"{:.1}\">{n}</text>", left - 4.0, y(n) + 4.0)?;
         }

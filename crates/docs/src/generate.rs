@@ -11,7 +11,8 @@ use collimate_core::Method;
 use crate::equations::{Equations, block};
 use crate::{figures, methods, reference};
 
-const MADE: &str = "<!-- Made by `cargo run --release --bin collimate-docs`; changes belong in what it is made of. -->\n\n";
+const MADE: &str =
+    "<!-- Made by `cargo run --release --bin collimate-docs`; changes belong in what it is made of. -->\n\n";
 
 /// Every made file, from the repository's root, with its text.
 ///
@@ -56,6 +57,7 @@ pub fn outputs(root: &Path) -> Result<BTreeMap<PathBuf, String>> {
     out.insert(src.join("combine.md"), reference::combine()?);
 
     let list: String = all.iter().map(|m| format!("  - [{0}](methods/{0}.md)\n", m.name)).collect();
+    let list = format!("- [Methods](methods.md)\n{list}");
     for page in pages(root)? {
         if out.contains_key(&page) {
             continue;
@@ -89,7 +91,9 @@ pub fn outputs(root: &Path) -> Result<BTreeMap<PathBuf, String>> {
 
 /// The pages whose Rust is run.
 fn pages_with_doctests(out: &BTreeMap<PathBuf, String>) -> impl Iterator<Item = &PathBuf> {
-    out.iter().filter(|(_, text)| text.lines().any(|l| l == "```rust" || l.starts_with("```rust,no_run"))).map(|(p, _)| p)
+    out.iter()
+        .filter(|(_, text)| text.lines().any(|l| l == "```rust" || l.starts_with("```rust,no_run")))
+        .map(|(p, _)| p)
 }
 
 /// The book's pages, from the repository's root.
@@ -134,7 +138,8 @@ fn numbered(text: &str, numbers: &BTreeMap<&str, String>) -> Result<String> {
         let end = at + 4 + id.len();
         // A link is `[(T.1)](page.md#eq-id`.
         let link = rest[..at].rfind("](").filter(|open| !rest[*open..at].contains([' ', '\n']));
-        let start = link.and_then(|open| rest[..open].rfind("[(").filter(|s| open - s < 9 && rest[..open].ends_with(')')));
+        let start =
+            link.and_then(|open| rest[..open].rfind("[(").filter(|s| open - s < 9 && rest[..open].ends_with(')')));
         match (start, link) {
             (Some(start), Some(open)) => {
                 let number = numbers.get(id.as_str()).ok_or_else(|| anyhow!("no equation {id}"))?;

@@ -9,7 +9,8 @@ use collimate_docs::equations::Equations;
 use collimate_docs::{generate, math, root, site};
 
 fn main() -> Result<()> {
-    let path = || Arg::new("site").required(true).value_parser(value_parser!(PathBuf)).help("The folder of the built site");
+    let path =
+        || Arg::new("site").required(true).value_parser(value_parser!(PathBuf)).help("The folder of the built site");
     let arguments = Command::new("collimate-docs")
         .about("Makes the made parts of the book and of rustdoc; or finishes, or checks, the built site")
         .arg(

@@ -60,7 +60,8 @@ pub fn finish(html: &str) -> String {
         out += before;
         let (variant, after) = after.split_once('"').unwrap_or((after, ""));
         let letter = after.strip_prefix('>').and_then(|a| a.split_once('<')).map_or("", |(l, _)| l);
-        match (variant, letter.chars().next().filter(|_| letter.chars().count() == 1).and_then(|c| styled(variant, c))) {
+        match (variant, letter.chars().next().filter(|_| letter.chars().count() == 1).and_then(|c| styled(variant, c)))
+        {
             (_, Some(drawn)) => {
                 out.push('>');
                 out.push(drawn);
@@ -73,7 +74,10 @@ pub fn finish(html: &str) -> String {
             _ => rest = after,
         }
     }
-    out + rest
+    // A function's name stands apart from its argument, as in TeX, unless that is in parentheses.
+    (out + rest)
+        .replace("\u{2061}</mo><m", "\u{2061}</mo><mspace width=\"0.1667em\"/><m")
+        .replace("<mspace width=\"0.1667em\"/><mo ", "<mo ")
 }
 
 fn styled(variant: &str, c: char) -> Option<char> {

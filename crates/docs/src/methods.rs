@@ -77,9 +77,7 @@ fn worked(objective: &Objective) -> Result<(f64, Pair<f64>)> {
         let all = Completion::new(score, log_probs.iter().sum(), log_probs.len() as f64);
         Completion { confidence: CONFIDENCE, ..all }
     };
-    let of = |model: usize| {
-        Pair::new(side(&weights.chosen, &CHOSEN[model]), side(&weights.rejected, &REJECTED[model]))
-    };
+    let of = |model: usize| Pair::new(side(&weights.chosen, &CHOSEN[model]), side(&weights.rejected, &REJECTED[model]));
     let evaluation = objective.evaluate::<f64>(&of(0), &of(1), Totals { pairs: 1, chosen_tokens: 4 });
     Ok((evaluation.loss, evaluation.reward))
 }
@@ -117,7 +115,9 @@ pub fn page(method: &Method, facts: &BTreeMap<String, Facts>, equations: &Equati
     let name = method.name;
     let own = facts.get(name).ok_or_else(|| anyhow!("docs/methods.toml has no table [{name}]"))?;
     let base = match &own.like {
-        Some(like) => facts.get(like).ok_or_else(|| anyhow!("docs/methods.toml: {name} is like {like}, which isn't there"))?,
+        Some(like) => {
+            facts.get(like).ok_or_else(|| anyhow!("docs/methods.toml: {name} is like {like}, which isn't there"))?
+        }
         None => own,
     };
     macro_rules! fact {
@@ -136,7 +136,12 @@ pub fn page(method: &Method, facts: &BTreeMap<String, Facts>, equations: &Equati
     let part = |kind: &str, name: &str| -> Result<String> {
         let registered = format!("{kind}:{name}");
         let e = equations.of(&registered).ok_or_else(|| anyhow!("{registered} has no equation"))?;
-        Ok(format!("[{name} ({})](../{}#eq-{})", numbers[e.id.as_str()], equations.page(e).replace(".html", ".md"), e.id))
+        Ok(format!(
+            "[{name} ({})](../{}#eq-{})",
+            numbers[e.id.as_str()],
+            equations.page(e).replace(".html", ".md"),
+            e.id
+        ))
     };
 
     let mut s = format!("# `{name}`\n\n{}.\n\n", capital(method.about));
@@ -144,7 +149,7 @@ pub fn page(method: &Method, facts: &BTreeMap<String, Facts>, equations: &Equati
     writeln!(s, "## The loss\n")?;
     writeln!(
         s,
-        "<div class=\"equation\" id=\"eq-method-{name}\">\n\n$$\\ell={}$$\n\n<a class=\"number\" href=\"#eq-method-{name}\">(M)</a></div>\n",
+        "<div class=\"equation\" id=\"eq-method-{name}\">\n\n$$\\ell={}$$\n\n<a class=\"number\" href=\"#eq-method-{name}\">(M)</a>\n\n</div>\n",
         math(&must(fact!(tex), "tex")?)
     )?;
     writeln!(
@@ -231,7 +236,7 @@ pub fn page(method: &Method, facts: &BTreeMap<String, Facts>, equations: &Equati
         CHOSEN[1],
         REJECTED[0],
         REJECTED[1],
-        number(reward.chosen).replace("--", ""),
+        number(reward.chosen),
         number(reward.rejected),
         number(value)
     )?;
@@ -277,9 +282,11 @@ fn inside(loss: &serde_json::Value) -> Vec<String> {
         _ => {}
     }
     let mut seen = Vec::new();
-    all.retain(|n| !seen.contains(n) && {
-        seen.push(n.clone());
-        true
+    all.retain(|n| {
+        !seen.contains(n) && {
+            seen.push(n.clone());
+            true
+        }
     });
     all
 }

@@ -49,7 +49,11 @@ pub fn keys() -> Result<String> {
         if Kind::ALL.iter().any(|k| k.name() == name) || name == "help" {
             continue;
         }
-        write!(s, "\n## `collimate {name}`\n\n{}\n", cell(&command.get_about().map(ToString::to_string).unwrap_or_default()))?;
+        write!(
+            s,
+            "\n## `collimate {name}`\n\n{}\n",
+            cell(&command.get_about().map(ToString::to_string).unwrap_or_default())
+        )?;
         flags(&mut s, command)?;
         for inner in command.get_subcommands().filter(|c| c.get_name() != "help") {
             let about = inner.get_about().map(ToString::to_string).unwrap_or_default();
@@ -81,8 +85,14 @@ fn flags(s: &mut String, command: &clap::Command) -> Result<()> {
 /// Runs that are refused, and what is wrong with them.
 const REFUSED: &[(&str, &str)] = &[
     ("align", "method = \"dpo\"\nloss_type = \"sigmoid\""),
-    ("align", "method = \"dpo\"\nobjective = {averaging = {type = \"sum\"}, optimality = {type = \"none\", beta = 1.0}, loss = {type = \"logistic\"}}"),
-    ("align", "objective = {averaging = {type = \"sum\"}, optimality = {type = \"none\", beta = 1.0}, loss = {type = \"logistic\"}}\nbeta = 0.1"),
+    (
+        "align",
+        "method = \"dpo\"\nobjective = {averaging = {type = \"sum\"}, optimality = {type = \"none\", beta = 1.0}, loss = {type = \"logistic\"}}",
+    ),
+    (
+        "align",
+        "objective = {averaging = {type = \"sum\"}, optimality = {type = \"none\", beta = 1.0}, loss = {type = \"logistic\"}}\nbeta = 0.1",
+    ),
     ("align", "method = \"dpo\"\nsimpo_gamma = 1.0"),
     ("align", "method = \"simpo\"\nref_model = \"reference\""),
     ("align", "loss_type = \"sigmoid\"\nlabel_smoothing = 0.1"),
@@ -111,7 +121,8 @@ pub fn combine() -> Result<String> {
          before anything is read. This page is made by asking the program.\n\n## Options of a run\n\n| with | refused because |\n|---|---|\n",
     );
     for (command, more) in REFUSED {
-        let kind = Kind::ALL.into_iter().find(|k| k.name() == *command).ok_or_else(|| anyhow!("no command {command}"))?;
+        let kind =
+            Kind::ALL.into_iter().find(|k| k.name() == *command).ok_or_else(|| anyhow!("no command {command}"))?;
         let text = format!("model = \"m\"\ndata = \"d\"\noutput_dir = \"o\"\n{more}");
         let table: Map<String, Value> = toml::from_str(&text)?;
         let Err(refused) = Run::new(kind, table) else { return Err(anyhow!("{command} is not refused with: {more}")) };

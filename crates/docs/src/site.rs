@@ -138,7 +138,9 @@ pub fn links(site: &Path) -> Result<(usize, Vec<String>)> {
             }
         }
         if !rustdoc {
-            for tag in html.split('<').filter(|t| t.starts_with("script") || t.starts_with("img") || t.starts_with("link")) {
+            for tag in
+                html.split('<').filter(|t| t.starts_with("script") || t.starts_with("img") || t.starts_with("link"))
+            {
                 let from = attributes(tag, "src").chain(attributes(tag, "href")).find(|l| l.contains("://"));
                 if let Some(from) = from {
                     faults.push(format!("{}: asks for {from}", page.display()));
@@ -200,13 +202,15 @@ fn measured(site: &Path, dark: bool) -> Result<Vec<Value>> {
     // A copy without rustdoc, with the measure in each page.
     copy(site, folder.path())?;
     let pages = pages(folder.path(), false)?;
-    let pages: Vec<_> = pages.into_iter().filter(|p| p != Path::new("404.html") && p != Path::new("toc.html")).collect();
+    let pages: Vec<_> =
+        pages.into_iter().filter(|p| p != Path::new("404.html") && p != Path::new("toc.html")).collect();
     for page in &pages {
         let path = folder.path().join(page);
         let html = fs::read_to_string(&path)?;
         fs::write(&path, html.replacen("<head>", &format!("<head>{MEASURE}"), 1))?;
     }
-    let wanted: Vec<String> = pages.iter().map(|p| p.display().to_string()).chain(["index.html?search=averaging".into()]).collect();
+    let wanted: Vec<String> =
+        pages.iter().map(|p| p.display().to_string()).chain(["index.html?search=averaging".into()]).collect();
     let mut all = Vec::new();
     for some in wanted.chunks(12) {
         let frame = |(page, width): (&String, u64)| {

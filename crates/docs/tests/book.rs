@@ -118,7 +118,16 @@ fn command(line: &str) -> Option<String> {
     let words = words(line);
     let program = words.first().map(String::as_str);
     if program != Some("collimate") {
-        let known = ["cargo", "cd", "pip", "mkdir", "export", "scripts/setup-libtorch.sh", "scripts/docs.sh", "scripts/release.sh"];
+        let known = [
+            "cargo",
+            "cd",
+            "pip",
+            "mkdir",
+            "export",
+            "scripts/setup-libtorch.sh",
+            "scripts/docs.sh",
+            "scripts/release.sh",
+        ];
         return (!program.is_some_and(|p| known.contains(&p))).then(|| format!("nothing runs {line}"));
     }
     collimate::cli::command().try_get_matches_from(words).err().and_then(|e| {
