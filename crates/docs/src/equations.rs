@@ -229,7 +229,7 @@ impl Equations {
         };
         let names: Vec<_> = e.tests.iter().map(|t| format!("`{t}`")).collect();
         let shown =
-            |file: &str, anchor: &str| format!("```rust,ignore\n{{{{#include ../../{}{file}:{anchor}}}}}\n```\n", up);
+            |file: &str, anchor: &str| format!("```rs\n{{{{#include ../../{}{file}:{anchor}}}}}\n```\n", up);
         let test = match function {
             "main" => String::new(),
             _ => format!("<div>\n\n{}\n</div>\n", shown(file, function)),

@@ -176,7 +176,7 @@ pub fn page(method: &Method, facts: &BTreeMap<String, Facts>, equations: &Equati
     writeln!(s, "| loss at step 0 | {} |\n", start(&objective))?;
     writeln!(
         s,
-        "The preset, which is the method:\n\n<!-- not run: compiled where it stands -->\n```rust,ignore\n{{{{#include ../../../crates/core/src/methods/presets.rs:{name}}}}}\n```\n"
+        "The preset, which is the method:\n\n<!-- not run: compiled where it stands -->\n```rs\n{{{{#include ../../../crates/core/src/methods/presets.rs:{name}}}}}\n```\n"
     )?;
 
     let optimum = equations.of(&format!("optimality:{optimality}")).ok_or_else(|| anyhow!("no equation"))?;

@@ -1,4 +1,3 @@
-page!("backends.md");
 page!("methods/alphapo.md");
 page!("methods/aot-unpaired.md");
 page!("methods/aot.md");

@@ -114,7 +114,8 @@ fn configuration(text: &str) -> Option<String> {
 
 fn command(line: &str) -> Option<String> {
     let line = line.trim().trim_start_matches("$ ");
-    let line = line.split(" | ").next().unwrap_or_default().split(" > ").next().unwrap_or_default();
+    // What the shell makes of the rest is not the command's.
+    let line = [" # ", "  #", " | ", " > "].iter().fold(line, |line, end| line.split(end).next().unwrap_or_default());
     let words = words(line);
     let program = words.first().map(String::as_str);
     if program != Some("collimate") {
@@ -143,7 +144,7 @@ fn every_block_of_code_is_run_or_read_or_says_why_not() {
     for page in generate::pages(&root()).unwrap().into_iter().chain(["README.md".into()]) {
         for (language, lines, before) in blocks(&read(&page)) {
             let exempt = before.starts_with("<!-- not run: ") || before.starts_with("<!-- ci: ");
-            let included = language == "rust,ignore" && lines.iter().any(|l| l.starts_with("{{#include "));
+            let included = language == "rs" && lines.iter().any(|l| l.starts_with("{{#include "));
             if exempt || included {
                 continue;
             }
