@@ -18,7 +18,7 @@ use collimate::model::{
 use serde_json::{Value, json};
 
 const WIDTH: usize = 8;
-const HEADS: Heads = Heads { queries: 4, keys: 2, dim: 4 };
+const HEADS: Heads = Heads { queries: 4, keys: 2, dim: 4, cap: None };
 const WINDOWS: [Option<usize>; 2] = [None, Some(3)];
 
 /// Declares parameters, as an architecture does.

@@ -12,7 +12,7 @@ use collimate::backend::kernels::{
 };
 use collimate::model::{Decoder, Layout, ModelConfig, Options, Text};
 
-const HEADS: Heads = Heads { queries: 4, keys: 2, dim: 4 };
+const HEADS: Heads = Heads { queries: 4, keys: 2, dim: 4, cap: None };
 
 /// Values between −1.5 and 1.5, the same each time.
 fn random(dims: [usize; 2], seed: u64, device: &Device) -> Tensor<2> {

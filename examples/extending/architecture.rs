@@ -11,7 +11,7 @@ use std::sync::Arc;
 use collimate::backend::Backend;
 use collimate::backend::kernels::Heads;
 use collimate::model::arch::{Architecture, Builder, Network, Reader, head};
-use collimate::model::blocks::{AnyBlock, Attention, Normed, Recompute, Residual};
+use collimate::model::blocks::{AnyBlock, Attention, Embedding, Normed, Qkv, Recompute, Residual};
 use collimate::model::{
     Decoder, Error as ModelError, HeadKind, Layout, ModelConfig, Options, RopeScaling, Rotary, Text, model_types,
 };
@@ -24,7 +24,7 @@ inventory::submit! { Architecture { model_type: "attention-only", family: "Atten
 fn read(r: &mut Reader<'_>) -> Result<ModelConfig, ModelError> {
     let (vocab, hidden) = (r.size("vocab_size", None)?, r.size("hidden_size", None)?);
     let (count, layers) = (r.size("num_attention_heads", None)?, r.size("num_hidden_layers", None)?);
-    let heads = Heads { queries: count, keys: count, dim: hidden / count };
+    let heads = Heads { queries: count, keys: count, dim: hidden / count, cap: None };
     if hidden % (2 * count) != 0 {
         let why = format!("must divide half of hidden_size {hidden}, got {count}");
         return Err(r.refuse("num_attention_heads", why));
@@ -37,22 +37,35 @@ fn read(r: &mut Reader<'_>) -> Result<ModelConfig, ModelError> {
 
     // Parameters, under the names that checkpoints have for them.
     let mut b = Builder::default();
-    let embedding = b.embedding("embed", vocab, hidden);
+    let table = b.embedding("embed", vocab, hidden);
     let layer = |i: usize| {
         let [q, k, v, o] = ["q", "k", "v", "o"].map(|m| b.linear(&format!("layers.{i}.{m}"), hidden, hidden, false));
         let norm = b.norm(&format!("layers.{i}.norm"), hidden, eps);
         // Behind the last attention only what is read goes on.
         let narrows = i + 1 == layers;
-        let inner = Attention { q, k, v, o, norms: None, rotary: Some(0), window: None, heads, narrows, slot: i };
-        let block: Box<dyn AnyBlock> = Box::new(Residual { inner: Normed { norm, inner }, narrows });
+        let inner = Attention {
+            qkv: Qkv::Apart([q, k, v]),
+            o,
+            norms: None,
+            rotary: Some(0),
+            window: None,
+            scale: None,
+            heads,
+            narrows,
+            slot: i,
+        };
+        let block: Box<dyn AnyBlock> = Box::new(Residual { inner: Normed { norm, inner }, scale: 1.0, narrows });
         Recompute(block)
     };
     let layers: Vec<_> = (0..layers).map(layer).collect();
     let norm = b.norm("norm", hidden, eps);
     let network = Network {
-        embedding,
+        embedding: Embedding { table, scale: 1.0, positions: None },
         norm,
         head: b.linear("unembed", vocab, hidden, false).weight,
+        head_name: "unembed",
+        logits_scale: 1.0,
+        logits_cap: None,
         rotary: vec![Rotary::new(heads.dim, base, &RopeScaling::None)],
         windows: vec![None],
         layers,

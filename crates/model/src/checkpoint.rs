@@ -18,7 +18,6 @@ use crate::files::{Aside, read_at_most, write_whole};
 use crate::params::{Inventory, Spec, Tensors, normal};
 use crate::precision::Precision;
 
-const HEAD: &str = "lm_head.weight";
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
 /// As transformers cuts them.
@@ -194,12 +193,11 @@ impl Checkpoint {
                 }
             }
         }
-        // Old exports keep the rotary frequencies as a buffer; they follow from the configuration.
-        places.retain(|name, _| !name.ends_with("rotary_emb.inv_freq"));
+        self.complete_names(&mut places);
         self.settle_tied_head(&mut places, &mut shards)?;
         let value_head = format!("{}.weight", arch::VALUE_HEAD);
         if self.new_head.is_some() {
-            places.remove(HEAD);
+            places.remove(&self.head());
         }
         let mut values = Vec::with_capacity(self.inventory.specs.len());
         for spec in &self.inventory.specs {
@@ -233,24 +231,44 @@ impl Checkpoint {
         Ok(Tensors(values))
     }
 
+    /// Old exports keep buffers that follow from the configuration; and some leave out what the names of all parameters but
+    /// the head begin with.
+    fn complete_names(&self, places: &mut HashMap<String, (usize, TensorInfo)>) {
+        const BUFFERS: [&str; 5] =
+            ["rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias", ".attention.bias", ".attention.masked_bias"];
+        places.retain(|name, _| !BUFFERS.iter().any(|b| name.ends_with(b)));
+        let embed = &self.inventory.specs[self.config.network.embedding.table.index()].name;
+        let (prefix, bare) = embed.split_once('.').expect("a name has a prefix");
+        if places.contains_key(bare) && !places.keys().any(|name| name.starts_with(&format!("{prefix}."))) {
+            let head = self.head();
+            let whole = |name: String| if name == head { name } else { format!("{prefix}.{name}") };
+            *places = places.drain().map(|(name, place)| (whole(name), place)).collect();
+        }
+    }
+
+    /// What a head of its own is called.
+    fn head(&self) -> String {
+        format!("{}.weight", self.config.network.head_name)
+    }
+
     fn settle_tied_head(
         &self,
         places: &mut HashMap<String, (usize, TensorInfo)>,
         shards: &mut [Shard],
     ) -> Result<(), Error> {
-        const EMBED: &str = "model.embed_tokens.weight";
+        let (embed, head) = (&self.inventory.specs[self.config.network.embedding.table.index()].name, self.head());
         if !self.config.tie_word_embeddings {
             return Ok(());
         }
-        let Some((shard, info)) = places.remove(HEAD) else { return Ok(()) };
-        match places.get(EMBED).cloned() {
+        let Some((shard, info)) = places.remove(&head) else { return Ok(()) };
+        match places.get(embed).cloned() {
             None => {
-                places.insert(EMBED.to_owned(), (shard, info));
+                places.insert(embed.clone(), (shard, info));
             }
-            Some((other, embed)) => {
-                if shards[shard].read(HEAD, &info)? != shards[other].read(EMBED, &embed)? {
-                    let why = "differs from model.embed_tokens.weight, but config.json says that they are tied";
-                    return Err(shards[shard].fault(HEAD, why.into()));
+            Some((other, tied)) => {
+                if shards[shard].read(&head, &info)? != shards[other].read(embed, &tied)? {
+                    let why = format!("differs from {embed}, but config.json says that they are tied");
+                    return Err(shards[shard].fault(&head, why));
                 }
             }
         }
@@ -633,7 +651,7 @@ fn write_tensors(path: &Path, mut tensors: Vec<Lazy<'_>>, about: HashMap<String,
     file.write(&(header.len() as u64).to_le_bytes())?;
     file.write(&header)?;
     for t in tensors {
-        let data = t.tensor.to_data();
+        let data = if t.spec.transposed { t.tensor.clone().transpose().to_data() } else { t.tensor.to_data() };
         let bytes = data.as_bytes();
         if !finite(bytes, t.dtype()) {
             let why = "holds a value that is not finite, and is not saved".to_owned();

@@ -183,14 +183,15 @@ impl Decoder {
     /// Normed hidden states, one for each scored token.
     pub(crate) fn hidden(&self, body: &Body) -> Tensor<2> {
         let cx = self.cx(&body.batch, body.recompute);
-        self.config.network.norm.apply(&cx, &body.last).0.select(0, body.batch.readers.clone())
+        let normed = self.config.network.norm.apply(&cx, &body.last).0.select(0, body.batch.readers.clone());
+        self.config.network.scaled(normed)
     }
 
     /// From the gradient of [`hidden`](Self::hidden) back through all layers.
     pub(crate) fn body_backward(&self, body: Body, d_hidden: Tensor<2>, grads: &mut Grads) {
         let Body { batch, mut layers, last, recompute } = body;
         let (network, cx) = (&self.config.network, self.cx(&batch, recompute));
-        let dy = scatter(d_hidden, &batch.readers, last.dims()[0]);
+        let dy = scatter(network.scaled(d_hidden), &batch.readers, last.dims()[0]);
         let mut dh = network.norm.backward(&cx, last, (), dy, grads);
         while let Some((input, saved)) = layers.pop() {
             dh = network.layers[layers.len()].backward(&cx, input, saved, dh, grads);

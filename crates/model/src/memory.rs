@@ -83,7 +83,7 @@ impl Memory {
             moments: 8 * trained,
             activations: bytes * (kept + 3 * scored * d) + 4 * held,
             attention: layers.iter().map(|n| n.scores).max().unwrap_or(0),
-            logits: 4 * how.kernels.head.held() * chunk * c.head_width(),
+            logits: 4 * how.kernels.head.held(c.network.logits_cap) * chunk * c.head_width(),
         }
     }
 

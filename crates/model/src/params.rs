@@ -41,6 +41,8 @@ pub struct Spec {
     pub shape: Vec<usize>,
     /// What it is for.
     pub role: Role,
+    /// Whether the checkpoint has a matrix the other way round, `[in, out]`.
+    pub transposed: bool,
 }
 
 impl Spec {
@@ -48,13 +50,18 @@ impl Spec {
     pub fn dims(&self) -> [usize; 2] {
         match self.shape[..] {
             [n] => [1, n],
+            [r, c] if self.transposed => [c, r],
             [r, c] => [r, c],
             _ => unreachable!("a decoder's parameters have one or two dimensions"),
         }
     }
 
-    /// The f32 tensor of it, from host values.
-    pub(crate) fn tensor(&self, values: Vec<f32>, device: &Device) -> Tensor<2> {
+    /// The f32 tensor of it, from host values in the order of the checkpoint.
+    pub(crate) fn tensor(&self, mut values: Vec<f32>, device: &Device) -> Tensor<2> {
+        if self.transposed {
+            let [rows, columns] = self.dims();
+            values = (0..rows * columns).map(|i| values[i % columns * rows + i / columns]).collect();
+        }
         Tensor::from_data(TensorData::new(values, self.dims()), (device, DType::F32))
     }
 
@@ -84,7 +91,13 @@ pub struct Inventory {
 impl Inventory {
     /// Declares the next parameter, of a shape of one or two dimensions.
     pub fn add(&mut self, name: String, shape: &[usize], role: Role) -> ParamId {
-        self.specs.push(Spec { name, shape: shape.to_vec(), role });
+        self.specs.push(Spec { name, shape: shape.to_vec(), role, transposed: false });
+        ParamId(self.specs.len() - 1)
+    }
+
+    /// Declares the next parameter, a matrix that the checkpoint has the other way round: of the shape `[in, out]` there.
+    pub fn add_transposed(&mut self, name: String, shape: [usize; 2], role: Role) -> ParamId {
+        self.specs.push(Spec { name, shape: shape.to_vec(), role, transposed: true });
         ParamId(self.specs.len() - 1)
     }
 

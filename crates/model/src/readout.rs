@@ -206,7 +206,7 @@ impl Decoder {
 
     fn begin_head(&self) -> Box<dyn HeadPass> {
         match self.config.head {
-            HeadKind::Vocabulary => self.kernels.head.begin(),
+            HeadKind::Vocabulary => self.kernels.head.begin(self.config.network.logits_cap),
             HeadKind::Value => Box::new(ValuePass::default()),
         }
     }

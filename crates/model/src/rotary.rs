@@ -25,6 +25,13 @@ pub enum RopeScaling {
         /// The context of the first training.
         original: f64,
     },
+    /// LongRoPE (arXiv:2402.13753) within the context of the first training: each frequency divided by its own factor.
+    Long {
+        /// A divisor for each frequency.
+        factors: Vec<f64>,
+        /// What cosines and sines are multiplied by.
+        attention_factor: f64,
+    },
     /// YaRN (arXiv:2309.00071).
     Yarn {
         /// The divisor of interpolated frequencies.
@@ -51,6 +58,9 @@ pub enum RopeScaling {
 pub struct Rotary {
     inv_freq: Vec<f64>,
     attention_factor: f64,
+    /// Pairs of a head that stay as they are.
+    still: usize,
+    order: Option<Vec<u32>>,
 }
 
 impl Rotary {
@@ -61,6 +71,10 @@ impl Rotary {
         let inv_freq = match scaling {
             RopeScaling::None | RopeScaling::Dynamic => plain,
             RopeScaling::Linear { factor } => plain.iter().map(|f| f / factor).collect(),
+            RopeScaling::Long { factors, attention_factor: a } => {
+                attention_factor = *a;
+                plain.iter().zip(factors).map(|(p, f)| p / f).collect()
+            }
             RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original } => plain
                 .iter()
                 .map(|&f| {
@@ -99,13 +113,34 @@ impl Rotary {
                     .collect()
             }
         };
-        Self { inv_freq, attention_factor }
+        Self { inv_freq, attention_factor, still: 0, order: None }
+    }
+
+    /// The same in heads of width `head`, of which the first columns turn and the others stay; with `interleaved`, the pairs
+    /// are neighbours (x_2i, x_{2i+1}).
+    pub fn within(self, head: usize, interleaved: bool) -> Self {
+        let turning = self.inv_freq.len() as u32;
+        let still = (head as u32 - 2 * turning) / 2;
+        if still == 0 && !interleaved {
+            return self;
+        }
+        let one = |i: u32, second: u32| if interleaved { 2 * i + second } else { i + second * turning };
+        let half = |second: u32| {
+            let rest = 2 * turning + second * still;
+            (0..turning).map(move |i| one(i, second)).chain(rest..rest + still)
+        };
+        Self { still: still as usize, order: Some(half(0).chain(half(1)).collect()), ..self }
+    }
+
+    /// Where a head's columns are not all turned in halves: the order in which they are.
+    pub fn order(&self) -> Option<&[u32]> {
+        self.order.as_deref()
     }
 
     /// Cosines and sines for each of `positions`, each `[positions, head_dim/2]` row by row.
     // ANCHOR: formula
     pub fn tables(&self, positions: &[u32]) -> (Vec<f32>, Vec<f32>) {
-        let mut cos = Vec::with_capacity(positions.len() * self.inv_freq.len());
+        let mut cos = Vec::with_capacity(positions.len() * (self.inv_freq.len() + self.still));
         let mut sin = Vec::with_capacity(cos.capacity());
         for &p in positions {
             for f in &self.inv_freq {
@@ -114,6 +149,8 @@ impl Rotary {
                 cos.push((angle.cos() * self.attention_factor) as f32);
                 sin.push((angle.sin() * self.attention_factor) as f32);
             }
+            cos.extend(std::iter::repeat_n(1.0, self.still));
+            sin.extend(std::iter::repeat_n(0.0, self.still));
         }
         (cos, sin)
     }

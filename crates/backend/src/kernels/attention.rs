@@ -1,4 +1,4 @@
-//! o = softmax(q kᵀ/√d + mask) v, on rows whose branches share a prefix.
+//! o = softmax(q kᵀ/√d + mask) v, on rows whose branches share a prefix; where scores have a cap c, c·tanh(s/c) of each.
 
 use std::fmt::Debug;
 use std::ops::Range;
@@ -46,7 +46,7 @@ pub fn places(row: &Row) -> impl Iterator<Item = (usize, usize)> + '_ {
 }
 
 /// Widths of an attention.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Heads {
     /// Query heads.
     pub queries: usize,
@@ -54,6 +54,8 @@ pub struct Heads {
     pub keys: usize,
     /// Width of a head, d.
     pub dim: usize,
+    /// c: scores s become c·tanh(s/c) before they are masked (arXiv:2408.00118, section 2).
+    pub cap: Option<f64>,
 }
 
 /// Who attends to whom, prepared once per batch for all layers with the same window.
@@ -180,11 +182,10 @@ impl Rectangle {
             .select(0, self.tokens.clone())
     }
 
-    /// softmax(q kᵀ/√d + mask) in f32, `[rows, keys, group·longest, longest]`.
-    fn probabilities(&self, q: &Tensor<4>, k: &Tensor<4>, heads: Heads) -> Tensor<4> {
+    /// softmax(scores + mask) in f32, `[rows, keys, group·longest, longest]`.
+    fn probabilities(&self, scores: Tensor<4>, heads: Heads) -> Tensor<4> {
         let shape = [self.rows, heads.keys, heads.group(), self.longest, self.longest];
         let flat = [self.rows, heads.keys, heads.group() * self.longest, self.longest];
-        let scores = q.clone().matmul(k.clone().swap_dims(2, 3)).cast(DType::F32) * heads.scale();
         softmax(scores.reshape(shape) + self.bias.clone(), 4).reshape(flat)
     }
 }
@@ -199,6 +200,15 @@ impl Heads {
     pub fn scale(self) -> f64 {
         1.0 / (self.dim as f64).sqrt()
     }
+
+    /// q kᵀ/√d in f32, capped.
+    fn scores(self, q: Tensor<4>, k: Tensor<4>) -> Tensor<4> {
+        let scores = q.matmul(k.swap_dims(2, 3)).cast(DType::F32) * self.scale();
+        match self.cap {
+            Some(c) => (scores / c).tanh() * c,
+            None => scores,
+        }
+    }
 }
 
 /// Let q be `q` `[tokens, queries·d]` and k, v be `k`, `v` `[tokens, keys·d]`.
@@ -210,13 +220,14 @@ pub trait Attention: Debug + Sync {
             let q = mask.spread(q.clone(), keys, heads.group(), dim);
             let k = mask.spread(k.clone(), keys, 1, dim);
             let v = mask.spread(v.clone(), keys, 1, dim);
-            mask.gather(mask.probabilities(&q, &k, heads).cast(v.dtype()).matmul(v), heads.group())
+            let p = mask.probabilities(heads.scores(q, k), heads);
+            mask.gather(p.cast(v.dtype()).matmul(v), heads.group())
         };
         (joined(mask.rectangles().iter().map(one).collect()), None)
     }
 
     /// dq, dk and dv. With p the probabilities, computed anew: dv = pᵀ do, ds = p (do vᵀ − Σ do·o), dq = ds k/√d,
-    /// dk = dsᵀ q/√d (arXiv:2205.14135, algorithm 4). `out` and `log_sum_exp` are those of the forward pass.
+    /// dk = dsᵀ q/√d (arXiv:2205.14135, algorithm 4); under a cap, ds is multiplied by 1 − (s/c)² of the capped scores s. `out` and `log_sum_exp` are those of the forward pass.
     fn backward(
         &self,
         d_out: &Tensor<2>,
@@ -232,12 +243,15 @@ pub trait Attention: Debug + Sync {
             let k = mask.spread(k.clone(), keys, 1, dim);
             let v = mask.spread(v.clone(), keys, 1, dim);
             let d_out = mask.spread(d_out.clone(), keys, heads.group(), dim);
-            let p = mask.probabilities(&q, &k, heads);
+            let scores = heads.scores(q.clone(), k.clone());
+            let slope = heads.cap.map(|c| -(scores.clone() / c).square() + 1.0);
+            let p = mask.probabilities(scores, heads);
             let dv = p.clone().cast(d_out.dtype()).swap_dims(2, 3).matmul(d_out.clone());
             let dp = d_out.matmul(v.swap_dims(2, 3)).cast(DType::F32);
             // Σ do·o = Σ p·dp, row by row.
             let along = (p.clone() * dp.clone()).sum_dim(3);
-            let ds = (p * (dp - along) * heads.scale()).cast(q.dtype());
+            let ds = p * (dp - along) * heads.scale();
+            let ds = if let Some(slope) = slope { ds * slope } else { ds }.cast(q.dtype());
             let dq = ds.clone().matmul(k);
             let dk = ds.swap_dims(2, 3).matmul(q);
             for (part, more) in
@@ -332,8 +346,7 @@ impl PlainCache {
             .each_ref()
             .map(|x| x.clone().select(0, places.clone()).reshape([rows, longest, keys, d]).permute([0, 2, 1, 3]));
         let q = q.reshape([rows, new, keys, group, d]).permute([0, 2, 3, 1, 4]).reshape([rows, keys, group * new, d]);
-        let scores = q.matmul(k.swap_dims(2, 3)).cast(DType::F32) * self.heads.scale();
-        let p = softmax(scores.reshape([rows, keys, group, new, longest]) + bias, 4);
+        let p = softmax(self.heads.scores(q, k).reshape([rows, keys, group, new, longest]) + bias, 4);
         p.reshape([rows, keys, group * new, longest])
             .cast(v.dtype())
             .matmul(v)

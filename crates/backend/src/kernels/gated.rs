@@ -32,8 +32,8 @@ impl Activation {
         }
     }
 
-    /// a(g) in f32.
-    fn value(self, g: Tensor<2>) -> Tensor<2> {
+    /// a(g), of f32.
+    pub fn value(self, g: Tensor<2>) -> Tensor<2> {
         match self {
             Self::Silu => g.clone() * sigmoid(g),
             Self::Gelu => g.clone() * ((g * (1.0 / SQRT_2)).erf() + 1.0) * 0.5,
@@ -42,8 +42,8 @@ impl Activation {
         }
     }
 
-    /// a(g) and a′(g) in f32.
-    fn value_and_slope(self, g: Tensor<2>) -> (Tensor<2>, Tensor<2>) {
+    /// a(g) and a′(g), of f32.
+    pub fn value_and_slope(self, g: Tensor<2>) -> (Tensor<2>, Tensor<2>) {
         match self {
             Self::Silu => {
                 let s = sigmoid(g.clone());

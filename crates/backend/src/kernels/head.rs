@@ -2,7 +2,8 @@
 //!
 //! Let h_t be a row of `hidden` `[tokens, hidden]`, W be `weight` `[vocab, hidden]`, y_t the target and z_t = W h_t its
 //! logits: ln p_t = z_t\[y_t\] − ln Σ_v exp z_t\[v\]. The gradient that comes back is one number c_t per token, so
-//! dz_t = c_t (onehot(y_t) − softmax(z_t)), dh_t = Wᵀ dz_t and dW = Σ_t dz_t h_tᵀ.
+//! dz_t = c_t (onehot(y_t) − softmax(z_t)), dh_t = Wᵀ dz_t and dW = Σ_t dz_t h_tᵀ. Under a cap k, z_t = k·tanh(W h_t/k), and
+//! dz_t is multiplied by 1 − (z_t/k)² before it goes on.
 
 use std::fmt::Debug;
 
@@ -21,13 +22,13 @@ pub struct Scores {
 
 /// The head of a network.
 pub trait Head: Debug + Sync {
-    /// Begins to go over the groups of a batch; what is returned may keep buffers from group to group.
-    fn begin(&self) -> Box<dyn HeadPass> {
-        Box::new(PlainPass::default())
+    /// Begins to go over the groups of a batch, with logits under that cap; what is returned may keep buffers from group to group.
+    fn begin(&self, cap: Option<f64>) -> Box<dyn HeadPass> {
+        Box::new(PlainPass { cap, group: None })
     }
 
     /// Numbers that are held for each logit of a group.
-    fn held(&self) -> usize {
+    fn held(&self, _cap: Option<f64>) -> usize {
         3
     }
 }
@@ -48,14 +49,16 @@ pub trait HeadPass {
 
 impl Head for Plain {}
 
-#[derive(Default)]
-struct PlainPass(Option<Group>);
+struct PlainPass {
+    cap: Option<f64>,
+    group: Option<Group>,
+}
 
 struct Group {
     hidden: Tensor<2>,
     weight: Tensor<2>,
     targets: Tensor<2, Int>,
-    /// In f32.
+    /// In f32, capped.
     logits: Tensor<2>,
     /// `[tokens, 1]`.
     log_sum_exp: Tensor<2>,
@@ -71,6 +74,10 @@ impl HeadPass for PlainPass {
         let ids: Vec<i32> = targets.iter().map(|t| *t as i32).collect();
         let targets: Tensor<2, Int> = Tensor::from_data(TensorData::new(ids, [targets.len(), 1]), &hidden.device());
         let logits = hidden.clone().matmul(weight.clone().transpose()).cast(DType::F32);
+        let logits = match self.cap {
+            Some(k) => (logits / k).tanh() * k,
+            None => logits,
+        };
         let target = logits.clone().gather(1, targets.clone());
         let top = logits.clone().max_dim(1);
         let e = (logits.clone() - top.clone()).exp();
@@ -78,17 +85,19 @@ impl HeadPass for PlainPass {
         let log_sum_exp = top + log_sum.clone();
         let log_collisions = collision.then(|| host(e.square().sum_dim(1).log() - log_sum * 2.0));
         let log_probs = host(target - log_sum_exp.clone());
-        self.0 = Some(Group { hidden: hidden.clone(), weight: weight.clone(), targets, logits, log_sum_exp });
+        self.group = Some(Group { hidden: hidden.clone(), weight: weight.clone(), targets, logits, log_sum_exp });
         Scores { log_probs, log_collisions }
     }
 
     fn gradient(&mut self, coefficients: &[f32], weight_sum: Option<Sum<'_>>) -> Tensor<2> {
-        let Group { hidden, weight, targets, logits, log_sum_exp } = self.0.take().expect("a group was scored");
+        let Group { hidden, weight, targets, logits, log_sum_exp } = self.group.take().expect("a group was scored");
         let dtype = hidden.dtype();
         let c = TensorData::new(coefficients.to_vec(), [hidden.dims()[0], 1]);
         let c: Tensor<2> = Tensor::from_data(c, (&hidden.device(), DType::F32));
+        let slope = self.cap.map(|k| -(logits.clone() / k).square() + 1.0);
         let p = (logits - log_sum_exp).exp();
-        let d_logits = (p * -c.clone()).scatter(1, targets, c, IndexingUpdateOp::Add).cast(dtype);
+        let d_logits = (p * -c.clone()).scatter(1, targets, c, IndexingUpdateOp::Add);
+        let d_logits = if let Some(slope) = slope { d_logits * slope } else { d_logits }.cast(dtype);
         if let Some(mut sum) = weight_sum {
             sum.add(d_logits.clone().transpose().matmul(hidden));
         }

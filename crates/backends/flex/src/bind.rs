@@ -192,7 +192,8 @@ fn with_kernel<R>(mask: &Mask, heads: Heads, run: impl FnOnce(attention::Attenti
 
 impl Attention for Cpu {
     fn forward(&self, [q, k, v]: [&Tensor<2>; 3], mask: &Mask, heads: Heads) -> (Tensor<2>, Option<Tensor<2>>) {
-        let Some([qs, ks, vs]) = View::all([q, k, v]) else {
+        // The kernel knows no cap.
+        let Some([qs, ks, vs]) = View::all([q, k, v]).filter(|_| heads.cap.is_none()) else {
             return Attention::forward(&Plain, [q, k, v], mask, heads);
         };
         let [n, width] = q.dims();
@@ -224,12 +225,15 @@ impl Attention for Cpu {
     }
 
     fn cache(&self, window: Option<usize>, heads: Heads) -> Box<dyn Cache> {
+        if heads.cap.is_some() {
+            return Attention::cache(&Plain, window, heads);
+        }
         let scale = heads.scale() as f32;
         Box::new(Blocks(extend::Cache::new(heads.queries, heads.keys, heads.dim, scale, window)))
     }
 
-    fn held(&self, _rows: usize, _longest: usize, _heads: Heads) -> usize {
-        0
+    fn held(&self, rows: usize, longest: usize, heads: Heads) -> usize {
+        if heads.cap.is_some() { Attention::held(&Plain, rows, longest, heads) } else { 0 }
     }
 }
 
@@ -253,12 +257,14 @@ impl Cache for Blocks {
 const _: () = assert!(BLOCK == extend::BLOCK);
 
 impl Head for Cpu {
-    fn begin(&self) -> Box<dyn HeadPass> {
-        Box::new(Pass { logits: Vec::new(), group: None, plain: Head::begin(&Plain) })
+    fn begin(&self, cap: Option<f64>) -> Box<dyn HeadPass> {
+        let plain = Head::begin(&Plain, cap);
+        // The kernel knows no cap.
+        if cap.is_some() { plain } else { Box::new(Pass { logits: Vec::new(), group: None, plain }) }
     }
 
-    fn held(&self) -> usize {
-        1
+    fn held(&self, cap: Option<f64>) -> usize {
+        if cap.is_some() { Head::held(&Plain, cap) } else { 1 }
     }
 }
 

@@ -4,10 +4,23 @@
 //! link time, with `inventory::submit!`; `examples/extending/architecture.rs` does. Nothing outside this folder asks for a
 //! `model_type`.
 
+mod cohere2;
+mod gemma;
+mod gemma2;
+mod gemma3_text;
+mod glm4;
+mod gpt2;
+mod gpt_neox;
+mod granite;
 mod llama;
 mod mistral;
+mod mixtral;
+mod olmo2;
+mod olmoe;
+mod phi3;
 mod qwen2;
 mod qwen3;
+mod qwen3_moe;
 mod reader;
 mod rope;
 mod smollm3;
@@ -16,7 +29,9 @@ mod toy;
 
 pub use reader::Reader;
 
-use crate::blocks::{AnyBlock, Embedding, Linear, Recompute, RmsNorm};
+use burn::tensor::Tensor;
+
+use crate::blocks::{AnyBlock, Embedding, Linear, Norm, Recompute};
 use crate::config::{HeadKind, ModelConfig};
 use crate::error::Error;
 use crate::params::{Inventory, ParamId, Role};
@@ -36,10 +51,23 @@ pub struct Architecture {
 inventory::collect!(Architecture);
 
 const ARCHITECTURES: &[Architecture] = &[
+    cohere2::ARCHITECTURE,
+    gemma::ARCHITECTURE,
+    gemma2::ARCHITECTURE,
+    gemma3_text::ARCHITECTURE,
+    glm4::ARCHITECTURE,
+    gpt2::ARCHITECTURE,
+    gpt_neox::ARCHITECTURE,
+    granite::ARCHITECTURE,
     llama::ARCHITECTURE,
     mistral::ARCHITECTURE,
+    mixtral::ARCHITECTURE,
+    olmo2::ARCHITECTURE,
+    olmoe::ARCHITECTURE,
+    phi3::ARCHITECTURE,
     qwen2::ARCHITECTURE,
     qwen3::ARCHITECTURE,
+    qwen3_moe::ARCHITECTURE,
     smollm3::ARCHITECTURE,
     #[cfg(test)]
     toy::ARCHITECTURE,
@@ -109,13 +137,26 @@ pub struct Network {
     /// [`Residual::narrows`](crate::blocks::Residual::narrows).
     pub layers: Vec<Recompute<Box<dyn AnyBlock>>>,
     /// Behind the last layer.
-    pub norm: RmsNorm,
+    pub norm: Norm,
     /// The head `[vocab, hidden]`: the embedding itself where they are tied; `[1, hidden]` in a reward model.
     pub head: ParamId,
+    /// What a checkpoint calls a head of its own, whether it has one or not.
+    pub head_name: &'static str,
+    /// What logits are multiplied by.
+    pub logits_scale: f64,
+    /// c: logits z become c·tanh(z/c).
+    pub logits_cap: Option<f64>,
     /// The rotary embeddings that layers refer to.
     pub rotary: Vec<Rotary>,
     /// The windows that layers have.
     pub windows: Vec<Option<usize>>,
+}
+
+impl Network {
+    /// Hidden states, or their gradients, times what logits are multiplied by.
+    pub fn scaled(&self, hidden: Tensor<2>) -> Tensor<2> {
+        if self.logits_scale == 1.0 { hidden } else { hidden * self.logits_scale }
+    }
 }
 
 /// Declares a checkpoint's parameters in their order.
@@ -131,13 +172,21 @@ impl Builder {
         }
     }
 
+    /// The same, with the weight the other way round in the checkpoint: `[in, out]`.
+    pub fn transposed(&mut self, name: &str, out: usize, inp: usize, bias: bool) -> Linear {
+        Linear {
+            weight: self.0.add_transposed(format!("{name}.weight"), [inp, out], Role::Weight),
+            bias: bias.then(|| self.0.add(format!("{name}.bias"), &[out], Role::Bias)),
+        }
+    }
+
     /// `name.weight` `[width]`.
-    pub fn norm(&mut self, name: &str, width: usize, eps: f64) -> RmsNorm {
-        RmsNorm { weight: self.0.add(format!("{name}.weight"), &[width], Role::Norm), eps }
+    pub fn norm(&mut self, name: &str, width: usize, eps: f64) -> Norm {
+        Norm::rms(self.0.add(format!("{name}.weight"), &[width], Role::Norm), width, eps)
     }
 
     /// `name.weight` `[vocab, hidden]`.
-    pub fn embedding(&mut self, name: &str, vocab: usize, hidden: usize) -> Embedding {
-        Embedding { table: self.0.add(format!("{name}.weight"), &[vocab, hidden], Role::Embedding) }
+    pub fn embedding(&mut self, name: &str, vocab: usize, hidden: usize) -> ParamId {
+        self.0.add(format!("{name}.weight"), &[vocab, hidden], Role::Embedding)
     }
 }

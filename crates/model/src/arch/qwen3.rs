@@ -2,14 +2,14 @@
 //! switch.
 
 use super::Architecture;
-use super::llama::{Relative, Switch, windows};
+use super::llama::{QkNorm, Relative, Switch, windows};
 
 pub(super) const ARCHITECTURE: Architecture =
     Architecture { model_type: "qwen3", family: "Qwen3", read: |r| RELATIVE.read(r)?.config(r) };
 
 const RELATIVE: Relative = Relative {
     head_dim: Some(128),
-    qk_norm: true,
+    qk_norm: QkNorm::Heads,
     windows: |r, layers| windows(r, layers, Switch::Flag),
     ..Relative::LLAMA
 };

@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use super::llama::{Relative, Switch, windows};
+use super::rope::Turning;
 use super::{Architecture, Reader};
 use crate::error::Error;
 
@@ -10,7 +11,7 @@ pub(super) const ARCHITECTURE: Architecture =
     Architecture { model_type: "smollm3", family: "SmolLM3", read: |r| RELATIVE.read(r)?.config(r) };
 
 const RELATIVE: Relative = Relative {
-    rope_theta: 2_000_000.0,
+    turning: Turning { theta: 2_000_000.0, part: None, interleaved: false },
     tie_word_embeddings: true,
     windows: |r, layers| windows(r, layers, Switch::FlagAndTypes),
     rotates,

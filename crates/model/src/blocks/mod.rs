@@ -6,17 +6,21 @@
 
 mod attention;
 mod embedding;
+mod experts;
 mod linear;
 mod mlp;
 mod norm;
+mod parallel;
 mod recompute;
 mod residual;
 
-pub use attention::Attention;
+pub use attention::{Attention, Qkv};
 pub use embedding::Embedding;
+pub use experts::Experts;
 pub use linear::Linear;
-pub use mlp::GatedMlp;
-pub use norm::{Normed, RmsNorm};
+pub use mlp::{GateUp, GatedMlp, Mlp};
+pub use norm::{Norm, Normed};
+pub use parallel::Parallel;
 pub use recompute::Recompute;
 pub use residual::Residual;
 
@@ -67,8 +71,8 @@ impl<'a> Cx<'a> {
 /// What all layers share for one batch.
 #[derive(Debug)]
 pub struct Batch {
-    /// Cosines and sines of the tokens' positions, for each rotary embedding of the network.
-    pub rotary: Vec<(Tensor<2>, Tensor<2>)>,
+    /// What the tokens' positions turn by, for each rotary embedding of the network.
+    pub rotary: Vec<Turns>,
     /// Who attends to whom, by window.
     pub masks: BTreeMap<Option<usize>, Mask>,
     /// The inputs whose last hidden state is read, in rising order: behind the last attention only they go on.
@@ -77,6 +81,8 @@ pub struct Batch {
     pub readers: Tensor<1, Int>,
     /// Input token ids.
     pub ids: Tensor<1, Int>,
+    /// The position of each in its text.
+    pub positions: Tensor<1, Int>,
     /// The number of input tokens.
     pub tokens: usize,
 }
@@ -95,6 +101,7 @@ impl Batch {
             kept: ints(kept, device),
             readers: ints(readers, device),
             ids: ints(layout.ids.clone(), device),
+            positions: ints(layout.positions.clone(), device),
             tokens: layout.tokens(),
         }
     }
@@ -113,6 +120,7 @@ impl Batch {
             readers: ints((0..texts.len() as u32).collect(), device),
             ids: ints(texts.iter().flat_map(|(new, _)| new.iter().copied()).collect(), device),
             tokens: positions.len(),
+            positions: ints(positions, device),
         }
     }
 
@@ -127,12 +135,53 @@ impl Batch {
     }
 }
 
-fn tables(rotary: &[Rotary], positions: &[u32], device: &Device) -> Vec<(Tensor<2>, Tensor<2>)> {
+/// A rotary embedding of a batch's positions.
+#[derive(Debug)]
+pub struct Turns {
+    /// Cosines and sines `[tokens, d/2]`.
+    cos: Tensor<2>,
+    sin: Tensor<2>,
+    /// Where a head's columns are not paired as halves, or do not all turn: the order that pairs them so, and its inverse.
+    order: Option<[Tensor<1, Int>; 2]>,
+}
+
+impl Turns {
+    /// Queries or keys `[tokens, heads·d]`, turned. Both have their columns in the same order, which no product of them sees.
+    pub fn turn(&self, cx: &Cx<'_>, x: Tensor<2>) -> Tensor<2> {
+        let x = match &self.order {
+            Some([order, _]) => arranged(x, order),
+            None => x,
+        };
+        cx.kernels.rope.forward(x, &self.cos, &self.sin)
+    }
+
+    /// The way back of [`turn`](Self::turn).
+    pub fn turn_back(&self, cx: &Cx<'_>, dy: Tensor<2>) -> Tensor<2> {
+        let dx = cx.kernels.rope.backward(dy, &self.cos, &self.sin);
+        match &self.order {
+            Some([_, inverse]) => arranged(dx, inverse),
+            None => dx,
+        }
+    }
+}
+
+/// The columns of each head in another order.
+fn arranged(x: Tensor<2>, order: &Tensor<1, Int>) -> Tensor<2> {
+    let ([tokens, width], [d]) = (x.dims(), order.dims());
+    x.reshape([tokens * width / d, d]).select(1, order.clone()).reshape([tokens, width])
+}
+
+fn tables(rotary: &[Rotary], positions: &[u32], device: &Device) -> Vec<Turns> {
     let of = |r: &Rotary| {
         let (cos, sin) = r.tables(positions);
         let shape = [positions.len(), cos.len() / positions.len().max(1)];
         let on_device = |v| Tensor::from_data(TensorData::new(v, shape), (device, DType::F32));
-        (on_device(cos), on_device(sin))
+        let order = r.order().map(|order| {
+            let mut inverse = vec![0; order.len()];
+            order.iter().enumerate().for_each(|(to, from)| inverse[*from as usize] = to as u32);
+            [order.to_vec(), inverse].map(|o| ints(o, device))
+        });
+        Turns { cos: on_device(cos), sin: on_device(sin), order }
     };
     rotary.iter().map(of).collect()
 }

@@ -1,4 +1,4 @@
-//! y = x + f(x).
+//! y = x + m·f(x).
 
 use burn::tensor::Tensor;
 
@@ -11,8 +11,16 @@ use crate::params::{Grads, ParamId};
 pub struct Residual<B> {
     /// f.
     pub inner: B,
+    /// m.
+    pub scale: f64,
     /// Whether f leaves out the rows that nobody reads.
     pub narrows: bool,
+}
+
+impl<B> Residual<B> {
+    fn scaled(&self, branch: Tensor<2>) -> Tensor<2> {
+        if self.scale == 1.0 { branch } else { branch * self.scale }
+    }
 }
 
 impl<B: Block> Block for Residual<B> {
@@ -22,11 +30,11 @@ impl<B: Block> Block for Residual<B> {
     fn forward(&self, cx: &Cx<'_>, x: Tensor<2>) -> (Tensor<2>, B::Saved) {
         let (branch, saved) = self.inner.forward(cx, x.clone());
         let x = if self.narrows { cx.batch.narrow(x) } else { x };
-        (x + branch, saved)
+        (x + self.scaled(branch), saved)
     }
 
     fn backward(&self, cx: &Cx<'_>, x: Tensor<2>, saved: B::Saved, dy: Tensor<2>, grads: &mut Grads) -> Tensor<2> {
-        let branch = self.inner.backward(cx, x, saved, dy.clone(), grads);
+        let branch = self.inner.backward(cx, x, saved, self.scaled(dy.clone()), grads);
         let dy = if self.narrows { cx.batch.widen(dy) } else { dy };
         dy + branch
     }
@@ -35,7 +43,7 @@ impl<B: Block> Block for Residual<B> {
     fn extend(&self, cx: &Cx<'_>, x: Tensor<2>, cache: &mut Cache) -> Tensor<2> {
         let branch = self.inner.extend(cx, x.clone(), cache);
         let x = if self.narrows { cx.batch.narrow(x) } else { x };
-        x + branch
+        x + self.scaled(branch)
     }
 
     fn params(&self, visit: &mut dyn FnMut(ParamId)) {

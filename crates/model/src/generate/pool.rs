@@ -118,7 +118,12 @@ impl<'a> Pool<'a> {
             h = layer.extend(&cx, h, &mut self.cache);
         }
         let (normed, _) = network.norm.apply(&cx, &h);
+        let normed = network.scaled(normed);
         let head = Linear { weight: network.head, bias: None };
         cx.timed("head forward", || d.kernels.linear.extend_into(&normed, head.map(&cx), &mut self.logits));
+        if let Some(cap) = network.logits_cap {
+            let cap = cap as f32;
+            self.logits.iter_mut().for_each(|z| *z = (*z / cap).tanh() * cap);
+        }
     }
 }
