@@ -25,6 +25,7 @@ const HARMLESS: &[&str] = &[
     "begin_suppress_tokens",
     "bos_token_id",
     "chunk_size_feed_forward",
+    "classifier_dropout",
     "cross_attention_hidden_size",
     "decoder_start_token_id",
     "diversity_penalty",
@@ -210,10 +211,10 @@ mod tests {
     #[test]
     fn what_is_lacking_is_refused_by_name() {
         for (key, v, part) in [
-            ("model_type", json!("gpt2"), "expected one of llama"),
+            ("model_type", json!("bloom"), "expected one of cohere2"),
             ("hidden_act", json!("gelu"), "expected \"silu\""),
             ("attention_dropout", json!(0.1), "dropout is not implemented"),
-            ("rope_scaling", json!({"rope_type": "longrope", "short_factor": [1.0]}), "got \"longrope\""),
+            ("rope_scaling", json!({"rope_type": "proportional"}), "got \"proportional\""),
             ("rope_scaling", json!({"rope_type": "linear", "factor": 2.0, "warp": 3}), "does not know the key"),
             (
                 "rope_scaling",

@@ -179,7 +179,7 @@ pub(super) struct Shape {
     pub parallel: bool,
     /// For each layer, the experts in place of its feed-forward part.
     pub routed: Vec<Option<Routed>>,
-    /// Learnt positions: their name, and how many rows come before the first.
+    /// What learnt positions are called.
     pub positions: Option<&'static str>,
     /// Whether the checkpoint has the matrices of maps the other way round.
     pub transposed: bool,
@@ -487,7 +487,6 @@ impl Shape {
         let mut b = Builder::default();
         let (h, names, count) = (self.hidden_size, self.names, self.windows.len());
         let table = b.embedding(names.embedding, self.vocab_size, h);
-        // OPT's positions begin behind two rows that nobody reads; they are declared as they are stored.
         let positions = self.positions.map(|name| b.embedding(name, self.max_position_embeddings, h));
         let embedding = Embedding { table, scale: self.embedding_scale, positions };
         let layers: Vec<_> =
