@@ -69,7 +69,9 @@ fn blocks() -> Vec<(&'static str, Inventory, Box<dyn AnyBlock>)> {
     add("attention with norms and a window", &|b| Box::new(attention(b, Some(3), true, false)));
     add("the last attention", &|b| Box::new(attention(b, None, false, true)));
     add("residual", &|b| Box::new(Residual { inner: mlp(b, Activation::Silu), scale: 0.7, narrows: false }));
-    add("the last residual", &|b| Box::new(Residual { inner: attention(b, None, false, true), scale: 1.0, narrows: true }));
+    add("the last residual", &|b| {
+        Box::new(Residual { inner: attention(b, None, false, true), scale: 1.0, narrows: true })
+    });
     add("behind a norm", &|b| Box::new(Normed { norm: b.norm("n", WIDTH, 1e-5), inner: mlp(b, Activation::Silu) }));
     add("one after the other", &|b| Box::new(Then(mlp(b, Activation::Silu), b.norm("n", WIDTH, 1e-5))));
     add("recomputed", &|b| Box::new(Recompute(attention(b, Some(3), true, false))));
@@ -78,7 +80,9 @@ fn blocks() -> Vec<(&'static str, Inventory, Box<dyn AnyBlock>)> {
     add("layer norm alone", &|_| {
         Box::new(Norm { weight: None, bias: None, width: WIDTH, eps: 1e-5, offset: 0.0, centred: true })
     });
-    add("behind a layer norm", &|b| Box::new(Normed { norm: b.layer_norm("n", WIDTH), inner: mlp(b, Activation::Silu) }));
+    add("behind a layer norm", &|b| {
+        Box::new(Normed { norm: b.layer_norm("n", WIDTH), inner: mlp(b, Activation::Silu) })
+    });
     for activation in [Activation::Gelu, Activation::GeluTanh, Activation::Relu] {
         add("plain feed-forward", &|b| {
             let (up, down) = (b.linear("up", 6, WIDTH, true), b.linear("down", WIDTH, 6, true));
@@ -115,7 +119,8 @@ fn blocks() -> Vec<(&'static str, Inventory, Box<dyn AnyBlock>)> {
     for (top, normalised) in [(2, true), (2, false), (1, false)] {
         add("experts", &|b| {
             let experts = (0..4).map(|i| {
-                let gate_up = GateUp::Apart(["gate", "up"].map(|name| b.linear(&format!("{i}.{name}"), 6, WIDTH, false)));
+                let gate_up =
+                    GateUp::Apart(["gate", "up"].map(|name| b.linear(&format!("{i}.{name}"), 6, WIDTH, false)));
                 let down = b.linear(&format!("{i}.down"), WIDTH, 6, false);
                 GatedMlp { gate_up, down, activation: Activation::Silu, inner: 6 }
             });
@@ -203,7 +208,10 @@ fn backward_is_that_of_forward() {
                 eprintln!("{name} on {backend}");
                 assert_close(&dx, &input.grad(&expected).unwrap());
                 AnyBlock::params(&*block, &mut |id| {
-                    assert_close(grads.get(id).unwrap(), &on_tape(&leaves[id.index()], leaves[id.index()].grad(&expected)));
+                    assert_close(
+                        grads.get(id).unwrap(),
+                        &on_tape(&leaves[id.index()], leaves[id.index()].grad(&expected)),
+                    );
                 });
             }
         }
@@ -280,12 +288,20 @@ fn architectures() -> Vec<ModelConfig> {
         "gpt_neox" => json!({"rotary_pct": 0.5, "num_key_value_heads": null, "rms_norm_eps": null}),
         "granite" => json!({"embedding_multiplier": 2.0, "residual_multiplier": 0.5, "attention_multiplier": 0.3,
             "logits_scaling": 2.0}),
-        "mixtral" => json!({"num_local_experts": 3}),
+        "mixtral" => json!({"num_local_experts": 3, "num_hidden_layers": 2}),
+        "ernie4_5" => json!({"head_dim": 6, "use_bias": true}),
+        "olmo" => json!({"rms_norm_eps": null}),
+        "stablelm" => {
+            json!({"use_qkv_bias": true, "partial_rotary_factor": 0.5, "use_parallel_residual": true, "rms_norm_eps": null})
+        }
+        "starcoder2" => json!({"sliding_window": 4, "rms_norm_eps": null}),
         "olmo2" => json!({"attention_bias": true}),
-        "olmoe" => json!({"num_experts": 3, "num_experts_per_tok": 2}),
+        "olmoe" => json!({"num_experts": 3, "num_experts_per_tok": 2, "num_hidden_layers": 2}),
         "phi3" => json!({"partial_rotary_factor": 0.5, "sliding_window": 4}),
-        "qwen3_moe" => json!({"num_experts": 3, "num_experts_per_tok": 2, "moe_intermediate_size": 6,
-            "mlp_only_layers": [0], "norm_topk_prob": true}),
+        "qwen3_moe" => {
+            json!({"num_experts": 3, "num_experts_per_tok": 2, "moe_intermediate_size": 6, "num_hidden_layers": 2,
+            "mlp_only_layers": [0], "norm_topk_prob": true})
+        }
         other => panic!("say what sets {other} apart"),
     };
     model_types().into_iter().map(|name| with(name, apart(name))).collect()

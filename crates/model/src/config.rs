@@ -112,13 +112,16 @@ pub struct ModelConfig {
     pub head: HeadKind,
     /// Token ids that end a text.
     pub eos_token_ids: Vec<u32>,
+    /// The type of the vision-language model whose text part it is, where it is one.
+    pub text_of: Option<String>,
     /// What a checkpoint of it holds.
     pub inventory: Inventory,
     pub(crate) network: Arc<Network>,
 }
 
 impl ModelConfig {
-    /// Reads `config.json` in a checkpoint folder.
+    /// Reads `config.json` in a checkpoint folder: of a vision-language model whose text part can be read, that of the
+    /// latter.
     ///
     /// # Errors
     /// A folder without it, a key of the wrong kind, an architecture or an option that is not there.
@@ -133,7 +136,14 @@ impl ModelConfig {
         })?;
         let value: Value =
             serde_json::from_slice(&bytes).map_err(|e| Error::Json { path: path.clone(), why: e.to_string() })?;
-        Ok((Self::from_value(&value, &path)?, value))
+        match arch::text_part(&value) {
+            None => Ok((Self::from_value(&value, &path)?, value)),
+            Some(text) => {
+                let config = Self::from_value(&text, &path)?;
+                let text_of = value["model_type"].as_str().map(str::to_owned);
+                Ok((Self { text_of, ..config }, text))
+            }
+        }
     }
 
     /// The numbers that the head says of a hidden state.

@@ -84,7 +84,9 @@ pub(super) enum NormKind {
     /// RMSNorm whose stored weight is less 1.
     RmsAndOne,
     /// LayerNorm with a weight, and with a bias if it says so.
-    Layer { bias: bool },
+    Layer {
+        bias: bool,
+    },
     /// LayerNorm alone.
     Bare,
 }
@@ -287,20 +289,14 @@ impl Relative {
 
 /// Refuses dropout, by whichever key it is asked for.
 pub(super) fn no_dropout(r: &mut Reader<'_>) -> Result<(), Error> {
-    for key in [
-        "attention_dropout",
-        "hidden_dropout",
-        "resid_pdrop",
-        "embd_pdrop",
-        "residual_dropout",
-        "embedding_dropout",
-    ] {
+    for key in
+        ["attention_dropout", "hidden_dropout", "resid_pdrop", "embd_pdrop", "residual_dropout", "embedding_dropout"]
+    {
         let p = r.number(key, 0.0)?;
         if p != 0.0 {
-            return Err(r.refuse(
-                key,
-                format!("dropout is not implemented; set it to 0 (TRL trains without it too), got {p}"),
-            ));
+            return Err(
+                r.refuse(key, format!("dropout is not implemented; set it to 0 (TRL trains without it too), got {p}"))
+            );
         }
     }
     Ok(())
@@ -308,10 +304,10 @@ pub(super) fn no_dropout(r: &mut Reader<'_>) -> Result<(), Error> {
 
 /// Numbers and width of heads that can be.
 pub(super) fn heads(r: &Reader<'_>, queries: usize, keys: usize, dim: usize) -> Result<Heads, Error> {
-    if queries % keys != 0 {
+    if !queries.is_multiple_of(keys) {
         return Err(r.refuse("num_key_value_heads", format!("must divide num_attention_heads {queries}, got {keys}")));
     }
-    if dim == 0 || dim % 2 != 0 {
+    if dim == 0 || !dim.is_multiple_of(2) {
         return Err(r.refuse("head_dim", format!("must be even for rotary positions, got {dim}")));
     }
     if dim > 1 << 16 {
@@ -326,7 +322,11 @@ pub(super) fn above_zero(r: &mut Reader<'_>, key: &'static str) -> Result<Option
         return Ok(None);
     }
     let x = r.number(key, 0.0)?;
-    if x > 0.0 && x.is_finite() { Ok(Some(x)) } else { Err(r.refuse(key, format!("expected a number above 0, got {x}"))) }
+    if x > 0.0 && x.is_finite() {
+        Ok(Some(x))
+    } else {
+        Err(r.refuse(key, format!("expected a number above 0, got {x}")))
+    }
 }
 
 /// Refuses a key that is set.
@@ -411,7 +411,8 @@ impl Layer<'_> {
         let Shape { hidden_size: h, intermediate_size: inner, mlp_bias, activation, names, .. } = *self.shape;
         if let Some(Routed { router, experts, names, inner, number, top, normalised }) = self.shape.routed[self.at] {
             let router = self.linear(router, number, h, false);
-            let expert = |i: usize| self.gated(names.map(|n| format!("{experts}.{i}.{n}")).each_ref().map(|n| &**n), inner);
+            let expert =
+                |i: usize| self.gated(names.map(|n| format!("{experts}.{i}.{n}")).each_ref().map(|n| &**n), inner);
             return Box::new(Experts { router, experts: (0..number).map(expert).collect(), top, normalised });
         }
         match names.mlp {
@@ -524,6 +525,7 @@ impl Shape {
             tie_word_embeddings: self.tie_word_embeddings,
             head: kind,
             eos_token_ids: r.token_ids("eos_token_id")?,
+            text_of: None,
             inventory: b.0,
             network: Arc::new(Network {
                 embedding,
