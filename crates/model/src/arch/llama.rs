@@ -363,7 +363,7 @@ impl Layer<'_> {
     }
 
     fn attention(&mut self, narrows: bool) -> Attention {
-        let Shape { heads, hidden_size: h, names, eps, .. } = *self.shape;
+        let Shape { heads, hidden_size: h, names, .. } = *self.shape;
         let (q, kv) = (heads.queries * heads.dim, heads.keys * heads.dim);
         let bias = self.shape.qkv_bias;
         let qkv = match names.qkv {
@@ -374,24 +374,10 @@ impl Layer<'_> {
             QkvNames::ByHead(name) => Qkv::ByHead(self.linear(name, q + 2 * kv, h, bias)),
         };
         let o = self.linear(names.o, h, q, self.shape.o_bias);
-        let widths = match self.shape.qk_norm {
-            QkNorm::None => None,
-            QkNorm::Heads => Some([heads.dim; 2]),
-            QkNorm::Whole => Some([q, kv]),
-        };
-        let norms = widths.map(|widths| {
-            [0, 1].map(|i| {
-                let name = self.name(names.qk_norms[i]);
-                match self.shape.norm {
-                    NormKind::RmsAndOne => Norm { offset: 1.0, ..self.b.norm(&name, widths[i], eps) },
-                    _ => self.b.norm(&name, widths[i], eps),
-                }
-            })
-        });
         Attention {
             qkv,
             o,
-            norms,
+            norms: None,
             rotary: self.shape.rotates[self.at],
             window: self.shape.windows[self.at],
             scale: self.shape.attention_scale,
@@ -399,6 +385,25 @@ impl Layer<'_> {
             narrows,
             slot: self.at,
         }
+    }
+
+    fn qk_norms(&mut self) -> Option<[Norm; 2]> {
+        let Shape { heads, names, eps, .. } = *self.shape;
+        let (q, kv) = (heads.queries * heads.dim, heads.keys * heads.dim);
+        let widths = match self.shape.qk_norm {
+            QkNorm::None => None,
+            QkNorm::Heads => Some([heads.dim; 2]),
+            QkNorm::Whole => Some([q, kv]),
+        };
+        widths.map(|widths| {
+            [0, 1].map(|i| {
+                let name = self.name(names.qk_norms[i]);
+                match self.shape.norm {
+                    NormKind::RmsAndOne => Norm { offset: 1.0, ..self.b.norm(&name, widths[i], eps) },
+                    _ => self.b.norm(&name, widths[i], eps),
+                }
+            })
+        })
     }
 
     fn gated(&mut self, [gate, up, down]: [&str; 3], inner: usize) -> GatedMlp {
@@ -434,9 +439,12 @@ impl Layer<'_> {
 
     fn block(mut self, narrows: bool) -> Box<dyn AnyBlock> {
         let names = self.shape.names;
-        let attention: Box<dyn AnyBlock> = Box::new(self.attention(narrows));
+        let attention = self.attention(narrows);
         let mlp = self.feed_forward();
-        let [before, behind, before_mlp, behind_mlp] = names.norms.map(|name| self.norm(name));
+        let before = self.norm(names.norms[0]);
+        let norms = self.qk_norms();
+        let attention: Box<dyn AnyBlock> = Box::new(Attention { norms, ..attention });
+        let [behind, before_mlp, behind_mlp] = [1, 2, 3].map(|i| self.norm(names.norms[i]));
         let scale = self.shape.residual_scale;
         if self.shape.parallel {
             let inner: Box<dyn AnyBlock> = match before_mlp {
