@@ -231,7 +231,7 @@ fn head() {
     on_every_backend(|k, t| {
         let (h, w) = (t([5, 4], 1), t([7, 4], 2));
         let c = [0.5, -1.0, 0.25, 2.0, 0.0];
-        let (mut pass, mut plain) = (k.head.begin(), Head::begin(&Plain));
+        let (mut pass, mut plain) = (k.head.begin(None), Head::begin(&Plain, None));
         // A pass goes from group to group; its buffers may be larger than the next group wants.
         for (rows, collision) in [(0..5, true), (1..3, false), (2..5, true)] {
             let (h, targets) = (h.clone().narrow(0, rows.start, rows.len()), &TARGETS[rows.clone()]);

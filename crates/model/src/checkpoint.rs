@@ -149,7 +149,9 @@ impl Checkpoint {
         if let Some(table) = raw.as_object_mut() {
             table.shift_remove("num_labels");
         }
-        self.config = ModelConfig::from_value(&self.raw_config, &self.folder.join("config.json"))?;
+        let text_of = self.config.text_of.take();
+        let config = ModelConfig::from_value(&self.raw_config, &self.folder.join("config.json"))?;
+        self.config = ModelConfig { text_of, ..config };
         self.inventory = self.config.inventory.clone();
         self.new_head = Some(seed);
         Ok(self)
@@ -237,6 +239,17 @@ impl Checkpoint {
         const BUFFERS: [&str; 5] =
             ["rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias", ".attention.bias", ".attention.masked_bias"];
         places.retain(|name, _| !BUFFERS.iter().any(|b| name.ends_with(b)));
+        if self.config.text_of.is_some() {
+            // Of a vision-language model, in the names of either generation of transformers.
+            let others = ["vision_tower.", "multi_modal_projector."];
+            let text = |name: String| match name.strip_prefix("language_model.") {
+                Some(name) => name.to_owned(),
+                None => name.replacen("model.language_model.", "model.", 1),
+            };
+            let other = |name: &str| others.iter().any(|o| name.strip_prefix("model.").unwrap_or(name).starts_with(o));
+            *places =
+                places.drain().filter(|(name, _)| !other(name)).map(|(name, place)| (text(name), place)).collect();
+        }
         let embed = &self.inventory.specs[self.config.network.embedding.table.index()].name;
         let (prefix, bare) = embed.split_once('.').expect("a name has a prefix");
         if places.contains_key(bare) && !places.keys().any(|name| name.starts_with(&format!("{prefix}."))) {

@@ -25,6 +25,7 @@ const HARMLESS: &[&str] = &[
     "begin_suppress_tokens",
     "bos_token_id",
     "chunk_size_feed_forward",
+    "classifier_dropout",
     "cross_attention_hidden_size",
     "decoder_start_token_id",
     "diversity_penalty",
@@ -111,6 +112,8 @@ pub struct ModelConfig {
     pub head: HeadKind,
     /// Token ids that end a text.
     pub eos_token_ids: Vec<u32>,
+    /// The type of the vision-language model whose text part it is, where it is one.
+    pub text_of: Option<String>,
     /// What a checkpoint of it holds.
     pub inventory: Inventory,
     /// What computes it.
@@ -118,7 +121,8 @@ pub struct ModelConfig {
 }
 
 impl ModelConfig {
-    /// Reads `config.json` in a checkpoint folder.
+    /// Reads `config.json` in a checkpoint folder: of a vision-language model whose text part can be read, that of the
+    /// latter.
     ///
     /// # Errors
     /// A folder without it, a key of the wrong kind, an architecture or an option that is not there.
@@ -133,7 +137,14 @@ impl ModelConfig {
         })?;
         let value: Value =
             serde_json::from_slice(&bytes).map_err(|e| Error::Json { path: path.clone(), why: e.to_string() })?;
-        Ok((Self::from_value(&value, &path)?, value))
+        match arch::text_part(&value) {
+            None => Ok((Self::from_value(&value, &path)?, value)),
+            Some(text) => {
+                let config = Self::from_value(&text, &path)?;
+                let text_of = value["model_type"].as_str().map(str::to_owned);
+                Ok((Self { text_of, ..config }, text))
+            }
+        }
     }
 
     /// The numbers that the head says of a hidden state.
@@ -211,10 +222,10 @@ mod tests {
     #[test]
     fn what_is_lacking_is_refused_by_name() {
         for (key, v, part) in [
-            ("model_type", json!("gpt2"), "expected one of llama"),
+            ("model_type", json!("bloom"), "expected one of cohere2"),
             ("hidden_act", json!("gelu"), "expected \"silu\""),
             ("attention_dropout", json!(0.1), "dropout is not implemented"),
-            ("rope_scaling", json!({"rope_type": "longrope", "short_factor": [1.0]}), "got \"longrope\""),
+            ("rope_scaling", json!({"rope_type": "proportional"}), "got \"proportional\""),
             ("rope_scaling", json!({"rope_type": "linear", "factor": 2.0, "warp": 3}), "does not know the key"),
             (
                 "rope_scaling",

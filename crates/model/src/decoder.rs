@@ -133,6 +133,14 @@ impl Decoder {
         self.config.network.head
     }
 
+    /// Logits `[rows, vocab]` under the network's cap, where it has one.
+    pub fn capped(&self, logits: Tensor<2>) -> Tensor<2> {
+        match self.config.network.logits_cap {
+            Some(c) => (logits / c).tanh() * c,
+            None => logits,
+        }
+    }
+
     /// No gradients yet, for the parameters that are trained.
     pub fn no_gradients(&self) -> Grads {
         Grads::new(&self.params)

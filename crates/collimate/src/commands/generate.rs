@@ -112,6 +112,9 @@ pub(crate) fn run(m: &ArgMatches) -> Result<()> {
     let (_, device) = super::device(text_of("backend"))?;
     let folder = &hub::locate(Path::new(text_of("model").expect("required")), Kind::Model)?;
     let checkpoint = Checkpoint::open(folder)?;
+    if let Some(whole) = &checkpoint.config.text_of {
+        say!("{} is a {whole}: its text part is what is read, without its vision part", folder.display());
+    }
     checkpoint.config.writes_text(folder, "`generate`")?;
     let tokenizer = Tokenizer::from_folder(folder)?;
     let name = text_of("dtype").expect("it has a default");

@@ -104,6 +104,9 @@ fn go<T: Trained>(mut run: Run, task: T, quiet: bool, profile: Profile) -> Resul
     let model = hub::locate(&run.model, Kind::Model)?;
     let ref_model = run.ref_model.as_ref().map(|folder| hub::locate(folder, Kind::Model)).transpose()?;
     let checkpoint = Checkpoint::open(&model)?;
+    if let Some(whole) = &checkpoint.config.text_of {
+        say!("{} is a {whole}: its text part is what is trained and saved, without its vision part", model.display());
+    }
     let tokenizer = Tokenizer::from_folder(&model)?;
     let mut checkpoint = T::checkpoint(checkpoint, &tokenizer, run.settings.seed)?;
     let ref_checkpoint = ref_model.as_deref().map(Checkpoint::open).transpose()?;

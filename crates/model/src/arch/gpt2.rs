@@ -34,7 +34,8 @@ fn read(r: &mut Reader<'_>) -> Result<ModelConfig, Error> {
         return Err(r.refuse("scale_attn_weights", "scores that are not divided by √d are not implemented"));
     }
     // About other heads than a language model's.
-    for key in ["summary_type", "summary_use_proj", "summary_activation", "summary_proj_to_labels", "summary_first_dropout"]
+    for key in
+        ["summary_type", "summary_use_proj", "summary_activation", "summary_proj_to_labels", "summary_first_dropout"]
     {
         r.get(key);
     }
@@ -48,7 +49,7 @@ fn read(r: &mut Reader<'_>) -> Result<ModelConfig, Error> {
     let hidden_size = r.size("n_embd", Some(768))?;
     let queries = r.size("n_head", Some(12))?;
     let layers = r.size("n_layer", Some(12))?;
-    if hidden_size % queries != 0 {
+    if !hidden_size.is_multiple_of(queries) {
         return Err(r.refuse("n_head", format!("must divide n_embd {hidden_size}, got {queries}")));
     }
     let shape = Shape {

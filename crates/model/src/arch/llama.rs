@@ -84,7 +84,9 @@ pub(super) enum NormKind {
     /// RMSNorm whose stored weight is less 1.
     RmsAndOne,
     /// LayerNorm with a weight, and with a bias if it says so.
-    Layer { bias: bool },
+    Layer {
+        bias: bool,
+    },
     /// LayerNorm alone.
     Bare,
 }
@@ -179,7 +181,7 @@ pub(super) struct Shape {
     pub parallel: bool,
     /// For each layer, the experts in place of its feed-forward part.
     pub routed: Vec<Option<Routed>>,
-    /// Learnt positions: their name, and how many rows come before the first.
+    /// What learnt positions are called.
     pub positions: Option<&'static str>,
     /// Whether the checkpoint has the matrices of maps the other way round.
     pub transposed: bool,
@@ -287,20 +289,14 @@ impl Relative {
 
 /// Refuses dropout, by whichever key it is asked for.
 pub(super) fn no_dropout(r: &mut Reader<'_>) -> Result<(), Error> {
-    for key in [
-        "attention_dropout",
-        "hidden_dropout",
-        "resid_pdrop",
-        "embd_pdrop",
-        "residual_dropout",
-        "embedding_dropout",
-    ] {
+    for key in
+        ["attention_dropout", "hidden_dropout", "resid_pdrop", "embd_pdrop", "residual_dropout", "embedding_dropout"]
+    {
         let p = r.number(key, 0.0)?;
         if p != 0.0 {
-            return Err(r.refuse(
-                key,
-                format!("dropout is not implemented; set it to 0 (TRL trains without it too), got {p}"),
-            ));
+            return Err(
+                r.refuse(key, format!("dropout is not implemented; set it to 0 (TRL trains without it too), got {p}"))
+            );
         }
     }
     Ok(())
@@ -308,10 +304,10 @@ pub(super) fn no_dropout(r: &mut Reader<'_>) -> Result<(), Error> {
 
 /// Numbers and width of heads that can be.
 pub(super) fn heads(r: &Reader<'_>, queries: usize, keys: usize, dim: usize) -> Result<Heads, Error> {
-    if queries % keys != 0 {
+    if !queries.is_multiple_of(keys) {
         return Err(r.refuse("num_key_value_heads", format!("must divide num_attention_heads {queries}, got {keys}")));
     }
-    if dim == 0 || dim % 2 != 0 {
+    if dim == 0 || !dim.is_multiple_of(2) {
         return Err(r.refuse("head_dim", format!("must be even for rotary positions, got {dim}")));
     }
     if dim > 1 << 16 {
@@ -326,7 +322,11 @@ pub(super) fn above_zero(r: &mut Reader<'_>, key: &'static str) -> Result<Option
         return Ok(None);
     }
     let x = r.number(key, 0.0)?;
-    if x > 0.0 && x.is_finite() { Ok(Some(x)) } else { Err(r.refuse(key, format!("expected a number above 0, got {x}"))) }
+    if x > 0.0 && x.is_finite() {
+        Ok(Some(x))
+    } else {
+        Err(r.refuse(key, format!("expected a number above 0, got {x}")))
+    }
 }
 
 /// Refuses a key that is set.
@@ -363,7 +363,7 @@ impl Layer<'_> {
     }
 
     fn attention(&mut self, narrows: bool) -> Attention {
-        let Shape { heads, hidden_size: h, names, eps, .. } = *self.shape;
+        let Shape { heads, hidden_size: h, names, .. } = *self.shape;
         let (q, kv) = (heads.queries * heads.dim, heads.keys * heads.dim);
         let bias = self.shape.qkv_bias;
         let qkv = match names.qkv {
@@ -374,24 +374,10 @@ impl Layer<'_> {
             QkvNames::ByHead(name) => Qkv::ByHead(self.linear(name, q + 2 * kv, h, bias)),
         };
         let o = self.linear(names.o, h, q, self.shape.o_bias);
-        let widths = match self.shape.qk_norm {
-            QkNorm::None => None,
-            QkNorm::Heads => Some([heads.dim; 2]),
-            QkNorm::Whole => Some([q, kv]),
-        };
-        let norms = widths.map(|widths| {
-            [0, 1].map(|i| {
-                let name = self.name(names.qk_norms[i]);
-                match self.shape.norm {
-                    NormKind::RmsAndOne => Norm { offset: 1.0, ..self.b.norm(&name, widths[i], eps) },
-                    _ => self.b.norm(&name, widths[i], eps),
-                }
-            })
-        });
         Attention {
             qkv,
             o,
-            norms,
+            norms: None,
             rotary: self.shape.rotates[self.at],
             window: self.shape.windows[self.at],
             scale: self.shape.attention_scale,
@@ -399,6 +385,25 @@ impl Layer<'_> {
             narrows,
             slot: self.at,
         }
+    }
+
+    fn qk_norms(&mut self) -> Option<[Norm; 2]> {
+        let Shape { heads, names, eps, .. } = *self.shape;
+        let (q, kv) = (heads.queries * heads.dim, heads.keys * heads.dim);
+        let widths = match self.shape.qk_norm {
+            QkNorm::None => None,
+            QkNorm::Heads => Some([heads.dim; 2]),
+            QkNorm::Whole => Some([q, kv]),
+        };
+        widths.map(|widths| {
+            [0, 1].map(|i| {
+                let name = self.name(names.qk_norms[i]);
+                match self.shape.norm {
+                    NormKind::RmsAndOne => Norm { offset: 1.0, ..self.b.norm(&name, widths[i], eps) },
+                    _ => self.b.norm(&name, widths[i], eps),
+                }
+            })
+        })
     }
 
     fn gated(&mut self, [gate, up, down]: [&str; 3], inner: usize) -> GatedMlp {
@@ -411,7 +416,8 @@ impl Layer<'_> {
         let Shape { hidden_size: h, intermediate_size: inner, mlp_bias, activation, names, .. } = *self.shape;
         if let Some(Routed { router, experts, names, inner, number, top, normalised }) = self.shape.routed[self.at] {
             let router = self.linear(router, number, h, false);
-            let expert = |i: usize| self.gated(names.map(|n| format!("{experts}.{i}.{n}")).each_ref().map(|n| &**n), inner);
+            let expert =
+                |i: usize| self.gated(names.map(|n| format!("{experts}.{i}.{n}")).each_ref().map(|n| &**n), inner);
             return Box::new(Experts { router, experts: (0..number).map(expert).collect(), top, normalised });
         }
         match names.mlp {
@@ -433,9 +439,12 @@ impl Layer<'_> {
 
     fn block(mut self, narrows: bool) -> Box<dyn AnyBlock> {
         let names = self.shape.names;
-        let attention: Box<dyn AnyBlock> = Box::new(self.attention(narrows));
+        let attention = self.attention(narrows);
         let mlp = self.feed_forward();
-        let [before, behind, before_mlp, behind_mlp] = names.norms.map(|name| self.norm(name));
+        let before = self.norm(names.norms[0]);
+        let norms = self.qk_norms();
+        let attention: Box<dyn AnyBlock> = Box::new(Attention { norms, ..attention });
+        let [behind, before_mlp, behind_mlp] = [1, 2, 3].map(|i| self.norm(names.norms[i]));
         let scale = self.shape.residual_scale;
         if self.shape.parallel {
             let inner: Box<dyn AnyBlock> = match before_mlp {
@@ -487,7 +496,6 @@ impl Shape {
         let mut b = Builder::default();
         let (h, names, count) = (self.hidden_size, self.names, self.windows.len());
         let table = b.embedding(names.embedding, self.vocab_size, h);
-        // OPT's positions begin behind two rows that nobody reads; they are declared as they are stored.
         let positions = self.positions.map(|name| b.embedding(name, self.max_position_embeddings, h));
         let embedding = Embedding { table, scale: self.embedding_scale, positions };
         let layers: Vec<_> =
@@ -525,6 +533,7 @@ impl Shape {
             tie_word_embeddings: self.tie_word_embeddings,
             head: kind,
             eos_token_ids: r.token_ids("eos_token_id")?,
+            text_of: None,
             inventory: b.0,
             network: Arc::new(Network {
                 embedding,

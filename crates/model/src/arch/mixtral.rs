@@ -1,6 +1,6 @@
 //! `mixtral`: Mistral with experts in place of each feed-forward part.
 
-use super::llama::{Biases, Relative, Routed, Switch, windows};
+use super::llama::{Biases, Relative, Routed, Switch, absent, windows};
 use super::rope::Turning;
 use super::{Architecture, Reader};
 use crate::config::ModelConfig;
@@ -37,9 +37,11 @@ fn read(r: &mut Reader<'_>) -> Result<ModelConfig, Error> {
     shape.config(r)
 }
 
-/// How many experts a token goes through, of `number`; and the keys of the loss that balances them, which a run has.
+/// How many experts a token goes through, of `number`. The loss that balances them is not implemented: where the
+/// configuration asks for it, it is refused. `router_aux_loss_coef` alone, which every such configuration has, asks for
+/// nothing.
 pub(super) fn top(r: &mut Reader<'_>, default: usize, number: usize) -> Result<usize, Error> {
-    r.flag("output_router_logits", false)?;
+    absent(r, "output_router_logits", "the loss that balances experts is not implemented; set it to false")?;
     r.number("router_aux_loss_coef", 0.0)?;
     let top = r.size("num_experts_per_tok", Some(default))?;
     if top > number {

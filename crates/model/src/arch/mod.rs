@@ -5,6 +5,7 @@
 //! `model_type`.
 
 mod cohere2;
+mod ernie4_5;
 mod gemma;
 mod gemma2;
 mod gemma3_text;
@@ -15,6 +16,7 @@ mod granite;
 mod llama;
 mod mistral;
 mod mixtral;
+mod olmo;
 mod olmo2;
 mod olmoe;
 mod phi3;
@@ -24,12 +26,15 @@ mod qwen3_moe;
 mod reader;
 mod rope;
 mod smollm3;
+mod stablelm;
+mod starcoder2;
 #[cfg(test)]
 mod toy;
 
 pub use reader::Reader;
 
 use burn::tensor::Tensor;
+use serde_json::Value;
 
 use crate::blocks::{AnyBlock, Embedding, Linear, Norm, Recompute};
 use crate::config::{HeadKind, ModelConfig};
@@ -52,6 +57,7 @@ inventory::collect!(Architecture);
 
 const ARCHITECTURES: &[Architecture] = &[
     cohere2::ARCHITECTURE,
+    ernie4_5::ARCHITECTURE,
     gemma::ARCHITECTURE,
     gemma2::ARCHITECTURE,
     gemma3_text::ARCHITECTURE,
@@ -62,6 +68,7 @@ const ARCHITECTURES: &[Architecture] = &[
     llama::ARCHITECTURE,
     mistral::ARCHITECTURE,
     mixtral::ARCHITECTURE,
+    olmo::ARCHITECTURE,
     olmo2::ARCHITECTURE,
     olmoe::ARCHITECTURE,
     phi3::ARCHITECTURE,
@@ -69,6 +76,8 @@ const ARCHITECTURES: &[Architecture] = &[
     qwen3::ARCHITECTURE,
     qwen3_moe::ARCHITECTURE,
     smollm3::ARCHITECTURE,
+    stablelm::ARCHITECTURE,
+    starcoder2::ARCHITECTURE,
     #[cfg(test)]
     toy::ARCHITECTURE,
 ];
@@ -88,6 +97,12 @@ pub fn model_types() -> Vec<&'static str> {
 /// What transformers' names of the classes of a `model_type` begin with.
 pub(crate) fn family(model_type: &str) -> Option<&'static str> {
     all().into_iter().find(|a| a.model_type == model_type).map(|a| a.family)
+}
+
+/// The `config.json` of the text part of a vision-language model, as transformers would save that part alone; none where it
+/// is no such model, or one whose text part can't be read.
+pub(crate) fn text_part(value: &Value) -> Option<Value> {
+    (value.get("model_type")?.as_str()? == "gemma3").then(|| gemma3_text::part(value))?
 }
 
 /// The architecture that a configuration names.

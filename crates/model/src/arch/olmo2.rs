@@ -10,7 +10,5 @@ pub(super) const ARCHITECTURE: Architecture =
 const RELATIVE: Relative =
     Relative { eps: ("rms_norm_eps", 1e-5), qk_norm: QkNorm::Whole, names: &BEHIND, ..Relative::LLAMA };
 
-pub(super) const BEHIND: Names = Names {
-    norms: [None, Some("post_attention_layernorm"), None, Some("post_feedforward_layernorm")],
-    ..Names::LLAMA
-};
+pub(super) const BEHIND: Names =
+    Names { norms: [None, Some("post_attention_layernorm"), None, Some("post_feedforward_layernorm")], ..Names::LLAMA };

@@ -8,12 +8,8 @@ use crate::error::Error;
 
 pub(super) const ARCHITECTURE: Architecture = Architecture { model_type: "olmoe", family: "Olmoe", read };
 
-const RELATIVE: Relative = Relative {
-    eps: ("rms_norm_eps", 1e-5),
-    max_position_embeddings: 4096,
-    qk_norm: QkNorm::Whole,
-    ..Relative::LLAMA
-};
+const RELATIVE: Relative =
+    Relative { eps: ("rms_norm_eps", 1e-5), max_position_embeddings: 4096, qk_norm: QkNorm::Whole, ..Relative::LLAMA };
 
 fn read(r: &mut Reader<'_>) -> Result<ModelConfig, Error> {
     let mut shape = RELATIVE.read(r)?;

@@ -51,12 +51,16 @@ fn turning(head: usize, part: f64) -> usize {
 pub fn rope(r: &mut Reader<'_>, max_position: usize, default: Turning) -> Result<Rope, Error> {
     let theta = r.number("rope_theta", default.theta)?;
     if r.flag("rope_interleaved", false)? {
-        return Err(r.refuse("rope_interleaved", "interleaved rotary positions are not implemented for this architecture"));
+        return Err(
+            r.refuse("rope_interleaved", "interleaved rotary positions are not implemented for this architecture")
+        );
     }
     let part = r.number("partial_rotary_factor", default.part.unwrap_or(1.0))?;
     let default = Turning { theta, part: default.part.map(|_| part), ..default };
     if default.part.is_none() && part != 1.0 {
-        return Err(r.refuse("partial_rotary_factor", format!("only 1 is implemented for this architecture, got {part}")));
+        return Err(
+            r.refuse("partial_rotary_factor", format!("only 1 is implemented for this architecture, got {part}"))
+        );
     }
     // Old style: rope_scaling beside rope_theta; new style: rope_parameters with both.
     let old = r.get("rope_scaling").cloned();
@@ -112,9 +116,10 @@ pub fn by_type(r: &mut Reader<'_>, max_position: usize, default: Turning, local:
         let why = format!("expected the tables full_attention and sliding_attention, got {tables}");
         return Err(r.refuse("rope_parameters", why));
     }
-    if let Some((odd, v)) = tables.as_object().and_then(|t| {
-        t.iter().find(|(k, _)| !["full_attention", "sliding_attention"].contains(&k.as_str()))
-    }) {
+    if let Some((odd, v)) = tables
+        .as_object()
+        .and_then(|t| t.iter().find(|(k, _)| !["full_attention", "sliding_attention"].contains(&k.as_str())))
+    {
         return Err(r.refuse(&format!("rope_parameters.{odd}"), format!("is not the name of a layer type (value {v})")));
     }
     let theta = r.number("rope_theta", default.theta)?;
@@ -132,13 +137,7 @@ pub fn by_type(r: &mut Reader<'_>, max_position: usize, default: Turning, local:
 }
 
 /// One table.
-fn rope_of(
-    r: &Reader<'_>,
-    key: &str,
-    given: &Value,
-    max_position: usize,
-    default: Turning,
-) -> Result<Rope, Error> {
+fn rope_of(r: &Reader<'_>, key: &str, given: &Value, max_position: usize, default: Turning) -> Result<Rope, Error> {
     let Some(table) = given.as_object() else {
         return Err(r.refuse(key, format!("expected a table, got {given}")));
     };
@@ -214,7 +213,8 @@ fn rope_of(
             let implied = if factor <= 1.0 { 1.0 } else { (1.0 + factor.ln() / original.ln()).sqrt() };
             let list = |name: &'static str| {
                 let all = table.get(name).and_then(Value::as_array);
-                let all: Option<Vec<f64>> = all.and_then(|a| a.iter().map(|v| v.as_f64().filter(|f| *f > 0.0)).collect());
+                let all: Option<Vec<f64>> =
+                    all.and_then(|a| a.iter().map(|v| v.as_f64().filter(|f| *f > 0.0)).collect());
                 all.ok_or_else(|| r.refuse(&format!("{key}.{name}"), "expected a list of numbers above 0"))
             };
             let factors = list("short_factor")?;

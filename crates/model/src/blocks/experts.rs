@@ -138,6 +138,10 @@ impl Block for Experts {
         // Were all tokens to go through one expert, it would hold as much as a layer without experts.
         let one = self.experts.first().map_or(Numbers::default(), |e| e.numbers(on));
         let (n, tokens) = (self.experts.len(), on.load.tokens);
-        Numbers { kept: self.top * (one.kept + tokens * on.width) + 2 * tokens * n, held: one.held + 4 * tokens * n, scores: 0 }
+        Numbers {
+            kept: self.top * (one.kept + tokens * on.width) + 2 * tokens * n,
+            held: one.held + 4 * tokens * n,
+            scores: 0,
+        }
     }
 }

@@ -51,6 +51,7 @@ fn on_tape(decoder: &Decoder, layout: &Layout) -> Vec<Tensor<2>> {
     assert!(!taped.has_kernels());
     let body = taped.body(layout, false, false).unwrap();
     let logits = taped.hidden(&body).matmul(taped.params.get(taped.config.network.head).clone().transpose());
+    let logits = taped.capped(logits);
     let n = layout.targets.len();
     let ids: Vec<i32> = layout.targets.iter().map(|t| *t as i32).collect();
     let ids: Tensor<2, Int> = Tensor::from_data(TensorData::new(ids, [n, 1]), &device);
