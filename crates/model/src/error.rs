@@ -66,6 +66,9 @@ pub enum Error {
         /// The types that it has, separated by commas.
         known: String,
     },
+    /// Adapters, or a part of a network, that can't be as asked for.
+    #[error("{0}")]
+    Part(String),
     /// An option of sampling that has no meaning.
     #[error("{0}")]
     Sampling(String),

@@ -43,7 +43,11 @@ pub fn model(folder: &Path) -> io::Result<String> {
         .map(|f| f.map(|f| f.path()))
         .collect::<Result<Vec<_>, _>>()?
         .into_iter()
-        .filter(|p| p.extension().is_some_and(|e| e == "safetensors") || p.ends_with("config.json"))
+        .filter(|p| {
+            p.extension().is_some_and(|e| e == "safetensors")
+                || p.ends_with("config.json")
+                || p.ends_with("adapter_config.json")
+        })
         .filter(|p| !p.ends_with("optimizer.safetensors"))
         .collect();
     files.sort();

@@ -10,6 +10,7 @@ mod qwen3;
 mod reader;
 mod rope;
 mod smollm3;
+pub(crate) mod targets;
 #[cfg(test)]
 mod toy;
 

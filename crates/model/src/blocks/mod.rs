@@ -4,6 +4,7 @@
 //! A block's input is handed to its backward pass by whoever called the block: so that its holder decides whether it
 //! was stored or is computed anew, and no two blocks keep the same tensor twice.
 
+mod adapter;
 mod attention;
 mod embedding;
 mod linear;
@@ -12,6 +13,7 @@ mod norm;
 mod recompute;
 mod residual;
 
+pub use adapter::Adapter;
 pub use attention::Attention;
 pub use embedding::Embedding;
 pub use linear::Linear;
@@ -46,6 +48,8 @@ pub struct Cx<'a> {
     pub packed: Option<&'a [Option<Packed>]>,
     /// Whether layers are to be recomputed in the backward pass.
     pub recompute: bool,
+    /// While training: what dropout in this pass is drawn from.
+    pub dropout: Option<u64>,
     /// What measures the pieces.
     pub profile: &'a Profile,
     /// Where all of it lies.
