@@ -17,11 +17,15 @@ use crate::error::Error;
 use crate::files::{Aside, read_at_most, write_whole};
 use crate::lora::{self, Lora};
 use crate::params::{Inventory, Spec, Tensors, normal};
+use crate::pickle;
 use crate::precision::Precision;
 
 const HEAD: &str = "lm_head.weight";
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
+/// The same, pickled.
+const PICKLED: &str = "pytorch_model.bin";
+const PICKLED_INDEX: &str = "pytorch_model.bin.index.json";
 /// As transformers cuts them.
 const SHARD_BYTES: usize = 5_000_000_000;
 /// More than the largest networks that can be read here take. A parser makes up to twenty times as much of it.
@@ -35,11 +39,17 @@ struct Shard {
     path: PathBuf,
     file: File,
     data_start: u64,
-    metadata: Metadata,
+    tensors: BTreeMap<String, TensorInfo>,
+    about: HashMap<String, String>,
 }
 
 impl Shard {
     fn open(path: &Path) -> Result<Self, Error> {
+        if path.extension().is_some_and(|e| e == "bin") {
+            let tensors = pickle::tensors(path)?;
+            let file = File::open(path).map_err(Error::io(path))?;
+            return Ok(Self { path: path.to_owned(), file, data_start: 0, tensors, about: HashMap::new() });
+        }
         let broken = |why: String| Error::Safetensors { path: path.to_owned(), why };
         // Asked first: opening a pipe would wait for whoever fills it.
         if !std::fs::metadata(path).map_err(Error::io(path))?.is_file() {
@@ -63,7 +73,9 @@ impl Shard {
         if expected != length {
             return Err(broken(format!("it should have {expected} bytes and has {length}")));
         }
-        Ok(Self { path: path.to_owned(), file, data_start: 8 + header, metadata })
+        let tensors = metadata.tensors().into_iter().map(|(n, i)| (n, i.clone())).collect();
+        let about = metadata.metadata().clone().unwrap_or_default();
+        Ok(Self { path: path.to_owned(), file, data_start: 8 + header, tensors, about })
     }
 
     fn read(&mut self, name: &str, info: &TensorInfo) -> Result<Vec<f32>, Error> {
@@ -324,8 +336,7 @@ impl Checkpoint {
             return Err(Error::NotACheckpoint { path: folder.to_owned(), why });
         };
         let mut shard = Shard::open(&folder.join(lora::WEIGHTS))?;
-        let mut left: BTreeMap<String, TensorInfo> =
-            shard.metadata.tensors().into_iter().map(|(n, i)| (n, i.clone())).collect();
+        let mut left = shard.tensors.clone();
         let mut values = base.0[..adapted.first].to_vec();
         for spec in &self.inventory.specs[adapted.first..] {
             let name = lora::name_in_file(&spec.name);
@@ -354,12 +365,15 @@ impl Checkpoint {
         let mut shards = self.shards()?;
         let mut places: HashMap<String, (usize, TensorInfo)> = HashMap::new();
         for (i, shard) in shards.iter().enumerate() {
-            for (name, info) in shard.metadata.tensors() {
+            for (name, info) in shard.tensors.clone() {
                 if let Some((first, _)) = places.insert(name.clone(), (i, info.clone())) {
                     let other = shards[first].path.display();
                     return Err(shard.fault(&name, format!("is also in {other}")));
                 }
             }
+        }
+        if let Some(prefix) = self.prefix(places.keys()) {
+            places = places.into_iter().map(|(name, at)| (name[prefix.len()..].to_owned(), at)).collect();
         }
         // Old exports keep the rotary frequencies as a buffer; they follow from the configuration.
         places.retain(|name, _| !name.ends_with("rotary_emb.inv_freq"));
@@ -400,6 +414,22 @@ impl Checkpoint {
         Ok(values)
     }
 
+    /// What all names begin with, where the names without it are what the architecture wants.
+    fn prefix<'a>(&self, mut names: impl Iterator<Item = &'a String> + Clone) -> Option<String> {
+        let wanted = &self.inventory.specs.first()?.name;
+        let prefix = names.clone().find_map(|n| n.strip_suffix(wanted.as_str()).filter(|p| p.ends_with('.')))?;
+        names.all(|n| n.starts_with(prefix)).then(|| prefix.to_owned())
+    }
+
+    /// What all names in the files of weights begin with, beyond those of the architecture: it is left out in reading.
+    ///
+    /// # Errors
+    /// As [`check`](Self::check).
+    pub fn stripped(&self) -> Result<Option<String>, Error> {
+        let shards = self.shards()?;
+        Ok(self.prefix(shards.iter().flat_map(|s| s.tensors.keys())))
+    }
+
     fn settle_tied_head(
         &self,
         places: &mut HashMap<String, (usize, TensorInfo)>,
@@ -425,12 +455,20 @@ impl Checkpoint {
     }
 
     fn shards(&self) -> Result<Vec<Shard>, Error> {
-        let (single, index) = (self.folder.join(SINGLE), self.folder.join(INDEX));
+        let [mut single, mut index] = [SINGLE, INDEX].map(|n| self.folder.join(n));
+        let mut name = SINGLE;
+        // Where a folder has both, the pickled weights are not looked at.
+        if !index.is_file() && !single.exists() {
+            let pickled = [PICKLED, PICKLED_INDEX].map(|n| self.folder.join(n));
+            if pickled.iter().any(|p| p.exists()) {
+                ([single, index], name) = (pickled, PICKLED);
+            }
+        }
         if !index.is_file() {
             if !single.exists() {
                 return Err(Error::NotACheckpoint {
                     path: self.folder.clone(),
-                    why: format!("it has neither {SINGLE} nor {INDEX}"),
+                    why: format!("it has none of {SINGLE}, {INDEX}, {PICKLED} and {PICKLED_INDEX}"),
                 });
             }
             return Ok(vec![Shard::open(&single)?]);
@@ -445,10 +483,12 @@ impl Checkpoint {
             .collect::<Result<_, _>>()?;
         files.sort_unstable();
         files.dedup();
-        if single.exists() && files != [SINGLE] {
+        if single.exists() && files != [name] {
             return Err(Error::NotACheckpoint {
                 path: self.folder.clone(),
-                why: format!("it has both {SINGLE} and the shards of {INDEX}, which may be of two models: remove one"),
+                why: format!(
+                    "it has both {name} and the shards of {name}.index.json, which may be of two models: remove one"
+                ),
             });
         }
         let shards = files
@@ -459,9 +499,9 @@ impl Checkpoint {
             })
             .collect::<Result<Vec<_>, _>>()?;
         for (name, file) in map {
-            let held = shards.iter().any(|s| {
-                s.path.file_name().and_then(|f| f.to_str()) == file.as_str() && s.metadata.info(name).is_some()
-            });
+            let held = shards
+                .iter()
+                .any(|s| s.path.file_name().and_then(|f| f.to_str()) == file.as_str() && s.tensors.contains_key(name));
             if !held {
                 return Err(Error::Tensor {
                     path: index,
@@ -638,20 +678,18 @@ impl Checkpoint {
     /// A truncated file, or one of another model.
     pub fn load_moments(&self, path: &Path, device: &Device) -> Result<Moments, Error> {
         let mut shard = Shard::open(path)?;
-        let steps = shard.metadata.metadata().as_ref().and_then(|m| m.get("step")?.parse().ok());
+        let steps = shard.about.get("step").and_then(|s| s.parse().ok());
         let steps =
             steps.ok_or_else(|| shard.fault("(metadata)", "`step` is missing; expected a whole number".into()))?;
         let mut read = |prefix: &str| -> Result<Vec<Option<Tensor<2>>>, Error> {
             let specs = self.inventory.specs.iter().map(|spec| {
                 // A frozen parameter has neither moment.
-                if ["exp_avg", "exp_avg_sq"]
-                    .iter()
-                    .all(|p| shard.metadata.info(&format!("{p}.{}", spec.name)).is_none())
+                if ["exp_avg", "exp_avg_sq"].iter().all(|p| !shard.tensors.contains_key(&format!("{p}.{}", spec.name)))
                 {
                     return Ok(None);
                 }
                 let name = format!("{prefix}.{}", spec.name);
-                let info = shard.metadata.info(&name).cloned();
+                let info = shard.tensors.get(&name).cloned();
                 let info = info.filter(|i| i.shape == spec.shape).ok_or_else(|| {
                     shard.fault(&name, format!("is missing or of another shape; expected {:?}", spec.shape))
                 })?;

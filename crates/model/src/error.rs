@@ -50,6 +50,14 @@ pub enum Error {
         /// What is amiss.
         why: String,
     },
+    /// A `pytorch_model.bin` that holds something else than tensors, or is broken.
+    #[error("{}: {why}", path.display())]
+    Pickle {
+        /// The file.
+        path: PathBuf,
+        /// What is amiss.
+        why: String,
+    },
     /// A file that can't be read or written.
     #[error("{}: {source}", path.display())]
     Io {

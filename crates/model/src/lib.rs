@@ -21,6 +21,7 @@ mod memory;
 mod oracle;
 mod params;
 mod part;
+mod pickle;
 mod precision;
 mod profile;
 mod readout;

@@ -120,6 +120,9 @@ fn go<T: Trained>(mut run: Run, task: T, quiet: bool, profile: Profile) -> Resul
     let ref_checkpoint = ref_model.as_deref().map(|folder| super::open(folder, None)).transpose()?;
     // Before anything that takes time: data, and hashes of all that the run reads.
     checkpoint.check()?;
+    if let Some(prefix) = checkpoint.stripped()? {
+        say!("all names of weights begin with {prefix}, which is left out");
+    }
     if let Some(reference) = &ref_checkpoint {
         reference.config.writes_text(&reference.folder, "ref_model")?;
         reference.check()?;
