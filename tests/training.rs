@@ -682,7 +682,7 @@ fn what_is_frozen_stays_as_it_was() {
     let ran = collimate(&[&args[..], &["--trainable", "*norm", "--freeze", "model.norm"]].concat());
     let said = text(&ran.stderr);
     assert!(
-        ran.status.success() && said.contains("trainable \"*norm\":") && said.contains("freeze \"model.norm\":"),
+        ran.status.success() && said.contains("trainable \"*norm\":") && said.contains("frozen \"model.norm\":"),
         "{said}"
     );
     let specs = Checkpoint::open(&root.path().join("model")).unwrap().inventory.specs;
