@@ -9,12 +9,12 @@ use burn::tensor::activation::log_softmax;
 use burn::tensor::{Device, Int, Tensor, TensorData, Tolerance};
 use collimate::backend::kernels::{Activation, Heads, Kernels};
 use collimate::model::blocks::{
-    AnyBlock, Attention, Batch, Cx, Experts, GateUp, GatedMlp, Linear, Mlp, Norm, Normed, Parallel, Qkv, Recompute,
-    Residual, Then,
+    Adapter, AnyBlock, Attention, Batch, Cx, Experts, GateUp, GatedMlp, Linear, Mlp, Norm, Normed, Parallel, Qkv,
+    Recompute, Residual, Then,
 };
 use collimate::model::{
-    Decoder, Grads, Inventory, Layout, ModelConfig, Options, Params, Profile, Role, RopeScaling, Rotary, Scores,
-    Tensors, Text, model_types,
+    Adapted, Decoder, Grads, Inventory, Layout, ModelConfig, Options, Params, Profile, Role, RopeScaling, Rotary,
+    Scores, Tensors, Text, model_types,
 };
 use serde_json::{Value, json};
 
@@ -30,6 +30,17 @@ impl Builder {
     fn linear(&mut self, name: &str, out: usize, inp: usize, bias: bool) -> Linear {
         let weight = self.0.add(format!("{name}.weight"), &[out, inp], Role::Weight);
         Linear { weight, bias: bias.then(|| self.0.add(format!("{name}.bias"), &[out], Role::Bias)) }
+    }
+
+    /// A linear map with an adapter, and if `stretched` a magnitude.
+    fn adapted(&mut self, stretched: bool) -> Linear {
+        let linear = self.linear("l", 5, WIDTH, true);
+        let a = self.0.add("l.lora_A.weight".into(), &[3, WIDTH], Role::Weight);
+        let b = self.0.add("l.lora_B.weight".into(), &[5, 3], Role::Weight);
+        let magnitude = stretched.then(|| self.0.add("l.lora_magnitude_vector".into(), &[5], Role::Weight));
+        let adapter = Adapter { a, b, magnitude, scale: 1.7, dropout: 0.0 };
+        self.0.adapted = Some(Adapted { first: 2, linear: vec![(linear.weight, adapter)], replaced: Vec::new() });
+        linear
     }
 
     fn norm(&mut self, name: &str, width: usize, eps: f64) -> Norm {
@@ -60,6 +71,8 @@ fn blocks() -> Vec<(&'static str, Inventory, Box<dyn AnyBlock>)> {
         all.push((name, b.0, block));
     };
     add("linear", &|b| Box::new(b.linear("l", 5, WIDTH, true)));
+    add("linear with an adapter", &|b| Box::new(b.adapted(false)));
+    add("linear with an adapter and a magnitude", &|b| Box::new(b.adapted(true)));
     add("norm", &|b| Box::new(b.norm("n", WIDTH, 1e-5)));
     add("norm of each head", &|b| Box::new(b.norm("n", WIDTH / 2, 1e-5)));
     for activation in [Activation::Silu, Activation::Gelu, Activation::GeluTanh, Activation::Relu] {
@@ -168,13 +181,29 @@ fn batch(device: &Device) -> Batch {
 
 fn params(inventory: &Inventory, device: &Device) -> Params {
     let values = inventory.specs.iter().enumerate();
-    Params::new(Tensors(values.map(|(i, spec)| random(spec.dims(), 10 + i as u64, device)).collect()))
+    all_trained(Tensors(values.map(|(i, spec)| random(spec.dims(), 10 + i as u64, device)).collect()), inventory)
+}
+
+/// The parameters with their adapters, all of them trained.
+fn all_trained(values: Tensors, inventory: &Inventory) -> Params {
+    let mut params = Params::new(values).with_adapters(inventory);
+    params.set_trainable(inventory, |_| true);
+    params
 }
 
 /// Runs `f` with all that a block may ask for.
 fn with_cx<R>(params: &Params, device: &Device, recompute: bool, f: impl FnOnce(&Cx<'_>) -> R) -> R {
     let (kernels, batch, profile) = (Kernels::on(device), batch(device), Profile::default());
-    f(&Cx { params, kernels: &kernels, batch: &batch, packed: None, recompute, profile: &profile, device })
+    f(&Cx {
+        params,
+        kernels: &kernels,
+        batch: &batch,
+        packed: None,
+        recompute,
+        dropout: None,
+        profile: &profile,
+        device,
+    })
 }
 
 /// What the tape says of a leaf: 0 where nothing was made of it, as of an expert that no token went through.
@@ -194,7 +223,7 @@ fn backward_is_that_of_forward() {
             let values = params(&inventory, &device);
             let leaves: Vec<_> = values.values().0.iter().map(|t| t.clone().autodiff().require_grad()).collect();
             let input = x.clone().autodiff().require_grad();
-            let y = with_cx(&Params::new(Tensors(leaves.clone())), &tape, false, |cx| {
+            let y = with_cx(&all_trained(Tensors(leaves.clone()), &inventory), &tape, false, |cx| {
                 AnyBlock::forward(&*block, cx, input.clone()).0
             });
             let dy = random(y.dims(), 2, &device);
@@ -208,12 +237,11 @@ fn backward_is_that_of_forward() {
                 });
                 eprintln!("{name} on {backend}");
                 assert_close(&dx, &input.grad(&expected).unwrap());
-                AnyBlock::params(&*block, &mut |id| {
-                    assert_close(
-                        grads.get(id).unwrap(),
-                        &on_tape(&leaves[id.index()], leaves[id.index()].grad(&expected)),
-                    );
-                });
+                // Those of adapters too.
+                for (got, leaf) in grads.all().iter().zip(&leaves) {
+                    assert_close(got.as_ref().unwrap(), &on_tape(leaf, leaf.grad(&expected)));
+                }
+                AnyBlock::params(&*block, &mut |id| assert!(grads.get(id).is_some()));
             }
         }
     }

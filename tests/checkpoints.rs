@@ -76,6 +76,49 @@ fn shards_are_joined_by_their_index() {
 }
 
 #[test]
+fn pickled_weights_are_those_of_safetensors() {
+    for part in ["whole", "shards"] {
+        let folder = golden::fixture("pickled").join(part);
+        let checkpoint = Checkpoint::open(&folder).unwrap();
+        // The weights follow from the names.
+        let specs = checkpoint.inventory.specs.iter();
+        let expected: Vec<Vec<f32>> = specs.map(|s| golden::seeded(&s.name, s.len()).collect()).collect();
+        assert_eq!(load(&folder).unwrap(), expected, "{part}");
+        let prefix = (part == "whole").then(|| "module.".to_owned());
+        assert_eq!(checkpoint.stripped().unwrap(), prefix);
+    }
+    let said = load(&golden::fixture("pickled").join("hostile")).unwrap_err();
+    assert!(said.contains("pytorch_model.bin: the pickle asks for posix.system, which no tensor wants"), "{said}");
+    assert!(!Path::new("collimate-was-owned").exists());
+}
+
+#[test]
+fn pickled_weights_that_are_broken_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let from = golden::fixture("pickled").join("whole");
+    fs::copy(from.join("config.json"), folder.path().join("config.json")).unwrap();
+    let whole = fs::read(from.join("pytorch_model.bin")).unwrap();
+    let file = folder.path().join("pytorch_model.bin");
+    let mut rng = StdRng::seed_from_u64(3);
+    for round in 0..300 {
+        let mut bytes = whole.clone();
+        if round % 2 == 0 {
+            bytes.truncate(rng.random_range(0..whole.len()));
+        } else {
+            for _ in 0..4 {
+                let at = rng.random_range(0..bytes.len());
+                bytes[at] = rng.random();
+            }
+        }
+        fs::write(&file, bytes).unwrap();
+        // A value may be another; a panic, or a read beyond the file, may not be.
+        if let Err(said) = load(folder.path()) {
+            assert!(round % 2 == 1 || said.contains("pytorch_model.bin"), "{said}");
+        }
+    }
+}
+
+#[test]
 fn half_precision_is_read_as_f32() {
     let (root, file, whole) = small();
     let held = read(&file);

@@ -314,6 +314,55 @@ impl Curves {
     }
 }
 
+/// The runs of lora.json: adapters that PEFT configures, beside stories260k-hf.
+fn adapters_are_trained_as_with_peft(name: &str, device: &Device) {
+    let (golden, _, tokenizer) = first_golden();
+    let all = json("golden-trl/lora.json");
+    let run = &all["runs"][name];
+    let going_on = run["going_on"].as_bool().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("adapter_config.json"), run["config"].to_string()).unwrap();
+    let base = golden::fixture("stories260k-hf");
+    let weights = std::fs::read(base.join("model.safetensors")).unwrap();
+    let base_weights = safetensors::SafeTensors::deserialize(&weights).unwrap();
+    // Where it is no part of an adapter, what is trained begins as it is in the base.
+    let of_base = |name: &str| -> Vec<f32> {
+        let t = base_weights.tensor(name).unwrap();
+        t.data().chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect()
+    };
+    let norms = |w: &[f32], width: usize| -> Vec<f32> {
+        w.chunks(width).map(|row| row.iter().map(|v| v * v).sum::<f32>().sqrt()).collect()
+    };
+    let tensors = run["shapes"].as_object().unwrap().iter().map(|(name, shape)| {
+        let shape: Vec<usize> = golden::ids(shape).into_iter().map(|n| n as usize).collect();
+        let n = shape.iter().product();
+        let own = name.strip_prefix("base_model.model.").unwrap();
+        let values: Vec<f32> = if name.contains("lora_A") {
+            golden::seeded(name, n).map(|v| v * 0.2).collect()
+        } else if name.contains("lora_B") {
+            golden::seeded(name, n).map(|v| if going_on { v * 0.1 } else { 0.0 }).collect()
+        } else if let Some(module) = own.strip_suffix(".lora_magnitude_vector") {
+            let w = of_base(&format!("{module}.weight"));
+            norms(&w, w.len() / n)
+        } else {
+            of_base(own)
+        };
+        (name.clone(), shape, values.into_iter().flat_map(f32::to_le_bytes).collect::<Vec<u8>>())
+    });
+    let tensors: Vec<_> = tensors.collect();
+    let views = tensors
+        .iter()
+        .map(|(n, s, b)| (n, safetensors::tensor::TensorView::new(safetensors::Dtype::F32, s.clone(), b).unwrap()));
+    let file = folder.path().join("adapter_model.safetensors");
+    std::fs::write(&file, safetensors::serialize(views, None).unwrap()).unwrap();
+    let checkpoint = Checkpoint::open_with(folder.path(), Some(&base)).unwrap();
+    let settings = serde_json::from_value(all["settings"].clone()).unwrap();
+    let loss = Map::from_iter([("loss_type".to_owned(), json!("sigmoid")), ("beta".to_owned(), json!(0.1))]);
+    let run = Run { loss, settings, steps: run["steps"].as_array().unwrap().clone() };
+    let lines = replay(&golden, &run, &checkpoint, &tokenizer, device, &|_| {});
+    assert_steps(&lines, &run, name);
+}
+
 fn main() {
     let arguments = Arguments::from_args();
     let tests: [(&str, fn()); 5] = [
@@ -333,6 +382,15 @@ fn main() {
             let (curves, name) = (curves.clone(), name.clone());
             trials.push(place.trial(&format!("curve::{name}"), move |device| {
                 curves.replay(&name, device);
+                Ok(())
+            }));
+        }
+    }
+    let lora = json("golden-trl/lora.json");
+    for place in golden::places() {
+        for name in lora["runs"].as_object().unwrap().keys().cloned() {
+            trials.push(place.trial(&format!("lora::{name}"), move |device| {
+                adapters_are_trained_as_with_peft(&name, device);
                 Ok(())
             }));
         }

@@ -614,3 +614,81 @@ fn rewards_are_listed_beside_methods() {
         assert!(names.contains(&name) && said.contains(name), "{name}: {names:?}");
     }
 }
+
+/// What a folder's weights are.
+fn weights(folder: &std::path::Path) -> Vec<Vec<f32>> {
+    let values = Checkpoint::open(folder).unwrap().load(&any_device()).unwrap();
+    values.0.iter().map(|t| t.to_data().try_to_vec().unwrap()).collect()
+}
+
+#[test]
+fn adapters_go_on_with_the_same_bits_and_merge() {
+    let root = tempfile::tempdir().unwrap();
+    let path = |name: &str| root.path().join(name).display().to_string();
+    fs::create_dir(root.path().join("model")).unwrap();
+    small_checkpoint(&root.path().join("model"), 4);
+    fs::write(path("pairs.jsonl"), lines(marked_pairs(8))).unwrap();
+    let align = |out: &str, more: &[&str]| {
+        let (model, data, out) = (path("model"), path("pairs.jsonl"), path(out));
+        let args = ["align", "--model", &model, "--data", &data, "--output_dir", &out, "--max_steps", "4"];
+        let args = [&args[..], &["--per_device_train_batch_size", "4", "--learning_rate", "1e-2"], more].concat();
+        collimate(&args)
+    };
+    let lora = ["--use_peft", "true", "--lora_r", "2", "--lora_target_modules", "all-linear", "--lora_dropout", "0.1"];
+    let ran = align("a", &[&lora[..], &["--save_steps", "2", "--lora_modules_to_save", "input_layernorm"]].concat());
+    assert!(ran.status.success(), "{}", text(&ran.stderr));
+    let said = text(&ran.stderr);
+    assert!(said.contains("adapters of rank 2 on ") && said.contains("parameters are trained"), "{said}");
+    let from = path("a/checkpoint-2");
+    let more = ["--resume_from_checkpoint", &from, "--save_steps", "2", "--lora_modules_to_save", "input_layernorm"];
+    let ran = align("b", &[&lora[..], &more].concat());
+    assert!(ran.status.success(), "{}", text(&ran.stderr));
+    let bytes = |folder: &str| fs::read(root.path().join(folder).join("adapter_model.safetensors")).unwrap();
+    assert_eq!(bytes("a"), bytes("b"));
+    assert!(!root.path().join("a/config.json").exists() && !root.path().join("a/model.safetensors").exists());
+
+    let ran = collimate(&["merge", "--model", &path("a"), "--output_dir", &path("whole")]);
+    assert!(ran.status.success(), "{}", text(&ran.stderr));
+    let scores = |folder: &str| {
+        let decoder = Decoder::load(&Checkpoint::open(&root.path().join(folder)).unwrap(), &any_device()).unwrap();
+        let mut layout = Layout::default();
+        layout.push(&[1, 4, 5], &[Text::whole(&[6, 7, 2])], true).unwrap();
+        decoder.score(&layout, Options::default()).unwrap().log_probs
+    };
+    let (adapted, merged, base) = (scores("a"), scores("whole"), scores("model"));
+    assert!(adapted.iter().zip(&merged).all(|(a, b)| (a - b).abs() < 1e-5), "{adapted:?} {merged:?}");
+    assert!(adapted.iter().zip(&base).any(|(a, b)| (a - b).abs() > 1e-3), "{adapted:?} {base:?}");
+
+    // Where the base has gone, the command says what is missing; `base_model` says where it is.
+    fs::rename(path("model"), path("elsewhere")).unwrap();
+    let generate = |more: &[&str]| {
+        collimate(&[&["generate", "--model", &path("a"), "--prompt", "a", "--max_new_tokens", "3"], more].concat())
+    };
+    let said = text(&generate(&[]).stderr);
+    assert!(said.contains("is an adapter of") && said.contains("base_model says where that is"), "{said}");
+    let ran = generate(&["--base_model", &path("elsewhere")]);
+    assert!(ran.status.success(), "{}", text(&ran.stderr));
+}
+
+#[test]
+fn what_is_frozen_stays_as_it_was() {
+    let root = tempfile::tempdir().unwrap();
+    let path = |name: &str| root.path().join(name).display().to_string();
+    fs::create_dir(root.path().join("model")).unwrap();
+    small_checkpoint(&root.path().join("model"), 4);
+    fs::write(path("texts.jsonl"), lines(marked_pairs(8))).unwrap();
+    let (model, data, out) = (path("model"), path("texts.jsonl"), path("out"));
+    let args = ["sft", "--model", &model, "--data", &data, "--output_dir", &out, "--max_steps", "2"];
+    let ran = collimate(&[&args[..], &["--trainable", "*norm", "--freeze", "model.norm"]].concat());
+    let said = text(&ran.stderr);
+    assert!(
+        ran.status.success() && said.contains("trainable \"*norm\":") && said.contains("frozen \"model.norm\":"),
+        "{said}"
+    );
+    let specs = Checkpoint::open(&root.path().join("model")).unwrap().inventory.specs;
+    for ((spec, new), old) in
+        specs.iter().zip(weights(&root.path().join("out"))).zip(weights(&root.path().join("model")))
+    {
+        assert_eq!(new != old, spec.name.contains("layernorm"), "{}", spec.name);
+    }
+}

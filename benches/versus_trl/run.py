@@ -41,6 +41,7 @@ def arguments():
     add("--set", action="append", default=[], metavar="KEY=VALUE", help="a further key for `collimate align`")
     add("--optim", default="adamw_torch_fused", help="TRL's optimiser [adamw_torch_fused]")
     add("--attn", default="sdpa", help="TRL's attention [sdpa]")
+    add("--lora", type=int, default=0, metavar="R", help="adapters of that rank on all linear maps, on both sides [none]")
     add("--beta", type=float, default=0.1)
     add("--learning_rate", type=float, default=1e-4)
     add("--profile", action="store_true", help="also run Collimate once with --profile and print where its steps' time goes")
@@ -107,6 +108,9 @@ def collimate_command(a, work, out):
                "--lr_scheduler_type", "constant", "--max_grad_norm", 1, "--per_device_train_batch_size", a.pairs,
                "--per_device_eval_batch_size", a.pairs, "--max_length", a.max_length, "--max_steps", a.steps,
                "--shuffle", "false", "--logging_steps", 1]
+    if a.lora:
+        command += ["--use_peft", "true", "--lora_r", a.lora, "--lora_alpha", 2 * a.lora, "--lora_target_modules",
+                    "all-linear", "--lora_dropout", 0]
     if a.backend:
         command += ["--backend", a.backend]
     for pair in a.set:
@@ -134,7 +138,7 @@ def trl(a, work, name, tuned=False):
     command = [a.python, HERE / "trl_side.py", "--model", work / "model", "--data", work / "pairs.jsonl", "--out", out,
                "--pairs", a.pairs, "--batch", a.trl_batch, "--steps", a.steps, "--max_length", a.max_length,
                "--threads", a.threads,
-               "--beta", a.beta, "--learning_rate", a.learning_rate, "--optim", a.optim, "--attn", a.attn]
+               "--beta", a.beta, "--learning_rate", a.learning_rate, "--optim", a.optim, "--attn", a.attn, "--lora", a.lora]
     variables = {"GLIBC_TUNABLES": TUNED} if tuned else {}
     result = run(command, work / f"{name}.log", a.threads, **variables)
     return result | json.loads(out.read_text())

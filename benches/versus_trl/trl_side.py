@@ -10,7 +10,7 @@ import argparse, json, os, tempfile, time
 ap = argparse.ArgumentParser()
 for name in ("model", "data", "out", "optim", "attn"):
     ap.add_argument("--" + name)
-for name in ("pairs", "batch", "steps", "max_length", "threads", "peak"):
+for name in ("pairs", "batch", "steps", "max_length", "threads", "peak", "lora"):
     ap.add_argument("--" + name, type=int, default=0)
 for name in ("beta", "learning_rate"):
     ap.add_argument("--" + name, type=float)
@@ -87,7 +87,13 @@ model = AutoModelForCausalLM.from_pretrained(a.model, dtype=torch.float32, attn_
 with open(a.data, encoding="utf-8") as f:
     pairs = datasets.Dataset.from_list([json.loads(line) for line in f])
 clock = Clock()
-trainer = Timed(model=model, args=config, train_dataset=pairs, processing_class=AutoTokenizer.from_pretrained(a.model),
+peft_config = None
+if a.lora:
+    from peft import LoraConfig
+
+    peft_config = LoraConfig(task_type="CAUSAL_LM", r=a.lora, lora_alpha=2 * a.lora, lora_dropout=0.0,
+                             target_modules="all-linear")
+trainer = Timed(model=model, args=config, peft_config=peft_config, train_dataset=pairs, processing_class=AutoTokenizer.from_pretrained(a.model),
                 callbacks=[clock])
 trainer.train()
 logs = [line for line in clock.logs if "grad_norm" in line]

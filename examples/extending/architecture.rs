@@ -80,6 +80,7 @@ fn read(r: &mut Reader<'_>) -> Result<ModelConfig, ModelError> {
         tie_word_embeddings: false,
         head: HeadKind::Vocabulary,
         eos_token_ids: r.token_ids("eos_token_id")?,
+        text_of: None,
         inventory: b.0,
         network: Arc::new(network),
     })

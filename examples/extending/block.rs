@@ -67,7 +67,16 @@ fn with_cx<R>(params: &Params, device: &Device, f: impl FnOnce(&Cx<'_>) -> R) ->
     let mut layout = Layout::default();
     layout.push(&[1, 2, 3], &[Text::whole(&[4, 5]), Text::whole(&[6, 7])], true).unwrap();
     let (batch, kernels, profile) = (Batch::new(&layout, &[], &[], device), Kernels::on(device), Profile::default());
-    f(&Cx { params, kernels: &kernels, batch: &batch, packed: None, recompute: false, profile: &profile, device })
+    f(&Cx {
+        params,
+        kernels: &kernels,
+        batch: &batch,
+        packed: None,
+        dropout: None,
+        recompute: false,
+        profile: &profile,
+        device,
+    })
 }
 
 /// What the backward pass says of L = Σ y·dy along a direction of all that goes in, and what differences say.

@@ -101,6 +101,7 @@ pub fn command() -> Command {
             "collimate reward --model my-model --data pairs.jsonl --output_dir rewards",
         ))
         .subcommand(commands::generate::command())
+        .subcommand(commands::merge::command())
         .subcommand(
             Command::new("methods")
                 .about("List the methods, losses, averagings, optimality operators and rewards that are linked")
@@ -130,7 +131,7 @@ fn json() -> Arg {
 }
 
 /// Keys whose flag may be given several times.
-const LISTS: [&str; 2] = ["data", "eval_data"];
+const LISTS: [&str; 6] = ["data", "eval_data", "trainable", "freeze", "lora_target_modules", "lora_modules_to_save"];
 
 pub(crate) fn flag(key: &'static str, help: String, heading: &'static str) -> Arg {
     // Several data sets, or one.
@@ -184,6 +185,7 @@ fn dispatch(matches: &ArgMatches) -> Result<()> {
         Some((name, m)) if let Some(kind) = Kind::ALL.into_iter().find(|k| k.name() == name) => {
             commands::train::run(kind, table(kind, m)?, m.get_flag("quiet"), m.get_flag("profile"))
         }
+        Some(("merge", m)) => commands::merge::run(m),
         Some(("generate", m)) => commands::generate::run(m),
         Some(("methods", m)) => commands::methods::run(m.get_flag("json")),
         Some(("backends", m)) => commands::backends::run(m.get_flag("capabilities"), m.get_flag("json")),

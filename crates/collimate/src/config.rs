@@ -12,6 +12,7 @@ use collimate_core::objective::Method;
 use collimate_core::trl;
 use collimate_data::{Options as DataOptions, Source, hub, template_path};
 use collimate_model::files::read_settings;
+use collimate_model::{Init, Lora, Targets};
 use collimate_train::Settings;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
@@ -117,6 +118,18 @@ pub(crate) const DATA: &str = "Data";
 /// `max_length` where it is not given.
 pub(crate) const MAX_LENGTH: usize = 1024;
 const ENGINE: &str = "Engine";
+const PART: &str = "Part of the network";
+/// Keys that say what adapters are like.
+const LORA: [&str; 8] = [
+    "lora_r",
+    "lora_alpha",
+    "lora_dropout",
+    "lora_target_modules",
+    "lora_modules_to_save",
+    "use_rslora",
+    "use_dora",
+    "init_lora_weights",
+];
 
 /// All keys but the parameters of methods, which the methods themselves declare.
 pub const KEYS: &[Key] = &[
@@ -180,6 +193,26 @@ pub const KEYS: &[Key] = &[
     key(TRAIN, "save_steps", "Optimiser steps between checkpoints to go on from; 0: none [default: 0]"),
     key(TRAIN, "seed", "What the order of the data and all else that is random is drawn from [default: 42]"),
     key(TRAIN, "shuffle", "Whether the data is shuffled, anew for each epoch [default: true]"),
+    key(PART, "trainable", "What is trained, by names or patterns: [\"norm\", \"layers.1*\"] [default: all]"),
+    key(PART, "freeze", "What is not trained, by names or patterns [default: nothing]"),
+    key(PART, "use_peft", "Train adapters (LoRA) beside the model's weights, and these not [default: false]"),
+    key(PART, "lora_r", "The rank of adapters [default: 16]"),
+    key(PART, "lora_alpha", "α: adapters are scaled by α/r [default: 32]"),
+    key(
+        PART,
+        "lora_dropout",
+        "The share of inputs that adapters don't see while training [default: 0.05 in sft, else 0]",
+    ),
+    key(
+        PART,
+        "lora_target_modules",
+        "Which linear maps: [names], \"all-linear\" or a regular expression [default: PEFT's for the architecture]",
+    ),
+    key(PART, "lora_modules_to_save", "Modules that are trained in full beside the adapters [default: none]"),
+    key(PART, "use_rslora", "Scale adapters by α/√r [default: false]"),
+    key(PART, "use_dora", "Adapters with a magnitude for each row [default: false]"),
+    key(PART, "init_lora_weights", "true (A uniform, B = 0), gaussian or false (A and B uniform) [default: true]"),
+    text(PART, "base_model", "Where the base of an adapter is, if not where the adapter says"),
     key(ENGINE, "prefix_sharing", "Whether a pair's prompt is computed once for both completions [default: true]"),
     key(ENGINE, "max_tokens_per_batch", "Bound on input tokens per micro-batch; 0: none [default: 0]"),
     key(
@@ -276,6 +309,14 @@ pub struct Run {
     pub model: PathBuf,
     /// The reference, if it is another than the model.
     pub ref_model: Option<PathBuf>,
+    /// The base of the model, if that is an adapter.
+    pub base_model: Option<PathBuf>,
+    /// What is trained, by patterns; empty: all.
+    pub trainable: Vec<String>,
+    /// What is not.
+    pub freeze: Vec<String>,
+    /// New adapters.
+    pub lora: Option<Lora>,
     /// The data.
     pub data: Vec<Source>,
     /// The data for evaluation.
@@ -361,6 +402,65 @@ fn share_of_steps(train: &mut Map<String, Value>) -> Result<()> {
     Ok(())
 }
 
+/// Names, one or several.
+fn names_of(key: &str, value: Value) -> Result<Vec<String>> {
+    let said = format!("{key}: expected names, got {value}");
+    let one = |v: Value| v.as_str().filter(|s| !s.is_empty()).map(str::to_owned);
+    let all = match value {
+        Value::Array(list) if !list.is_empty() => list.into_iter().map(one).collect(),
+        v => one(v).map(|n| vec![n]),
+    };
+    all.ok_or_else(|| anyhow!(said))
+}
+
+/// The adapters that `use_peft` and the keys of LoRA say.
+fn lora(kind: Kind, table: &mut Map<String, Value>) -> Result<Option<Lora>> {
+    let flag = |key: &str, v: Option<Value>| match v {
+        None => Ok(false),
+        Some(v) => v.as_bool().ok_or_else(|| anyhow!("{key}: expected true or false, got {v}")),
+    };
+    if !flag("use_peft", table.remove("use_peft"))? {
+        if let Some(key) = LORA.into_iter().find(|k| table.contains_key(*k)) {
+            bail!("{key}: does nothing without use_peft = true");
+        }
+        return Ok(None);
+    }
+    let mut take = |key: &str| table.remove(key);
+    let number = |key: &str, v: Option<Value>, default: f64| match v {
+        None => Ok(default),
+        Some(v) => v.as_f64().ok_or_else(|| anyhow!("{key}: expected a number, got {v}")),
+    };
+    let r = match take("lora_r") {
+        None => 16,
+        Some(v) => v.as_u64().ok_or_else(|| anyhow!("lora_r: expected a whole number, got {v}"))? as usize,
+    };
+    let init = match take("init_lora_weights") {
+        None | Some(Value::Bool(true)) => Init::True,
+        Some(Value::Bool(false)) => Init::False,
+        Some(Value::String(s)) if s == "gaussian" => Init::Gaussian,
+        Some(v) => bail!("init_lora_weights: expected true, false or \"gaussian\", got {v}"),
+    };
+    let target_modules = match take("lora_target_modules") {
+        None => None,
+        Some(Value::String(pattern)) => Some(Targets::Pattern(pattern)),
+        Some(list) => Some(Targets::Names(names_of("lora_target_modules", list)?)),
+    };
+    let new = Lora {
+        r,
+        alpha: number("lora_alpha", take("lora_alpha"), 32.0)?,
+        // TRL's is 0.05 everywhere, and its `disable_dropout` makes that 0 but in supervised fine-tuning.
+        dropout: number("lora_dropout", take("lora_dropout"), if kind == Kind::Sft { 0.05 } else { 0.0 })?,
+        target_modules,
+        modules_to_save: take("lora_modules_to_save")
+            .map_or(Ok(Vec::new()), |v| names_of("lora_modules_to_save", v))?,
+        use_rslora: flag("use_rslora", take("use_rslora"))?,
+        use_dora: flag("use_dora", take("use_dora"))?,
+        init,
+    };
+    new.validate()?;
+    Ok(Some(new))
+}
+
 fn string(key: &str, value: Value) -> Result<String> {
     match value {
         Value::String(s) if !s.is_empty() => Ok(s),
@@ -369,7 +469,7 @@ fn string(key: &str, value: Value) -> Result<String> {
 }
 
 /// Keys that are paths to read from, to write to, and those that are paths or lists of paths or of tables with one.
-const PATHS: [&str; 3] = ["model", "ref_model", "resume_from_checkpoint"];
+const PATHS: [&str; 4] = ["model", "ref_model", "base_model", "resume_from_checkpoint"];
 const PATHS_OUT: [&str; 2] = ["output_dir", "cache_dir"];
 const PATH_LISTS: [&str; 2] = ["data", "eval_data"];
 
@@ -511,7 +611,17 @@ impl Run {
             let hint = nearest(odd, &known).map_or_else(String::new, |k| format!("; did you mean `{k}`?"));
             bail!("unknown key `{odd}`{hint} (`collimate {} --help` lists all keys)", kind.name());
         }
+        let lora = lora(kind, &mut table)?;
         let mut take = |key: &str| table.remove(key);
+        let [trainable, freeze] =
+            ["trainable", "freeze"].map(|key| take(key).map_or(Ok(Vec::new()), |v| names_of(key, v)));
+        let (trainable, freeze) = (trainable?, freeze?);
+        if let Some(key) = [("trainable", &trainable), ("freeze", &freeze)].iter().find(|(_, l)| !l.is_empty())
+            && lora.is_some()
+        {
+            bail!("{}: with use_peft the adapters are trained, and what lora_modules_to_save names", key.0);
+        }
+        let base_model = take("base_model").map(|v| string("base_model", v)).transpose()?.map(PathBuf::from);
         let required = |key: &str, v: Option<Value>| {
             v.ok_or_else(|| anyhow!("`{key}` is missing: give --{key} or set it in the file"))
         };
@@ -591,6 +701,10 @@ impl Run {
             kind,
             model,
             ref_model,
+            base_model,
+            trainable,
+            freeze,
+            lora,
             data,
             eval_data,
             eval_split,
@@ -614,6 +728,40 @@ impl Run {
         all.insert("model".into(), path(&self.model));
         if let Some(r) = &self.ref_model {
             all.insert("ref_model".into(), path(r));
+        }
+        if let Some(base) = &self.base_model {
+            all.insert("base_model".into(), path(base));
+        }
+        for (key, list) in [("trainable", &self.trainable), ("freeze", &self.freeze)] {
+            if !list.is_empty() {
+                all.insert(key.into(), list.clone().into());
+            }
+        }
+        if let Some(lora) = &self.lora {
+            let number = |x: f64| if x.fract() == 0.0 { Value::from(x as u64) } else { Value::from(x) };
+            let targets = match &lora.target_modules {
+                None => None,
+                Some(Targets::Names(names)) => Some(Value::from(names.clone())),
+                Some(Targets::Pattern(p)) => Some(Value::from(p.clone())),
+            };
+            let saved = Some(&lora.modules_to_save).filter(|m| !m.is_empty()).map(|m| Value::from(m.clone()));
+            let init = match lora.init {
+                Init::True => Value::from(true),
+                Init::Gaussian => Value::from("gaussian"),
+                Init::False => Value::from(false),
+            };
+            let keys = [
+                ("use_peft", Some(true.into())),
+                ("lora_r", Some(lora.r.into())),
+                ("lora_alpha", Some(number(lora.alpha))),
+                ("lora_dropout", Some(lora.dropout.into())),
+                ("lora_target_modules", targets),
+                ("lora_modules_to_save", saved),
+                ("use_rslora", Some(lora.use_rslora.into())),
+                ("use_dora", Some(lora.use_dora.into())),
+                ("init_lora_weights", Some(init)),
+            ];
+            all.extend(keys.into_iter().filter_map(|(k, v)| Some((k.to_owned(), v?))));
         }
         all.insert("data".into(), data);
         if let Some(eval) = eval {
@@ -713,6 +861,7 @@ mod tests {
         );
         settings.extend(["method", "objective", "resume_from_checkpoint"].map(String::from));
         settings.extend(["center_rewards_coefficient", "eval_generations"].map(String::from));
+        settings.extend(["trainable", "freeze", "use_peft", "base_model"].into_iter().chain(LORA).map(String::from));
         settings.sort();
         settings.dedup();
         let mut keys: Vec<String> = KEYS.iter().map(|k| k.name.to_owned()).collect();
@@ -804,6 +953,10 @@ mod tests {
             ("method = 'simpo'\nref_model = 'r'", "ref_model: this method has no reference"),
             ("lr_scheduler_type = 'constant'\nwarmup_steps = 5", "\"constant_with_warmup\" has one"),
             ("lr_scheduler_type = 'constant'\nwarmup_steps = 0.1", "\"constant_with_warmup\" has one"),
+            ("lora_r = 8", "lora_r: does nothing without use_peft"),
+            ("use_peft = true\nfreeze = 'norm'", "freeze: with use_peft the adapters are trained"),
+            ("use_peft = true\nuse_dora = true\nlora_dropout = 0.1", "set lora_dropout = 0"),
+            ("use_peft = true\ninit_lora_weights = 'pissa'", "init_lora_weights: expected true, false or"),
             ("loss_type = 'sigmoid'\nlabel_smoothing = 0.1", "label_smoothing: loss_type \"sigmoid\" does not use it"),
             ("loss_type = ['ipo', 'sft']\ndiscopop_tau = 0.1", "discopop_tau: loss_type \"ipo\", \"sft\" does not"),
             ("loss_type = 'sigmoid'\nf_alpha_divergence_coef = 0.3", "f_divergence_type = \"alpha_divergence\" does"),

@@ -68,6 +68,15 @@ pub const KEYS: &[(&str, &str)] = &[
     ("log_level", "`--quiet`"),
     ("push_to_hub", "leave it out: `hf upload` takes the output folder as it is"),
     ("hub_model_id", "leave it out: `hf upload` takes the output folder as it is"),
+    ("lora_task_type", "leave it out: the command says it (`reward`: SEQ_CLS, else CAUSAL_LM)"),
+    ("lora_target_parameters", "`lora_target_modules`: adapters stand beside linear maps"),
+    ("lora_bias", "leave it out: biases stay frozen"),
+    ("load_in_8bit", "leave it out: weights are float32 or bfloat16"),
+    ("load_in_4bit", "leave it out: weights are float32 or bfloat16"),
+    ("bnb_4bit_quant_type", "leave it out: weights are float32 or bfloat16"),
+    ("use_bnb_nested_quant", "leave it out: weights are float32 or bfloat16"),
+    ("bnb_4bit_quant_storage", "leave it out: weights are float32 or bfloat16"),
+    ("peft_config", "`use_peft`, and the keys that begin with `lora_`"),
     ("trust_remote_code", "leave it out: no code of a checkpoint is ever run"),
 ];
 

@@ -6,7 +6,6 @@ use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail};
-use burn::tensor::Device;
 use collimate_model::files::{beside, read_settings, sweep, sync_folder};
 use collimate_model::{Checkpoint, Decoder, Moments, remove_saved, write_whole};
 use collimate_train::{Progress, State, StepInfo, content};
@@ -202,7 +201,8 @@ pub(crate) struct Saved {
 
 /// Keys that may differ between a run and its continuation: where things lie (their content is compared), what decides
 /// only what is written when, and how far the run goes.
-const FREE: [&str; 11] = [
+const FREE: [&str; 12] = [
+    "base_model",
     "output_dir",
     "save_steps",
     "eval_steps",
@@ -308,7 +308,9 @@ impl Output {
         if !empty && !folder.join(CONFIG).is_file() {
             bail!("output_dir {shown} holds files that are not of an earlier run; choose another folder");
         }
-        let weights = names.iter().any(|n| n.starts_with("model") && n.ends_with(".safetensors"));
+        let weights = names
+            .iter()
+            .any(|n| (n.starts_with("model") || n.starts_with("adapter_model")) && n.ends_with(".safetensors"));
         if (weights || !saved.is_empty()) && !self.continued && !overwrite {
             let on = saved.last().map_or_else(String::new, |(_, last)| {
                 format!(", resume_from_checkpoint = \"{}\" goes on with it", last.display())
@@ -510,8 +512,10 @@ impl Saved {
     ///
     /// # Errors
     /// Files that are not of one step, or not of a checkpoint.
-    pub fn load(self, folder: &Path, device: &Device) -> Result<(Decoder, Moments, Progress)> {
-        let checkpoint = Checkpoint::open(folder)?;
+    pub fn load(self, folder: &Path, run: &Checkpoint, initial: &Decoder) -> Result<(Decoder, Moments, Progress)> {
+        let device = initial.device();
+        // Of adapters, the base is there already.
+        let checkpoint = if run.lora().is_some() { run.clone() } else { Checkpoint::open(folder)? };
         let moments = checkpoint.load_moments(&folder.join(MOMENTS), device)?;
         if moments.steps != self.progress.step as u64 {
             bail!(
@@ -521,6 +525,13 @@ impl Saved {
                 self.progress.step
             );
         }
-        Ok((Decoder::load(&checkpoint, device)?, moments, self.progress))
+        let policy = match run.lora() {
+            Some(_) => {
+                let tensors = run.load_adapter(folder, initial.parameters(), device)?;
+                Decoder::new(run.config.clone(), tensors, device)
+            }
+            None => Decoder::load(&checkpoint, device)?,
+        };
+        Ok((policy, moments, self.progress))
     }
 }

@@ -4,8 +4,7 @@ use std::path::PathBuf;
 use std::sync::OnceLock;
 
 use collimate_data::Tokenizer;
-use collimate_data::hub::{self, Kind};
-use collimate_model::{Checkpoint, Decoder, HeadKind, Layout, Options};
+use collimate_model::{Decoder, HeadKind, Layout, Options};
 use collimate_reward::{AnyReward, Error, Reward, Sample};
 use serde::{Deserialize, Serialize};
 
@@ -37,16 +36,15 @@ const TOKENS: usize = 4096;
 impl Opened {
     fn new(model: &Model) -> anyhow::Result<Self> {
         let (_, device) = crate::commands::device(model.backend.as_deref())?;
-        let folder = hub::locate(&model.model, Kind::Model)?;
-        let checkpoint = Checkpoint::open(&folder)?;
+        let checkpoint = crate::commands::open(&model.model, None)?;
         if checkpoint.config.head != HeadKind::Value {
             anyhow::bail!(
                 "{} is no reward model: its architectures name no sequence classification; `collimate reward` trains one",
-                folder.display()
+                model.model.display()
             );
         }
         let decoder = Decoder::load(&checkpoint, &device)?;
-        let tokenizer = Tokenizer::from_folder(&folder)?;
+        let tokenizer = Tokenizer::from_folder(checkpoint.tokenizer_folder())?;
         // Where texts are padded with EOS, transformers, and TRL in training, reads at the last token before it.
         let pads = |id: &u32| tokenizer.pad_id() == Some(*id) && checkpoint.raw_config["pad_token_id"] == *id;
         let end = tokenizer.eos_id().filter(|id| !pads(id));

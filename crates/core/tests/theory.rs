@@ -2,12 +2,12 @@
 //! that no other test holds.
 
 use approx::assert_abs_diff_eq;
+use collimate_core::Pair;
 use collimate_core::averaging::{AnyAveraging, Mean, Power, Sum};
 use collimate_core::loss::Logistic;
 use collimate_core::objective::{Completion, Dpo, Totals};
 use collimate_core::optimality::ReverseKl;
 use collimate_core::tabular::{World, normalise};
-use collimate_core::{AveragingOperator, Pair};
 
 const BETA: f64 = 0.7;
 

@@ -228,8 +228,7 @@ impl Equations {
             bail!("{}: no test", e.id);
         };
         let names: Vec<_> = e.tests.iter().map(|t| format!("`{t}`")).collect();
-        let shown =
-            |file: &str, anchor: &str| format!("```rs\n{{{{#include ../../{}{file}:{anchor}}}}}\n```\n", up);
+        let shown = |file: &str, anchor: &str| format!("```rs\n{{{{#include ../../{}{file}:{anchor}}}}}\n```\n", up);
         let test = match function {
             "main" => String::new(),
             _ => format!("<div>\n\n{}\n</div>\n", shown(file, function)),

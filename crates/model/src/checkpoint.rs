@@ -15,11 +15,16 @@ use crate::arch;
 use crate::config::{HeadKind, ModelConfig};
 use crate::error::Error;
 use crate::files::{Aside, read_at_most, write_whole};
+use crate::lora::{self, Lora};
 use crate::params::{Inventory, Spec, Tensors, normal};
+use crate::pickle;
 use crate::precision::Precision;
 
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
+/// The same, pickled.
+const PICKLED: &str = "pytorch_model.bin";
+const PICKLED_INDEX: &str = "pytorch_model.bin.index.json";
 /// As transformers cuts them.
 const SHARD_BYTES: usize = 5_000_000_000;
 /// More than the largest networks that can be read here take. A parser makes up to twenty times as much of it.
@@ -33,11 +38,17 @@ struct Shard {
     path: PathBuf,
     file: File,
     data_start: u64,
-    metadata: Metadata,
+    tensors: BTreeMap<String, TensorInfo>,
+    about: HashMap<String, String>,
 }
 
 impl Shard {
     fn open(path: &Path) -> Result<Self, Error> {
+        if path.extension().is_some_and(|e| e == "bin") {
+            let tensors = pickle::tensors(path)?;
+            let file = File::open(path).map_err(Error::io(path))?;
+            return Ok(Self { path: path.to_owned(), file, data_start: 0, tensors, about: HashMap::new() });
+        }
         let broken = |why: String| Error::Safetensors { path: path.to_owned(), why };
         // Asked first: opening a pipe would wait for whoever fills it.
         if !std::fs::metadata(path).map_err(Error::io(path))?.is_file() {
@@ -61,7 +72,9 @@ impl Shard {
         if expected != length {
             return Err(broken(format!("it should have {expected} bytes and has {length}")));
         }
-        Ok(Self { path: path.to_owned(), file, data_start: 8 + header, metadata })
+        let tensors = metadata.tensors().into_iter().map(|(n, i)| (n, i.clone())).collect();
+        let about = metadata.metadata().clone().unwrap_or_default();
+        Ok(Self { path: path.to_owned(), file, data_start: 8 + header, tensors, about })
     }
 
     fn read(&mut self, name: &str, info: &TensorInfo) -> Result<Vec<f32>, Error> {
@@ -108,14 +121,129 @@ pub struct Checkpoint {
     new_head: Option<u64>,
     /// The pad token that the tokenizer's files are to name.
     pad_token: Option<String>,
+    adapter: Option<Beside>,
+}
+
+/// Adapters beside a checkpoint's own weights.
+#[derive(Clone, Debug)]
+struct Beside {
+    lora: Lora,
+    from: From,
+}
+
+/// Where the values of adapters come from.
+#[derive(Clone, Debug)]
+enum From {
+    /// A folder that holds them.
+    Folder(PathBuf),
+    /// They are new, and drawn from a seed.
+    Seed(u64),
 }
 
 impl Checkpoint {
-    /// Reads `config.json` of a folder; the weights are read by [`load`](Self::load).
+    /// Reads `config.json` of a folder; the weights are read by [`load`](Self::load). Of a folder that holds an adapter,
+    /// the base is found where its configuration says.
     ///
     /// # Errors
-    /// A folder that is no checkpoint, or one that asks for what this decoder lacks.
+    /// A folder that is no checkpoint, or one that asks for what this decoder lacks; an adapter whose base is not there.
     pub fn open(folder: &Path) -> Result<Self, Error> {
+        Self::open_with(folder, None)
+    }
+
+    /// As [`open`](Self::open), with the base of an adapter, wherever its configuration says that it is.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open); a base for a folder that is no adapter.
+    pub fn open_with(folder: &Path, base: Option<&Path>) -> Result<Self, Error> {
+        if !Self::is_adapter(folder) {
+            return match base {
+                None => Self::open_base(folder),
+                Some(_) => {
+                    let why = format!("base_model is given, but there is no {} in it: it is no adapter", lora::CONFIG);
+                    Err(Error::NotACheckpoint { path: folder.to_owned(), why })
+                }
+            };
+        }
+        let (lora, named, value_head) = Lora::read(folder)?;
+        let base = base.map_or_else(|| lora::find_base(folder, named.as_deref()), |b| Ok(b.to_owned()))?;
+        let mut new = Self::open_base(&base)?;
+        if value_head {
+            new = new.with_value_head(0)?;
+        }
+        new.put_beside(lora, From::Folder(folder.to_owned()), false)
+    }
+
+    /// Whether a folder holds an adapter, and no weights that it would stand beside.
+    pub fn is_adapter(folder: &Path) -> bool {
+        folder.join(lora::CONFIG).is_file() && !folder.join("config.json").is_file()
+    }
+
+    /// The base that an adapter folder names; none where it names none, or is no adapter.
+    ///
+    /// # Errors
+    /// A configuration that can't be read.
+    pub fn named_base(folder: &Path) -> Result<Option<String>, Error> {
+        if Self::is_adapter(folder) { Ok(Lora::read(folder)?.1) } else { Ok(None) }
+    }
+
+    /// The same network with new adapters beside its weights, which are frozen; drawn from `seed`.
+    ///
+    /// # Errors
+    /// A checkpoint that has adapters; as the names say.
+    pub fn with_lora(self, lora: Lora, seed: u64) -> Result<Self, Error> {
+        if self.adapter.is_some() {
+            return Err(Error::Part(
+                "use_peft: the model is an adapter already, and is trained on as it is; leave out use_peft and the keys of \
+                 LoRA, or merge it first"
+                    .into(),
+            ));
+        }
+        let mut lora = lora;
+        // As PEFT has it: a head that is new is trained in full.
+        let head = arch::VALUE_HEAD;
+        if self.config.head == HeadKind::Value && !lora.modules_to_save.iter().any(|m| m == head) {
+            lora.modules_to_save.push(head.into());
+        }
+        self.put_beside(lora, From::Seed(seed), true)
+    }
+
+    fn put_beside(mut self, lora: Lora, from: From, strict: bool) -> Result<Self, Error> {
+        lora.validate()?;
+        lora.attach(&mut self.config, strict)?;
+        self.inventory = self.config.inventory.clone();
+        self.adapter = Some(Beside { lora, from });
+        Ok(self)
+    }
+
+    /// The adapters that stand beside its weights, if any do.
+    pub fn lora(&self) -> Option<&Lora> {
+        self.adapter.as_ref().map(|a| &a.lora)
+    }
+
+    /// The folder of the adapter that it was opened from, if that was one.
+    pub fn adapter_folder(&self) -> Option<&Path> {
+        match self.adapter.as_ref().map(|a| &a.from) {
+            Some(From::Folder(folder)) => Some(folder),
+            _ => None,
+        }
+    }
+
+    /// The folder with the tokenizer: the adapter's, where it has one, else the checkpoint's own.
+    pub fn tokenizer_folder(&self) -> &Path {
+        self.adapter_folder().filter(|f| f.join("tokenizer.json").is_file()).unwrap_or(&self.folder)
+    }
+
+    /// The base alone, with what `tensors` say of it and of its adapters in one.
+    pub fn merge(mut self, tensors: &Tensors) -> (Self, Tensors) {
+        let merged = lora::merged(&self.inventory, tensors);
+        if let Some(adapted) = self.inventory.adapted.take() {
+            self.inventory.specs.truncate(adapted.first);
+        }
+        self.config.inventory = self.inventory.clone();
+        (self, merged)
+    }
+
+    fn open_base(folder: &Path) -> Result<Self, Error> {
         let (config, raw_config) = ModelConfig::from_folder(folder)?;
         let inventory = config.inventory.clone();
         let folder = folder.to_owned();
@@ -128,6 +256,7 @@ impl Checkpoint {
             stop_ids: Vec::new(),
             new_head: None,
             pad_token: None,
+            adapter: None,
         })
     }
 
@@ -139,6 +268,11 @@ impl Checkpoint {
     pub fn with_value_head(mut self, seed: u64) -> Result<Self, Error> {
         if self.config.head == HeadKind::Value {
             return Ok(self);
+        }
+        if self.adapter.is_some() {
+            return Err(Error::Part(
+                "the adapter is one of a language model, and a reward model has another head; merge it first".into(),
+            ));
         }
         let family = arch::family(&self.config.model_type).unwrap_or_default();
         let raw = &mut self.raw_config;
@@ -185,15 +319,62 @@ impl Checkpoint {
     /// # Errors
     /// A missing, unexpected or misshapen tensor, by name; a truncated file.
     pub fn load(&self, device: &Device) -> Result<Tensors, Error> {
+        let base = self.load_base(device)?;
+        match self.adapter.as_ref().map(|a| (&a.lora, &a.from)) {
+            None => Ok(Tensors(base)),
+            Some((_, From::Folder(folder))) => self.load_adapter(folder, &Tensors(base), device),
+            Some((lora, From::Seed(seed))) => Ok(lora.begin(&self.inventory, base, *seed, device)),
+        }
+    }
+
+    /// Reads the adapters in `folder`, beside the weights of `base`, which may have others already.
+    ///
+    /// # Errors
+    /// A missing, unexpected or misshapen tensor, by name; a checkpoint without adapters.
+    pub fn load_adapter(&self, folder: &Path, base: &Tensors, device: &Device) -> Result<Tensors, Error> {
+        let Some(adapted) = &self.inventory.adapted else {
+            let why = "it is not of the adapters that the run trains".into();
+            return Err(Error::NotACheckpoint { path: folder.to_owned(), why });
+        };
+        let mut shard = Shard::open(&folder.join(lora::WEIGHTS))?;
+        let mut left = shard.tensors.clone();
+        let mut values = base.0[..adapted.first].to_vec();
+        for spec in &self.inventory.specs[adapted.first..] {
+            let name = lora::name_in_file(&spec.name);
+            let Some(info) = left.remove(&name) else {
+                return Err(shard.fault(&name, format!("is missing; expected shape {:?}", spec.shape)));
+            };
+            if info.shape != spec.shape {
+                let why = format!("{} expects shape {:?}, the file has {:?}", lora::CONFIG, spec.shape, info.shape);
+                return Err(shard.fault(&name, why));
+            }
+            let host = shard.read(&name, &info)?;
+            if host.iter().any(|x| !x.is_finite()) {
+                return Err(shard.fault(&name, "holds a value that is not finite".into()));
+            }
+            values.push(spec.tensor(host, device));
+        }
+        match left.keys().next() {
+            None => Ok(Tensors(values)),
+            Some(name) => Err(shard.fault(name, format!("is none of the adapters that {} says", lora::CONFIG))),
+        }
+    }
+
+    fn load_base(&self, device: &Device) -> Result<Vec<Tensor<2>>, Error> {
+        let specs =
+            &self.inventory.specs[..self.inventory.adapted.as_ref().map_or(self.inventory.specs.len(), |a| a.first)];
         let mut shards = self.shards()?;
         let mut places: HashMap<String, (usize, TensorInfo)> = HashMap::new();
         for (i, shard) in shards.iter().enumerate() {
-            for (name, info) in shard.metadata.tensors() {
+            for (name, info) in shard.tensors.clone() {
                 if let Some((first, _)) = places.insert(name.clone(), (i, info.clone())) {
                     let other = shards[first].path.display();
                     return Err(shard.fault(&name, format!("is also in {other}")));
                 }
             }
+        }
+        if let Some(prefix) = self.prefix(places.keys()) {
+            places = places.into_iter().map(|(name, at)| (name[prefix.len()..].to_owned(), at)).collect();
         }
         self.complete_names(&mut places);
         self.settle_tied_head(&mut places, &mut shards)?;
@@ -202,7 +383,7 @@ impl Checkpoint {
             places.remove(&self.head());
         }
         let mut values = Vec::with_capacity(self.inventory.specs.len());
-        for spec in &self.inventory.specs {
+        for spec in specs {
             let Some((shard, info)) = places.remove(&spec.name) else {
                 if let Some(seed) = self.new_head.filter(|_| spec.name == value_head) {
                     let range = self.raw_config.get("initializer_range").and_then(Value::as_f64).unwrap_or(0.02);
@@ -230,7 +411,23 @@ impl Checkpoint {
             return Err(shards[shard]
                 .fault(name, "is not part of this architecture; config.json may be of another model".into()));
         }
-        Ok(Tensors(values))
+        Ok(values)
+    }
+
+    /// What all names begin with, where the names without it are what the architecture wants.
+    fn prefix<'a>(&self, mut names: impl Iterator<Item = &'a String> + Clone) -> Option<String> {
+        let wanted = &self.inventory.specs.first()?.name;
+        let prefix = names.clone().find_map(|n| n.strip_suffix(wanted.as_str()).filter(|p| p.ends_with('.')))?;
+        names.all(|n| n.starts_with(prefix)).then(|| prefix.to_owned())
+    }
+
+    /// What all names in the files of weights begin with, beyond those of the architecture: it is left out in reading.
+    ///
+    /// # Errors
+    /// As [`check`](Self::check).
+    pub fn stripped(&self) -> Result<Option<String>, Error> {
+        let shards = self.shards()?;
+        Ok(self.prefix(shards.iter().flat_map(|s| s.tensors.keys())))
     }
 
     /// Old exports keep buffers that follow from the configuration; and some leave out what the names of all parameters but
@@ -289,12 +486,20 @@ impl Checkpoint {
     }
 
     fn shards(&self) -> Result<Vec<Shard>, Error> {
-        let (single, index) = (self.folder.join(SINGLE), self.folder.join(INDEX));
+        let [mut single, mut index] = [SINGLE, INDEX].map(|n| self.folder.join(n));
+        let mut name = SINGLE;
+        // Where a folder has both, the pickled weights are not looked at.
+        if !index.is_file() && !single.exists() {
+            let pickled = [PICKLED, PICKLED_INDEX].map(|n| self.folder.join(n));
+            if pickled.iter().any(|p| p.exists()) {
+                ([single, index], name) = (pickled, PICKLED);
+            }
+        }
         if !index.is_file() {
             if !single.exists() {
                 return Err(Error::NotACheckpoint {
                     path: self.folder.clone(),
-                    why: format!("it has neither {SINGLE} nor {INDEX}"),
+                    why: format!("it has none of {SINGLE}, {INDEX}, {PICKLED} and {PICKLED_INDEX}"),
                 });
             }
             return Ok(vec![Shard::open(&single)?]);
@@ -309,10 +514,12 @@ impl Checkpoint {
             .collect::<Result<_, _>>()?;
         files.sort_unstable();
         files.dedup();
-        if single.exists() && files != [SINGLE] {
+        if single.exists() && files != [name] {
             return Err(Error::NotACheckpoint {
                 path: self.folder.clone(),
-                why: format!("it has both {SINGLE} and the shards of {INDEX}, which may be of two models: remove one"),
+                why: format!(
+                    "it has both {name} and the shards of {name}.index.json, which may be of two models: remove one"
+                ),
             });
         }
         let shards = files
@@ -323,9 +530,9 @@ impl Checkpoint {
             })
             .collect::<Result<Vec<_>, _>>()?;
         for (name, file) in map {
-            let held = shards.iter().any(|s| {
-                s.path.file_name().and_then(|f| f.to_str()) == file.as_str() && s.metadata.info(name).is_some()
-            });
+            let held = shards
+                .iter()
+                .any(|s| s.path.file_name().and_then(|f| f.to_str()) == file.as_str() && s.tensors.contains_key(name));
             if !held {
                 return Err(Error::Tensor {
                     path: index,
@@ -381,8 +588,18 @@ impl Checkpoint {
 
     fn save_as(&self, tensors: &Tensors, folder: &Path, shard_bytes: usize) -> Result<(), Error> {
         std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
-        let (shards, index) = self.write_shards(tensors, folder, shard_bytes)?;
-        let same_place = match (folder.canonicalize(), self.folder.canonicalize()) {
+        let beside = self.adapter.as_ref().zip(self.inventory.adapted.as_ref());
+        let (shards, index) = match beside {
+            None => self.write_shards(tensors, folder, shard_bytes)?,
+            Some((_, adapted)) => {
+                let all = self.inventory.specs.iter().zip(&tensors.0).skip(adapted.first);
+                let all = all.map(|(spec, tensor)| Lazy { name: lora::name_in_file(&spec.name), spec, tensor });
+                let about = HashMap::from([("format".to_owned(), "pt".to_owned())]);
+                let file = write_tensors(&folder.join(lora::WEIGHTS), all.collect(), about)?;
+                (vec![(lora::WEIGHTS.to_owned(), file)], None)
+            }
+        };
+        let same_place = match (folder.canonicalize(), self.tokenizer_folder().canonicalize()) {
             (Ok(a), Ok(b)) => a == b,
             _ => false,
         };
@@ -394,16 +611,16 @@ impl Checkpoint {
                 None => {}
             }
         }
-        let mut config = self.raw_config.clone();
-        // Small updates vanish in bf16, so what was trained in f32 is kept in f32, and says so.
-        let kept = Precision::ALL.into_iter().find(|p| tensors.0.iter().all(|t| t.dtype() == p.dtype()));
-        for key in ["torch_dtype", "dtype"] {
-            if config.get(key).is_some() {
-                config[key] = json!(kept.expect("all parameters have one type").name());
-            }
-        }
-        write_whole(&folder.join("config.json"), pretty(&config).as_bytes())?;
         let mut new: Vec<String> = Vec::new();
+        if let Some((Beside { lora, .. }, _)) = beside {
+            let base = self.folder.canonicalize().map_err(Error::io(&self.folder))?;
+            let config = lora.to_json(&self.inventory, &base, self.config.head == HeadKind::Value);
+            write_whole(&folder.join(lora::CONFIG), pretty(&config).as_bytes())?;
+            new.push(lora::CONFIG.into());
+        } else {
+            write_whole(&folder.join("config.json"), pretty(&self.written_config(tensors)).as_bytes())?;
+            new.push("config.json".into());
+        }
         for (name, shard) in shards {
             shard.place()?;
             new.push(name);
@@ -415,11 +632,23 @@ impl Checkpoint {
         for entry in std::fs::read_dir(folder).map_err(Error::io(folder))? {
             let entry = entry.map_err(Error::io(folder))?;
             let name = entry.file_name().to_string_lossy().into_owned();
-            if is_weights(&name) && !new.contains(&name) {
+            if (is_weights(&name) || name == "config.json") && !new.contains(&name) {
                 std::fs::remove_file(entry.path()).map_err(Error::io(entry.path()))?;
             }
         }
         Ok(())
+    }
+
+    fn written_config(&self, tensors: &Tensors) -> Value {
+        let mut config = self.raw_config.clone();
+        // Small updates vanish in bf16, so what was trained in f32 is kept in f32, and says so.
+        let kept = Precision::ALL.into_iter().find(|p| tensors.0.iter().all(|t| t.dtype() == p.dtype()));
+        for key in ["torch_dtype", "dtype"] {
+            if config.get(key).is_some() {
+                config[key] = json!(kept.expect("all parameters have one type").name());
+            }
+        }
+        config
     }
 
     /// The weights, each shard whole beside its place, with its name; and their index, if there are several.
@@ -480,20 +709,18 @@ impl Checkpoint {
     /// A truncated file, or one of another model.
     pub fn load_moments(&self, path: &Path, device: &Device) -> Result<Moments, Error> {
         let mut shard = Shard::open(path)?;
-        let steps = shard.metadata.metadata().as_ref().and_then(|m| m.get("step")?.parse().ok());
+        let steps = shard.about.get("step").and_then(|s| s.parse().ok());
         let steps =
             steps.ok_or_else(|| shard.fault("(metadata)", "`step` is missing; expected a whole number".into()))?;
         let mut read = |prefix: &str| -> Result<Vec<Option<Tensor<2>>>, Error> {
             let specs = self.inventory.specs.iter().map(|spec| {
                 // A frozen parameter has neither moment.
-                if ["exp_avg", "exp_avg_sq"]
-                    .iter()
-                    .all(|p| shard.metadata.info(&format!("{p}.{}", spec.name)).is_none())
+                if ["exp_avg", "exp_avg_sq"].iter().all(|p| !shard.tensors.contains_key(&format!("{p}.{}", spec.name)))
                 {
                     return Ok(None);
                 }
                 let name = format!("{prefix}.{}", spec.name);
-                let info = shard.metadata.info(&name).cloned();
+                let info = shard.tensors.get(&name).cloned();
                 let info = info.filter(|i| i.shape == spec.shape).ok_or_else(|| {
                     shard.fault(&name, format!("is missing or of another shape; expected {:?}", spec.shape))
                 })?;
@@ -508,7 +735,8 @@ impl Checkpoint {
     /// What goes with the weights: tokenizer, templates, generation defaults.
     fn companions(&self) -> Result<Vec<Companion>, Error> {
         let read = |name: &'static str| {
-            let from = self.folder.join(name);
+            let beside = self.adapter_folder().map(|f| f.join(name)).filter(|f| f.is_file());
+            let from = beside.unwrap_or_else(|| self.folder.join(name));
             let bytes =
                 from.is_file().then(|| read_at_most(&from, COMPANION_BYTES).map_err(Error::io(&from))).transpose()?;
             Ok((name, bytes))
@@ -551,7 +779,9 @@ impl Checkpoint {
 
     /// A file of the folder, if it is there and JSON.
     fn json(&self, name: &str) -> Option<Value> {
-        serde_json::from_slice(&read_at_most(&self.folder.join(name), INDEX_BYTES).ok()?).ok()
+        let beside = self.adapter_folder().map(|f| f.join(name)).filter(|f| f.is_file());
+        let from = beside.unwrap_or_else(|| self.folder.join(name));
+        serde_json::from_slice(&read_at_most(&from, INDEX_BYTES).ok()?).ok()
     }
 
     /// generation_config.json, if it has to change to stop where training did; transformers reads config.json without it.
@@ -595,7 +825,7 @@ const COMPANIONS: [&str; 11] = [
 fn is_weights(name: &str) -> bool {
     let shard = || name.strip_prefix("model-")?.strip_suffix(".safetensors")?.split_once("-of-");
     let number = |n: &str| !n.is_empty() && n.chars().all(|c| c.is_ascii_digit());
-    name == SINGLE || name == INDEX || shard().is_some_and(|(i, n)| number(i) && number(n))
+    [SINGLE, INDEX, lora::WEIGHTS, lora::CONFIG].contains(&name) || shard().is_some_and(|(i, n)| number(i) && number(n))
 }
 
 /// Whether [`Checkpoint::save`] may write a file of this name.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use crate::arch::{self, Network, Reader};
+use crate::blocks::Block;
 use crate::error::Error;
 use crate::files::{SETTINGS_BYTES, read_at_most};
 use crate::params::Inventory;
@@ -153,6 +154,26 @@ impl ModelConfig {
             HeadKind::Vocabulary => self.vocab_size,
             HeadKind::Value => 1,
         }
+    }
+
+    /// The first layer that has anything trained in it or below it: the backward pass ends there.
+    pub(crate) fn first_trained(&self, trainable: &[bool]) -> usize {
+        let mut trained = trainable.to_vec();
+        for (weight, own) in self.inventory.adapted.iter().flat_map(|a| {
+            a.linear.iter().map(|(w, adapter)| (w, adapter.a)).chain(a.replaced.iter().map(|(old, new)| (old, *new)))
+        }) {
+            trained[weight.index()] |= trained[own.index()];
+        }
+        if trained[self.network.embedding.table.index()] {
+            return 0;
+        }
+        let layers = &self.network.layers;
+        let in_layer = |layer: &_| {
+            let mut any = false;
+            Block::params(layer, &mut |id| any |= trained[id.index()]);
+            any
+        };
+        layers.iter().position(in_layer).unwrap_or(layers.len())
     }
 
     /// Refuses a network whose head doesn't write text; `what` is asked of it.

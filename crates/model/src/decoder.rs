@@ -13,6 +13,7 @@ use crate::layout::Layout;
 use crate::params::{Grads, ParamId, Params, Spec, Tensors};
 use crate::precision::Precision;
 use crate::profile::Profile;
+use crate::readout::Options;
 
 /// A decoder-only transformer on a device.
 #[derive(Clone, Debug)]
@@ -30,7 +31,9 @@ pub(crate) struct Body {
     /// The input of each layer and what else it keeps.
     layers: Vec<(Tensor<2>, Option<Box<dyn Any>>)>,
     last: Tensor<2>,
-    recompute: bool,
+    /// The first layer that was kept: below it nothing is trained.
+    first: usize,
+    options: Options,
 }
 
 impl Decoder {
@@ -44,7 +47,7 @@ impl Decoder {
 
     /// A decoder from parameters in the order of its configuration's [`Inventory`](crate::Inventory).
     pub fn new(config: ModelConfig, parameters: Tensors, device: &Device) -> Self {
-        let params = Params::new(parameters);
+        let params = Params::new(parameters).with_adapters(&config.inventory);
         Self { config, params, kernels: Kernels::on(device), profile: Profile::default(), device: device.clone() }
     }
 
@@ -80,6 +83,12 @@ impl Decoder {
     /// optimiser has no state.
     pub fn with_trainable(mut self, trained: impl Fn(&Spec) -> bool) -> Self {
         self.params.set_trainable(&self.config.inventory, trained);
+        self
+    }
+
+    /// The same network with its adapters off: the model that they were put beside. Values are shared, not copied.
+    pub fn without_adapters(mut self) -> Self {
+        self.params = self.params.without_adapters();
         self
     }
 
@@ -155,29 +164,33 @@ impl Decoder {
         self.profile.timed(piece, &self.device, run)
     }
 
-    pub(crate) fn cx<'a>(&'a self, batch: &'a Batch, recompute: bool) -> Cx<'a> {
-        let (params, kernels) = (&self.params, &self.kernels);
-        Cx { params, kernels, batch, packed: None, recompute, profile: &self.profile, device: &self.device }
+    pub(crate) fn cx<'a>(&'a self, batch: &'a Batch, options: Options) -> Cx<'a> {
+        let (params, kernels, dropout) = (&self.params, &self.kernels, options.dropout);
+        let recompute = options.gradient_checkpointing;
+        Cx { params, kernels, batch, packed: None, recompute, dropout, profile: &self.profile, device: &self.device }
     }
 
     /// Hidden states behind the last layer, before the last norm, of the kept inputs; with what each layer keeps, if
-    /// `keep` says so, all of it or (with `recompute`) its input alone.
-    pub(crate) fn body(&self, layout: &Layout, keep: bool, recompute: bool) -> Result<Body, Error> {
+    /// `keep` says so, all of it or (where layers are recomputed) its input alone.
+    pub(crate) fn body(&self, layout: &Layout, keep: bool, options: Options) -> Result<Body, Error> {
         self.check(layout)?;
         let network = &self.config.network;
         let batch = Batch::new(layout, &network.rotary, &network.windows, &self.device);
-        let cx = self.cx(&batch, recompute);
+        let cx = self.cx(&batch, options);
+        let first = self.config.first_trained(self.params.trainable());
         let mut h = network.embedding.forward(&cx);
         let mut layers = Vec::new();
-        for layer in &network.layers {
-            let input = h.clone();
-            let (out, saved) = layer.forward(&cx, h);
-            if keep {
+        for (i, layer) in network.layers.iter().enumerate() {
+            if keep && i >= first {
+                let input = h.clone();
+                let (out, saved) = layer.forward(&cx, h);
                 layers.push((input, saved));
+                h = out;
+            } else {
+                h = layer.forward(&cx, h).0;
             }
-            h = out;
         }
-        Ok(Body { batch, layers, last: h, recompute })
+        Ok(Body { batch, layers, last: h, first, options })
     }
 
     /// Normed hidden states `[scored, hidden]`, one for each scored token of a batch: what the head reads.
@@ -185,26 +198,28 @@ impl Decoder {
     /// # Errors
     /// As [`score`](Self::score).
     pub fn hidden_states(&self, layout: &Layout) -> Result<Tensor<2>, Error> {
-        Ok(self.hidden(&self.body(layout, false, false)?))
+        Ok(self.hidden(&self.body(layout, false, Options::default())?))
     }
 
     /// Normed hidden states, one for each scored token.
     pub(crate) fn hidden(&self, body: &Body) -> Tensor<2> {
-        let cx = self.cx(&body.batch, body.recompute);
+        let cx = self.cx(&body.batch, body.options);
         let normed = self.config.network.norm.apply(&cx, &body.last).0.select(0, body.batch.readers.clone());
         self.config.network.scaled(normed)
     }
 
     /// From the gradient of [`hidden`](Self::hidden) back through all layers.
     pub(crate) fn body_backward(&self, body: Body, d_hidden: Tensor<2>, grads: &mut Grads) {
-        let Body { batch, mut layers, last, recompute } = body;
-        let (network, cx) = (&self.config.network, self.cx(&batch, recompute));
+        let Body { batch, mut layers, last, first, options } = body;
+        let (network, cx) = (&self.config.network, self.cx(&batch, options));
         let dy = scatter(network.scaled(d_hidden), &batch.readers, last.dims()[0]);
         let mut dh = network.norm.backward(&cx, last, (), dy, grads);
         while let Some((input, saved)) = layers.pop() {
-            dh = network.layers[layers.len()].backward(&cx, input, saved, dh, grads);
+            dh = network.layers[first + layers.len()].backward(&cx, input, saved, dh, grads);
         }
-        network.embedding.backward(&cx, dh, grads);
+        if first == 0 {
+            network.embedding.backward(&cx, dh, grads);
+        }
     }
 
     fn check(&self, layout: &Layout) -> Result<(), Error> {

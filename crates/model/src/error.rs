@@ -50,6 +50,14 @@ pub enum Error {
         /// What is amiss.
         why: String,
     },
+    /// A `pytorch_model.bin` that holds something else than tensors, or is broken.
+    #[error("{}: {why}", path.display())]
+    Pickle {
+        /// The file.
+        path: PathBuf,
+        /// What is amiss.
+        why: String,
+    },
     /// A file that can't be read or written.
     #[error("{}: {source}", path.display())]
     Io {
@@ -66,6 +74,9 @@ pub enum Error {
         /// The types that it has, separated by commas.
         known: String,
     },
+    /// Adapters, or a part of a network, that can't be as asked for.
+    #[error("{0}")]
+    Part(String),
     /// An option of sampling that has no meaning.
     #[error("{0}")]
     Sampling(String),

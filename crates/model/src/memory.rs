@@ -70,19 +70,25 @@ impl Memory {
         let (bytes, copy) = (how.precision.bytes(), how.kept_in != how.precision);
         let (d, Load { tokens, scored, .. }) = (c.hidden_size, load);
         let site = Site { load: &load, width: d, kernels: how.kernels };
-        let layers: Vec<_> = c.network.layers.iter().map(|l| l.numbers(&site)).collect();
+        let first = c.first_trained(how.trainable);
+        let below: Vec<_> = c.network.layers[..first].iter().map(|l| l.numbers(&site)).collect();
+        let layers: Vec<_> = c.network.layers[first..].iter().map(|l| l.numbers(&site)).collect();
         // Each layer's input, and what the layers keep beside it: all of them, or the one that is recomputed.
         let inputs = layers.len() * tokens * d;
+        // What a layer without gradients makes is gone behind it.
+        let passing = below.iter().map(|n| n.kept + tokens * d).max().unwrap_or(0);
         let inner = layers.iter().map(|n| n.kept);
         let kept = inputs + if options.gradient_checkpointing { inner.max().unwrap_or(0) } else { inner.sum() };
-        let held = layers.iter().map(|n| n.held).max().unwrap_or(0);
+        let held = layers.iter().map(|n| n.held).max().unwrap_or(0) + c.inventory.held_by_adapters(tokens);
+        // Frozen weights beside adapters are kept as they are computed with.
+        let lean = if c.inventory.adapted.is_some() { elements - trained } else { 0 };
         let chunk = (options.logits / c.head_width()).max(1).min(scored);
         Self {
-            parameters: elements * (how.kept_in.bytes() + if copy { bytes } else { 0 }),
+            parameters: (elements - lean) * (how.kept_in.bytes() + if copy { bytes } else { 0 }) + lean * bytes,
             gradients: 4 * trained,
             moments: 8 * trained,
-            activations: bytes * (kept + 3 * scored * d) + 4 * held,
-            attention: layers.iter().map(|n| n.scores).max().unwrap_or(0),
+            activations: (bytes * (kept + 3 * scored * d) + 4 * held).max(bytes * passing),
+            attention: layers.iter().chain(&below).map(|n| n.scores).max().unwrap_or(0),
             logits: 4 * how.kernels.head.held(c.network.logits_cap) * chunk * c.head_width(),
         }
     }

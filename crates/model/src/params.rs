@@ -5,6 +5,7 @@ use collimate_backend::kernels::{AdamW as Optimiser, Sum};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
+use crate::blocks::Adapter;
 use crate::error::Error;
 use crate::precision::Precision;
 
@@ -82,10 +83,23 @@ impl Spec {
 }
 
 /// All parameters of an architecture, in the order in which they are kept.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Inventory {
     /// Name, shape and role of each.
     pub specs: Vec<Spec>,
+    /// The adapters of linear maps, whose parameters then stand behind all others.
+    pub adapted: Option<Adapted>,
+}
+
+/// What an adapted network has beside its own parameters, which are frozen.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Adapted {
+    /// Where the parameters of adapters begin.
+    pub first: usize,
+    /// Weights with their adapters.
+    pub linear: Vec<(ParamId, Adapter)>,
+    /// Parameters with the copies that are trained and read in their place.
+    pub replaced: Vec<(ParamId, ParamId)>,
 }
 
 impl Inventory {
@@ -106,6 +120,24 @@ impl Inventory {
         self.specs.iter().map(Spec::len).sum()
     }
 
+    /// How many numbers the adapters hold at the widest point of the backward pass on so many tokens.
+    pub(crate) fn held_by_adapters(&self, tokens: usize) -> usize {
+        let held = |(weight, adapter): &(ParamId, Adapter)| {
+            let ([out, inp], [rank, _]) = (self.specs[weight.0].dims(), self.specs[adapter.a.0].dims());
+            let dropped = if adapter.dropout > 0.0 { 3 * inp } else { 0 };
+            let stretched = if adapter.magnitude.is_some() { 2 * out } else { 0 };
+            tokens * (2 * rank + dropped + stretched) + if adapter.magnitude.is_some() { out * inp } else { 0 }
+        };
+        self.adapted.iter().flat_map(|a| &a.linear).map(held).max().unwrap_or(0)
+    }
+
+    /// The adapter of each weight that has one.
+    fn adapters(&self) -> Vec<Option<Adapter>> {
+        let mut all = vec![None; self.specs.len()];
+        self.adapted.iter().flat_map(|a| &a.linear).for_each(|(weight, adapter)| all[weight.0] = Some(*adapter));
+        all
+    }
+
     /// The parameter of that name.
     pub fn find(&self, name: &str) -> Option<ParamId> {
         self.specs.iter().position(|s| s.name == name).map(ParamId)
@@ -124,6 +156,7 @@ impl Tensors {
     }
 
     /// Rounded to another type.
+    #[cfg(test)]
     pub(crate) fn cast(&self, precision: Precision) -> Self {
         Self(self.0.iter().map(|t| t.clone().cast(precision.dtype())).collect())
     }
@@ -139,22 +172,53 @@ pub(crate) fn normal(seed: u64, deviation: f64) -> impl Iterator<Item = f32> {
     })
 }
 
-/// The parameters of one decoder: their values, the rounded copy that is computed with if there is one, and which of
+/// The parameters of one decoder: their values, the rounded copies that are computed with if there are any, and which of
 /// them are trained.
 #[derive(Clone, Debug)]
 pub struct Params {
     values: Tensors,
-    /// What is computed with, where that is not the values themselves: f32 masters rounded to fewer bits.
-    working: Option<Tensors>,
+    /// What is computed with, where that is not the value itself: f32 masters rounded to fewer bits.
+    working: Vec<Option<Tensor<2>>>,
     precision: Precision,
     trainable: Vec<bool>,
+    /// By the weight of their linear map.
+    adapters: Vec<Option<Adapter>>,
+    /// Which parameter is read where this one is asked for.
+    reads: Vec<usize>,
+    /// Whether what is frozen is kept as it is computed with: the adapters alone are results.
+    lean: bool,
 }
 
 impl Params {
     /// Values in the order of their inventory, all of them trained, computed with as they are.
     pub fn new(values: Tensors) -> Self {
-        let trainable = vec![true; values.0.len()];
-        Self { values, working: None, precision: Precision::F32, trainable }
+        let n = values.0.len();
+        Self {
+            values,
+            working: vec![None; n],
+            precision: Precision::F32,
+            trainable: vec![true; n],
+            adapters: vec![None; n],
+            reads: (0..n).collect(),
+            lean: false,
+        }
+    }
+
+    /// The same with the adapters of an inventory, if it has any: these are then trained, and nothing else.
+    pub fn with_adapters(mut self, inventory: &Inventory) -> Self {
+        let Some(adapted) = &inventory.adapted else { return self };
+        self.adapters = inventory.adapters();
+        adapted.replaced.iter().for_each(|(old, new)| self.reads[old.0] = new.0);
+        self.trainable = (0..self.values.0.len()).map(|i| i >= adapted.first).collect();
+        self.lean = true;
+        self
+    }
+
+    /// The same with all adapters off: what they were put beside. The values are shared.
+    pub fn without_adapters(mut self) -> Self {
+        let n = self.values.0.len();
+        (self.adapters, self.reads) = (vec![None; n], (0..n).collect());
+        self
     }
 
     /// Normal with deviation 0.02, norms 1, biases 0; the same on every backend.
@@ -165,27 +229,32 @@ impl Params {
             Role::Bias => vec![0.0; s.len()],
             Role::Embedding | Role::Weight => normal.by_ref().take(s.len()).collect(),
         });
-        Self::new(Tensors::from_host(inventory, values.collect(), device))
+        Self::new(Tensors::from_host(inventory, values.collect(), device)).with_adapters(inventory)
     }
 
     pub(crate) fn set_precision(&mut self, precision: Precision, masters: bool, device: &Device) -> Result<(), Error> {
         precision.check(device)?;
         self.precision = precision;
-        self.working = None;
-        match masters {
-            true => {
-                self.values = self.values.cast(Precision::F32);
-                self.refresh();
-            }
-            false => self.values = self.values.cast(precision),
+        for (value, trained) in self.values.0.iter_mut().zip(&self.trainable) {
+            let master = masters && (*trained || !self.lean);
+            *value = value.clone().cast(if master { Precision::F32 } else { precision }.dtype());
         }
+        self.round(|_| true);
         Ok(())
     }
 
-    /// Rounds the values anew, where they are not computed with themselves.
+    /// Rounds the values of trained parameters anew, where they are not computed with themselves.
     pub(crate) fn refresh(&mut self) {
-        let kept = self.values.0.first().map(Tensor::dtype);
-        self.working = kept.filter(|d| *d != self.precision.dtype()).map(|_| self.values.cast(self.precision));
+        let trainable = std::mem::take(&mut self.trainable);
+        self.round(|i| trainable[i]);
+        self.trainable = trainable;
+    }
+
+    fn round(&mut self, which: impl Fn(usize) -> bool) {
+        let (values, dtype) = (&self.values.0, self.precision.dtype());
+        for (i, copy) in self.working.iter_mut().enumerate().filter(|(i, _)| which(*i)) {
+            *copy = (values[i].dtype() != dtype).then(|| values[i].clone().cast(dtype));
+        }
     }
 
     /// What is computed in.
@@ -193,9 +262,9 @@ impl Params {
         self.precision
     }
 
-    /// What the values are kept in.
+    /// What the values that are trained are kept in.
     pub fn kept_in(&self) -> Precision {
-        if self.working.is_some() { Precision::F32 } else { self.precision }
+        if self.working.iter().any(Option::is_some) { Precision::F32 } else { self.precision }
     }
 
     /// The values, as they are kept.
@@ -209,12 +278,23 @@ impl Params {
 
     /// What is computed with.
     pub fn get(&self, id: ParamId) -> &Tensor<2> {
-        &self.working.as_ref().unwrap_or(&self.values).0[id.0]
+        let at = self.reads[id.0];
+        self.working[at].as_ref().unwrap_or(&self.values.0[at])
+    }
+
+    /// The adapter of the linear map of that weight, if it has one.
+    pub fn adapter(&self, weight: ParamId) -> Option<&Adapter> {
+        self.adapters[weight.0].as_ref()
+    }
+
+    /// Whether anything is dropped out while training.
+    pub fn has_dropout(&self) -> bool {
+        self.adapters.iter().flatten().any(|a| a.dropout > 0.0)
     }
 
     /// Whether a parameter is trained.
     pub fn is_trainable(&self, id: ParamId) -> bool {
-        self.trainable[id.0]
+        self.trainable[self.reads[id.0]]
     }
 
     /// Says which parameters are trained.
@@ -233,6 +313,8 @@ impl Params {
 pub struct Grads {
     sums: Vec<Option<Tensor<2>>>,
     trainable: Vec<bool>,
+    /// Which parameter a gradient is of.
+    reads: Vec<usize>,
     /// What terms are multiplied by on their way in: 1 over the loss scale of the pass that adds them.
     by: f64,
 }
@@ -240,7 +322,8 @@ pub struct Grads {
 impl Grads {
     /// No gradients yet, for the parameters that are trained.
     pub fn new(params: &Params) -> Self {
-        Self { sums: vec![None; params.trainable.len()], trainable: params.trainable.clone(), by: 1.0 }
+        let (trainable, reads) = (params.trainable.clone(), params.reads.clone());
+        Self { sums: vec![None; trainable.len()], trainable, reads, by: 1.0 }
     }
 
     /// What is added until the next call comes from cotangents that were multiplied by `scale`.
@@ -250,7 +333,8 @@ impl Grads {
 
     /// Where the gradient of a parameter is added up; none if it is frozen.
     pub fn sum(&mut self, id: ParamId) -> Option<Sum<'_>> {
-        self.trainable[id.0].then(|| Sum::new(&mut self.sums[id.0], self.by))
+        let at = self.reads[id.0];
+        self.trainable[at].then(|| Sum::new(&mut self.sums[at], self.by))
     }
 
     /// Adds to a gradient, if the parameter is trained.

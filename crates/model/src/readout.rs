@@ -33,11 +33,13 @@ pub struct Options {
     /// In f16, how far below 1 the largest coefficient is put in the backward pass, in powers of two: it leaves room for
     /// sums above and for small gradients below. The gradients are the same.
     pub headroom: i32,
+    /// What dropout is drawn from, where the pass is one of training.
+    pub dropout: Option<u64>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { logits: 1 << 24, gradient_checkpointing: false, collision: false, headroom: 4 }
+        Self { logits: 1 << 24, gradient_checkpointing: false, collision: false, headroom: 4, dropout: None }
     }
 }
 
@@ -138,7 +140,7 @@ impl Decoder {
     }
 
     fn begin(&self, layout: &Layout, options: Options, keep: bool) -> Result<Pass, Error> {
-        let body = self.body(layout, keep, options.gradient_checkpointing)?;
+        let body = self.body(layout, keep, options)?;
         let (hidden, targets, units) = (self.hidden(&body), layout.targets.clone(), layout.scored_by_unit());
         Ok(Pass { body, hidden, targets, units, options })
     }

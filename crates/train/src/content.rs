@@ -43,9 +43,17 @@ pub fn model(folder: &Path) -> io::Result<String> {
         .map(|f| f.map(|f| f.path()))
         .collect::<Result<Vec<_>, _>>()?
         .into_iter()
-        .filter(|p| p.extension().is_some_and(|e| e == "safetensors") || p.ends_with("config.json"))
+        .filter(|p| {
+            let pickled = p.file_name().is_some_and(|n| n.to_string_lossy().starts_with("pytorch_model"));
+            let weights = p.extension().is_some_and(|e| e == "safetensors" || (e == "bin" && pickled));
+            weights || p.ends_with("config.json") || p.ends_with("adapter_config.json")
+        })
         .filter(|p| !p.ends_with("optimizer.safetensors"))
         .collect();
+    // Pickled weights are read where there are no others.
+    if files.iter().any(|p| p.extension().is_some_and(|e| e == "safetensors")) {
+        files.retain(|p| p.extension().is_none_or(|e| e != "bin"));
+    }
     files.sort();
     let mut hash = Xxh3::new();
     for file in files {

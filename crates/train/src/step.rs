@@ -166,6 +166,11 @@ pub(crate) fn run<T: Task>(policy: &Decoder, task: &T, items: &Items<T::Unit>, h
     let mut gradients = policy.no_gradients();
     let (mut rows, mut all, mut asked) = (Vec::with_capacity(units.len()), Vec::with_capacity(units.len()), false);
     let judge = |range: Range<usize>, said: &[Vec<Said>]| judge(policy, task, &items.seen(range, said), totals);
+    // Each micro-batch drops out other inputs.
+    let engine_of = |range: &Range<usize>| Options {
+        dropout: engine.dropout.map(|key| key ^ (range.start as u64).wrapping_mul(0xD6E8_FEB8_6659_FD93)),
+        ..engine
+    };
     let cuts = how.cut(units);
     if task.coupled() {
         // A loss that couples units wants all of their scores before any gradient.
@@ -173,6 +178,7 @@ pub(crate) fn run<T: Task>(policy: &Decoder, task: &T, items: &Items<T::Unit>, h
         for range in &cuts {
             let part = &units[range.clone()];
             let layout = lay_out(part, how.share)?;
+            let engine = engine_of(range);
             let scores = if cuts.len() == 1 {
                 let pass = policy.open(&layout, engine).map_err(at(part))?;
                 let scores = policy.scores(&pass);
@@ -197,6 +203,7 @@ pub(crate) fn run<T: Task>(policy: &Decoder, task: &T, items: &Items<T::Unit>, h
             Some(pass) => policy.close(pass, &mut next, &mut gradients),
             None => {
                 for range in cuts {
+                    let engine = engine_of(&range);
                     let part = &units[range];
                     policy.learn(&lay_out(part, how.share)?, engine, &mut next, &mut gradients).map_err(at(part))?;
                 }
@@ -221,7 +228,7 @@ pub(crate) fn run<T: Task>(policy: &Decoder, task: &T, items: &Items<T::Unit>, h
             asked |= judged.coefficients.iter().any(|c| *c != 0.0);
             judged.coefficients
         };
-        policy.learn(&layout, engine, &mut ask, &mut gradients).map_err(at(part))?;
+        policy.learn(&layout, engine_of(&range), &mut ask, &mut gradients).map_err(at(part))?;
         if let Some(fault) = fault {
             return Err(fault);
         }
@@ -315,7 +322,13 @@ mod tests {
         units: 8,
         tokens: 0,
         share: true,
-        engine: Options { logits: 1 << 24, gradient_checkpointing: false, collision: false, headroom: 4 },
+        engine: Options {
+            logits: 1 << 24,
+            gradient_checkpointing: false,
+            collision: false,
+            headroom: 4,
+            dropout: None,
+        },
     };
 
     #[test]

@@ -426,7 +426,10 @@ impl<T: Task> Trainer<T> {
     ) -> Result<(), Error> {
         let s = &self.settings;
         let begun = Instant::now();
-        let how = how(s, s.per_device_train_batch_size);
+        let mut how = how(s, s.per_device_train_batch_size);
+        // Each step has its own, which a run that goes on finds again.
+        let seed = s.seed.wrapping_mul(0x9E37_79B9_7F4A_7C15).wrapping_add(self.progress.step as u64 + 1);
+        how.engine.dropout = self.policy.params().has_dropout().then_some(seed);
         let (outcome, norm) = step::learn(&self.policy, &self.task, items, how)?;
         let number = self.progress.step + 1;
         let mut window = Window::default();
@@ -438,7 +441,7 @@ impl<T: Task> Trainer<T> {
             false => Err(Error::NotFinite { step: number, what, value, rows: step::places(&items.units) }),
         };
         finite("the loss", loss)?;
-        if initial {
+        if initial && how.engine.dropout.is_none() {
             let seen = items.seen(0..items.units.len(), &outcome.said);
             self.task.check_start(&seen, loss, self.policy.precision().epsilon())?;
         }

@@ -7,9 +7,8 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 use clap::builder::ValueParser;
 use clap::{Arg, ArgAction, ArgMatches, Command};
-use collimate_data::hub::{self, Kind};
 use collimate_data::{ChatTemplate, Options, Source, Tokenizer, prompts};
-use collimate_model::{Checkpoint, Decoder, Generation, ModelConfig, Precision, Sampling, write_whole};
+use collimate_model::{Decoder, Generation, ModelConfig, Precision, Sampling, write_whole};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Map, Value, json};
 
@@ -37,6 +36,7 @@ pub(crate) fn command() -> Command {
     };
     Command::new("generate").about(about).long_about(long).args([
         value("model", "FOLDER", "A Hugging Face checkpoint folder").required(true),
+        value("base_model", "FOLDER", "Where the base of an adapter is, if not where the adapter says"),
         value("prompt", "TEXT", "What the text begins with; with --chat, what the user says")
             .required_unless_present_any(["chat", "prompts"])
             .conflicts_with("prompts"),
@@ -110,13 +110,13 @@ pub(crate) fn run(m: &ArgMatches) -> Result<()> {
         bail!("num_return_sequences is {} without --prompts, which takes several", sampling.num_return_sequences);
     }
     let (_, device) = super::device(text_of("backend"))?;
-    let folder = &hub::locate(Path::new(text_of("model").expect("required")), Kind::Model)?;
-    let checkpoint = Checkpoint::open(folder)?;
+    let base = text_of("base_model").map(Path::new);
+    let checkpoint = super::open(Path::new(text_of("model").expect("required")), base)?;
     if let Some(whole) = &checkpoint.config.text_of {
-        say!("{} is a {whole}: its text part is what is read, without its vision part", folder.display());
+        say!("{} is a {whole}: its text part is what is read, without its vision part", checkpoint.folder.display());
     }
-    checkpoint.config.writes_text(folder, "`generate`")?;
-    let tokenizer = Tokenizer::from_folder(folder)?;
+    checkpoint.config.writes_text(&checkpoint.folder, "`generate`")?;
+    let tokenizer = Tokenizer::from_folder(checkpoint.tokenizer_folder())?;
     let name = text_of("dtype").expect("it has a default");
     let precision = Precision::ALL.into_iter().find(|p| p.name() == name).expect("the parser knows the names");
     let decoder = &Decoder::load(&checkpoint, &device)?.with_precision(precision, false)?;

@@ -1,11 +1,10 @@
 //! `collimate measure`: what a policy writes to prompts, and what that is worth.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use clap::{Arg, ArgMatches, Command, builder::ValueParser};
 use collimate_core::Objective;
-use collimate_data::hub::{self, Kind};
 use collimate_data::{Options, Source, Tokenizer, prompts};
 use collimate_model::{Checkpoint, Decoder, write_whole};
 
@@ -37,6 +36,7 @@ pub(crate) fn command() -> Command {
         )
         .args([
             text("model", "FOLDER", "The policy: a checkpoint folder").required(true),
+            text("base_model", "FOLDER", "Where the base of an adapter is, if not where the adapter says"),
             text("reference", "FOLDER", "The reference [default: the policy itself]"),
             text("prompts", "FILE", "Prompts, with a chosen text each or without").required(true),
             text("reward", "NAME or {type = …}", "What scores the texts: see `collimate methods`"),
@@ -69,18 +69,18 @@ pub(crate) fn run(m: &ArgMatches) -> Result<()> {
     let reward = said("reward").map(super::score::read_reward).transpose()?;
     let objective = said("objective_from").map(|file| objective(Path::new(file))).transpose()?;
     let (_, device) = super::device(said("backend"))?;
-    let open = |key: &str| -> Result<Option<(Checkpoint, PathBuf)>> {
+    let open = |key: &str| -> Result<Option<Checkpoint>> {
         let Some(given) = said(key) else { return Ok(None) };
-        let folder = hub::locate(Path::new(given), Kind::Model)?;
-        let checkpoint = Checkpoint::open(&folder)?;
-        checkpoint.config.writes_text(&folder, "`measure`")?;
-        Ok(Some((checkpoint, folder)))
+        let base = said("base_model").map(Path::new).filter(|_| key == "model");
+        let checkpoint = super::open(Path::new(given), base)?;
+        checkpoint.config.writes_text(&checkpoint.folder, "`measure`")?;
+        Ok(Some(checkpoint))
     };
-    let (checkpoint, folder) = open("model")?.expect("required");
+    let checkpoint = open("model")?.expect("required");
     let policy = Decoder::load(&checkpoint, &device)?;
     let reference = match open("reference")? {
         None => policy.clone(),
-        Some((other, _)) => {
+        Some(other) => {
             let (theirs, ours) = (other.config.vocab_size, checkpoint.config.vocab_size);
             if theirs != ours {
                 bail!("reference has a vocabulary of {theirs} tokens and the model one of {ours}");
@@ -88,7 +88,7 @@ pub(crate) fn run(m: &ArgMatches) -> Result<()> {
             Decoder::load(&other, &device)?
         }
     };
-    let tokenizer = Tokenizer::from_folder(&folder)?;
+    let tokenizer = Tokenizer::from_folder(checkpoint.tokenizer_folder())?;
     let source = Source::from(said("prompts").expect("required"));
     let mut all = prompts(&source, &tokenizer, &Options::default())?;
     if count("most") > 0 {

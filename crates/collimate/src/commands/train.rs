@@ -8,7 +8,7 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use collimate_data::hub::{self, Kind};
 use collimate_data::{ChatTemplate, Dataset, Lesson, Options, Record as _, Report, Source, Tokenizer, Tokens};
-use collimate_model::{Checkpoint, Decoder, Profile};
+use collimate_model::{Checkpoint, Decoder, Profile, Selection};
 use collimate_train::{
     Error as TrainError, Event, Part, Preference, Rated, Reward, Source as _, Stored, Supervised, Task, Trainer, Units,
     content, reference_file_name,
@@ -95,6 +95,7 @@ fn go<T: Trained>(mut run: Run, task: T, quiet: bool, profile: Profile) -> Resul
     let signals = Signals::watch()?;
     let mut inputs: Vec<&Path> = vec![&run.model];
     inputs.extend(run.ref_model.as_deref());
+    inputs.extend(run.base_model.as_deref());
     let mut output = Output::check(&run.output_dir, &inputs, run.resume.as_deref(), run.overwrite)?;
     let _cache = run.data_options.cache_dir.as_deref().map(use_cache).transpose()?;
     let (backend, device) = super::device(run.backend.as_deref())?;
@@ -103,15 +104,28 @@ fn go<T: Trained>(mut run: Run, task: T, quiet: bool, profile: Profile) -> Resul
     let saved = run.resume.as_deref().map(Saved::open).transpose()?;
     let model = hub::locate(&run.model, Kind::Model)?;
     let ref_model = run.ref_model.as_ref().map(|folder| hub::locate(folder, Kind::Model)).transpose()?;
-    let checkpoint = Checkpoint::open(&model)?;
+    let checkpoint = super::open(&model, run.base_model.as_deref())?;
     if let Some(whole) = &checkpoint.config.text_of {
         say!("{} is a {whole}: its text part is what is trained and saved, without its vision part", model.display());
     }
-    let tokenizer = Tokenizer::from_folder(&model)?;
+    let tokenizer = Tokenizer::from_folder(checkpoint.tokenizer_folder())?;
     let mut checkpoint = T::checkpoint(checkpoint, &tokenizer, run.settings.seed)?;
-    let ref_checkpoint = ref_model.as_deref().map(Checkpoint::open).transpose()?;
+    if let Some(lora) = &run.lora {
+        checkpoint = checkpoint.with_lora(lora.clone(), run.settings.seed)?;
+    }
+    let part = match run.trainable.is_empty() && run.freeze.is_empty() {
+        true => None,
+        false if checkpoint.lora().is_some() => {
+            bail!("trainable, freeze: the model is an adapter, which is trained as it is; leave them out")
+        }
+        false => Some(Selection::new(&checkpoint.inventory, &run.trainable, &run.freeze)?),
+    };
+    let ref_checkpoint = ref_model.as_deref().map(|folder| super::open(folder, None)).transpose()?;
     // Before anything that takes time: data, and hashes of all that the run reads.
     checkpoint.check()?;
+    if let Some(prefix) = checkpoint.stripped()? {
+        say!("all names of weights begin with {prefix}, which is left out");
+    }
     if let Some(reference) = &ref_checkpoint {
         reference.config.writes_text(&reference.folder, "ref_model")?;
         reference.check()?;
@@ -182,9 +196,14 @@ fn go<T: Trained>(mut run: Run, task: T, quiet: bool, profile: Profile) -> Resul
     }
     let hash =
         |folder: &Path| content::model(folder).with_context(|| format!("reading {} for its hash", folder.display()));
-    let model_hash = hash(&model)?;
+    // Of an adapter, with its base.
+    let whole = |c: &Checkpoint| match c.adapter_folder() {
+        Some(adapter) => Ok::<_, anyhow::Error>(content::words(&format!("{} {}", hash(&c.folder)?, hash(adapter)?))),
+        None => hash(&c.folder),
+    };
+    let model_hash = whole(&checkpoint)?;
     let content = Content {
-        reference: ref_model.as_deref().map_or_else(|| Ok(model_hash.clone()), hash)?,
+        reference: ref_checkpoint.as_ref().map_or_else(|| Ok(model_hash.clone()), whole)?,
         model: model_hash,
         tokenizer: format!("{:016x}", tokenizer.fingerprint()),
         chat_template: template.as_deref().map(content::words),
@@ -197,15 +216,19 @@ fn go<T: Trained>(mut run: Run, task: T, quiet: bool, profile: Profile) -> Resul
     let longer = saved
         .as_ref()
         .is_some_and(|s| ["max_steps", "num_train_epochs"].iter().any(|k| s.said(k) != run.effective.get(*k)));
+    let initial = Decoder::load(&checkpoint, &device)?.with_profile(profile.clone());
     let resumed = match (saved, &run.resume) {
         (Some(saved), Some(folder)) => {
             saved.check(folder, &run.effective, &content)?;
-            Some(saved.load(folder, &device)?)
+            Some(saved.load(folder, &checkpoint, &initial)?)
         }
         _ => None,
     };
-    let initial = Decoder::load(&checkpoint, &device)?.with_profile(profile.clone());
     let mut reference = ref_checkpoint.as_ref().map(|r| Decoder::load(r, &device)).transpose()?;
+    // New adapters of other values than 0 are no part of the reference.
+    if run.lora.as_ref().is_some_and(|l| !l.begins_as_base()) {
+        reference.get_or_insert_with(|| initial.clone().without_adapters());
+    }
     let (policy, state) = match resumed {
         Some((policy, moments, progress)) => {
             // The reference is still the model that the run began with.
@@ -213,6 +236,14 @@ fn go<T: Trained>(mut run: Run, task: T, quiet: bool, profile: Profile) -> Resul
             (policy.with_profile(profile.clone()), Some((moments, progress)))
         }
         None => (initial, None),
+    };
+    let policy = match &part {
+        Some(part) => {
+            let flags: BTreeMap<&str, bool> =
+                checkpoint.inventory.specs.iter().map(|s| s.name.as_str()).zip(part.trained.iter().copied()).collect();
+            policy.with_trainable(|spec| flags[spec.name.as_str()])
+        }
+        None => policy,
     };
     let mut watch = None;
     if let Some(generations) = &run.generations {
@@ -261,6 +292,9 @@ fn go<T: Trained>(mut run: Run, task: T, quiet: bool, profile: Profile) -> Resul
             trainer.steps(),
             run.settings.per_device_train_batch_size * run.settings.gradient_accumulation_steps
         );
+        for line in trained(&checkpoint, part.as_ref()) {
+            say!("{line}");
+        }
         let m = trainer.memory();
         let mib = |bytes: usize| bytes.div_ceil(1 << 20);
         say!(
@@ -353,6 +387,33 @@ fn go<T: Trained>(mut run: Run, task: T, quiet: bool, profile: Profile) -> Resul
     drop(held);
     let saved = || format!("the trained checkpoint is saved to {}, but not all of the rest", output.folder().display());
     written.into_iter().collect::<Result<()>>().with_context(saved)
+}
+
+/// What is trained, where that is not all of the network: a line for each pattern, or for the adapters.
+fn trained(checkpoint: &Checkpoint, part: Option<&Selection>) -> Vec<String> {
+    let (specs, all) = (&checkpoint.inventory.specs, checkpoint.inventory.elements());
+    let share = |n: usize| format!("{n} of {all} parameters are trained ({:.2} %)", 100.0 * n as f64 / all as f64);
+    if let (Some(lora), Some(adapted)) = (checkpoint.lora(), &checkpoint.inventory.adapted) {
+        let own: usize = specs[adapted.first..].iter().map(|s| s.len()).sum();
+        let mut by_name: BTreeMap<&str, usize> = BTreeMap::new();
+        for (weight, _) in &adapted.linear {
+            let name = specs[weight.index()].name.rsplit('.').nth(1).unwrap_or_default();
+            *by_name.entry(name).or_default() += 1;
+        }
+        let maps = by_name.iter().map(|(name, n)| format!("{name} × {n}")).collect::<Vec<_>>().join(", ");
+        let copies = match adapted.replaced.len() {
+            0 => String::new(),
+            n => format!("; {n} parameters of {} in full", lora.modules_to_save.join(", ")),
+        };
+        return vec![format!("adapters of rank {} on {maps}{copies}: {}", lora.r, share(own))];
+    }
+    let Some(part) = part else { return Vec::new() };
+    let line = |what: &str, p: &collimate_model::Picked| {
+        format!("{what} \"{}\": {} tensors, {} parameters", p.pattern, p.tensors, p.elements)
+    };
+    let own: usize = specs.iter().zip(&part.trained).filter(|(_, t)| **t).map(|(s, _)| s.len()).sum();
+    let trainable = part.trainable.iter().map(|p| line("trainable", p));
+    trainable.chain(part.frozen.iter().map(|p| line("frozen", p))).chain([share(own)]).collect()
 }
 
 /// The tokens that end the completions trained on, white space behind them aside: EOS, or a template's end of turn.

@@ -28,6 +28,7 @@ mod rope;
 mod smollm3;
 mod stablelm;
 mod starcoder2;
+pub(crate) mod targets;
 #[cfg(test)]
 mod toy;
 

@@ -7,6 +7,7 @@ use super::{Block, Cx, GatedMlp, Linear, Numbers, Site, ints};
 use crate::params::{Grads, ParamId};
 
 /// Feed-forward layers, of which each token goes through some.
+#[doc = include_str!("../../equations/block-experts.html")]
 #[derive(Debug)]
 pub struct Experts {
     /// R `[experts, hidden]`.
@@ -75,6 +76,7 @@ fn at(x: &Tensor<2>, places: &Tensor<1, Int>) -> Tensor<2> {
 impl Block for Experts {
     type Saved = Saved;
 
+    // ANCHOR: formula
     fn forward(&self, cx: &Cx<'_>, x: Tensor<2>) -> (Tensor<2>, Saved) {
         let ([tokens, width], n) = (x.dims(), self.experts.len());
         let probabilities = softmax(self.router.apply(cx, &x).cast(DType::F32), 1);
@@ -128,6 +130,7 @@ impl Block for Experts {
         let dz = probabilities.clone() * (dp.clone() - (dp * probabilities).sum_dim(1));
         self.router.pull_back(cx, &x, &dz.cast(dy.dtype()), Some(dx), grads)
     }
+    // ANCHOR_END: formula
 
     fn params(&self, visit: &mut dyn FnMut(ParamId)) {
         self.router.params(visit);

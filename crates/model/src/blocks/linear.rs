@@ -1,4 +1,4 @@
-//! y = x Wᵀ + b.
+//! y = x Wᵀ + b; with what an [`Adapter`](super::Adapter) of the weight adds, where the parameters have one.
 
 use burn::tensor::Tensor;
 use collimate_backend::kernels::Map;
@@ -26,12 +26,26 @@ impl Linear {
     /// y of each of some maps of one x.
     // ANCHOR: formula
     pub fn apply_all<const N: usize>(cx: &Cx<'_>, maps: [&Self; N], x: &Tensor<2>) -> [Tensor<2>; N] {
-        let (kernel, maps) = (cx.kernels.linear, maps.map(|m| m.map(cx)));
+        let kernel = cx.kernels.linear;
         if cx.packed.is_some() {
-            let all = cx.timed("linear forward", || kernel.extend(x, &maps));
-            return all.try_into().expect("one for each map");
+            let each = maps.map(|m| (m.map(cx), cx.params.adapter(m.weight)));
+            // A bias comes behind a magnitude.
+            let each = each.map(|(map, a)| {
+                (if a.is_some_and(|a| a.magnitude.is_some()) { Map { bias: None, ..map } } else { map }, a)
+            });
+            let all = cx.timed("linear forward", || kernel.extend(x, &each.map(|(map, _)| map)));
+            let mut all = all.into_iter();
+            return std::array::from_fn(|i| {
+                let y = all.next().expect("one for each map");
+                each[i].1.map_or(y.clone(), |a| cx.timed("adapter", || a.extend(cx, maps[i], x, y)))
+            });
         }
-        maps.map(|m| cx.timed("linear forward", || kernel.forward(x, m.weight, m.bias)))
+        maps.map(|m| {
+            cx.timed("linear forward", || match cx.params.adapter(m.weight) {
+                Some(adapter) => adapter.forward(cx, m, x),
+                None => kernel.forward(x, cx.p(m.weight), m.bias.map(|b| cx.p(b))),
+            })
+        })
     }
 
     pub(crate) fn map<'a>(&self, cx: &Cx<'a>) -> Map<'a> {
@@ -50,6 +64,9 @@ impl Linear {
     ) -> Tensor<2> {
         let kernel = cx.kernels.linear;
         cx.timed("linear backward", || {
+            if let Some(adapter) = cx.params.adapter(self.weight) {
+                return adapter.pull_back(cx, self, x, dy, sum, grads);
+            }
             if let Some(sum) = grads.sum(self.weight) {
                 kernel.backward_weight(dy, x, sum);
             }

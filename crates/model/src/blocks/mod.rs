@@ -4,6 +4,7 @@
 //! A block's input is handed to its backward pass by whoever called the block: so that its holder decides whether it
 //! was stored or is computed anew, and no two blocks keep the same tensor twice.
 
+mod adapter;
 mod attention;
 mod embedding;
 mod experts;
@@ -14,6 +15,7 @@ mod parallel;
 mod recompute;
 mod residual;
 
+pub use adapter::Adapter;
 pub use attention::{Attention, Qkv};
 pub use embedding::Embedding;
 pub use experts::Experts;
@@ -50,6 +52,8 @@ pub struct Cx<'a> {
     pub packed: Option<&'a [Option<Packed>]>,
     /// Whether layers are to be recomputed in the backward pass.
     pub recompute: bool,
+    /// While training: what dropout in this pass is drawn from.
+    pub dropout: Option<u64>,
     /// What measures the pieces.
     pub profile: &'a Profile,
     /// Where all of it lies.

@@ -6,6 +6,7 @@ use super::{Block, Cache, Cx, Numbers, Site};
 use crate::params::{Grads, ParamId};
 
 /// Attention and what goes beside it. Where f gives the rows that are read alone, g is asked for these alone.
+#[doc = include_str!("../../equations/block-parallel.html")]
 #[derive(Debug)]
 pub struct Parallel<A, B> {
     /// f.
@@ -25,6 +26,7 @@ impl<A, B> Parallel<A, B> {
 impl<A: Block, B: Block> Block for Parallel<A, B> {
     type Saved = (A::Saved, B::Saved);
 
+    // ANCHOR: formula
     fn forward(&self, cx: &Cx<'_>, x: Tensor<2>) -> (Tensor<2>, Self::Saved) {
         let (y, first) = self.first.forward(cx, x.clone());
         let (z, second) = self.second.forward(cx, self.read(cx, x));
@@ -37,6 +39,7 @@ impl<A: Block, B: Block> Block for Parallel<A, B> {
         let dz = if self.narrows { cx.batch.widen(dz) } else { dz };
         self.first.backward(cx, x, first, dy, grads) + dz
     }
+    // ANCHOR_END: formula
 
     fn extend(&self, cx: &Cx<'_>, x: Tensor<2>, cache: &mut Cache) -> Tensor<2> {
         let y = self.first.extend(cx, x.clone(), cache);

@@ -49,7 +49,7 @@ fn on_tape(decoder: &Decoder, layout: &Layout) -> Vec<Tensor<2>> {
     let leaves = decoder.parameters().0.iter().map(|p| p.clone().autodiff().require_grad());
     let taped = Decoder::new(decoder.config.clone(), Tensors(leaves.collect()), &device);
     assert!(!taped.has_kernels());
-    let body = taped.body(layout, false, false).unwrap();
+    let body = taped.body(layout, false, Options::default()).unwrap();
     let logits = taped.hidden(&body).matmul(taped.params.get(taped.config.network.head).clone().transpose());
     let logits = taped.capped(logits);
     let n = layout.targets.len();

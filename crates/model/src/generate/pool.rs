@@ -5,6 +5,7 @@ use collimate_backend::kernels::{BLOCK, Growing, Growth, Packed};
 use crate::blocks::{Batch, Block, Cache, Cx, Linear};
 use crate::decoder::Decoder;
 use crate::params::{ParamId, Role, Spec};
+use crate::readout::Options;
 
 /// What a text holds of the cache.
 #[derive(Debug, Default)]
@@ -112,7 +113,7 @@ impl<'a> Pool<'a> {
     fn step(&mut self, new: &[(&[u32], usize)]) {
         let (d, network) = (self.decoder, &self.decoder.config.network);
         let batch = Batch::extending(new, &network.rotary, &d.device);
-        let cx = Cx { packed: Some(&self.packed), ..d.cx(&batch, false) };
+        let cx = Cx { packed: Some(&self.packed), ..d.cx(&batch, Options::default()) };
         let mut h = network.embedding.forward(&cx);
         for layer in &network.layers {
             h = layer.extend(&cx, h, &mut self.cache);
