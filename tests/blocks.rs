@@ -282,6 +282,10 @@ fn every_parameter_is_somebodys() {
     for (name, inventory, block) in blocks() {
         let mut seen = vec![0; inventory.specs.len()];
         AnyBlock::params(&*block, &mut |id| seen[id.index()] += 1);
+        // Adapters' belong to what stands beside the maps, which the inventory says.
+        for (_, adapter) in inventory.adapted.iter().flat_map(|a| &a.linear) {
+            [Some(adapter.a), Some(adapter.b), adapter.magnitude].iter().flatten().for_each(|id| seen[id.index()] += 1);
+        }
         assert!(seen.iter().all(|n| *n == 1), "{name}: {seen:?}");
     }
 }
