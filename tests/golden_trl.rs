@@ -388,7 +388,8 @@ fn main() {
     }
     let lora = json("golden-trl/lora.json");
     for place in golden::places() {
-        for name in lora["runs"].as_object().unwrap().keys().cloned() {
+        for name in lora["runs"].as_object().unwrap().keys() {
+            let name = name.clone();
             trials.push(place.trial(&format!("lora::{name}"), move |device| {
                 adapters_are_trained_as_with_peft(&name, device);
                 Ok(())

@@ -92,12 +92,8 @@ fn target(page: &Path, link: &str) -> Option<(PathBuf, String)> {
     let mut clean = PathBuf::new();
     for part in whole.components() {
         match part {
-            Component::ParentDir => {
-                // Above the root there is nothing.
-                if !clean.pop() {
-                    clean.push("..");
-                }
-            }
+            // Above the root there is nothing.
+            Component::ParentDir if !clean.pop() => clean.push(".."),
             Component::Normal(name) => clean.push(name),
             _ => {}
         }

@@ -241,7 +241,7 @@ impl<'a> Machine<'a> {
         self.stack.pop().ok_or_else(|| "the pickle takes from an empty stack".into())
     }
 
-    fn to_mark(&mut self) -> Result<Vec<Item>, String> {
+    fn down_to_mark(&mut self) -> Result<Vec<Item>, String> {
         let mark = self.stack.iter().rposition(|i| matches!(i, Item::Mark)).ok_or("a mark is missing")?;
         let items = self.stack.split_off(mark + 1);
         self.stack.pop();
@@ -375,7 +375,7 @@ impl<'a> Machine<'a> {
                 b'(' => self.push(Item::Mark)?,
                 b')' => self.tuple(Vec::new())?,
                 b't' => {
-                    let items = self.to_mark()?;
+                    let items = self.down_to_mark()?;
                     self.tuple(items)?;
                 }
                 0x85..=0x87 => {
@@ -386,7 +386,7 @@ impl<'a> Machine<'a> {
                 }
                 b'}' => self.dict()?,
                 b'u' => {
-                    let items = self.to_mark()?;
+                    let items = self.down_to_mark()?;
                     self.set(items)?;
                 }
                 b's' => {
