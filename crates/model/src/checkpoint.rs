@@ -94,6 +94,19 @@ impl Shard {
         Ok(values)
     }
 
+    /// The values of a parameter, checked: of the shape that `config` asks for, and finite.
+    fn values(&mut self, name: &str, info: &TensorInfo, spec: &Spec, config: &str) -> Result<Vec<f32>, Error> {
+        if info.shape != spec.shape {
+            let why = format!("{config} expects shape {:?}, the file has {:?}", spec.shape, info.shape);
+            return Err(self.fault(name, why));
+        }
+        let values = self.read(name, info)?;
+        if values.iter().any(|x| !x.is_finite()) {
+            return Err(self.fault(name, "holds a value that is not finite".into()));
+        }
+        Ok(values)
+    }
+
     fn fault(&self, name: &str, why: String) -> Error {
         Error::Tensor { path: self.path.clone(), name: name.to_owned(), why }
     }
@@ -344,15 +357,7 @@ impl Checkpoint {
             let Some(info) = left.remove(&name) else {
                 return Err(shard.fault(&name, format!("is missing; expected shape {:?}", spec.shape)));
             };
-            if info.shape != spec.shape {
-                let why = format!("{} expects shape {:?}, the file has {:?}", lora::CONFIG, spec.shape, info.shape);
-                return Err(shard.fault(&name, why));
-            }
-            let host = shard.read(&name, &info)?;
-            if host.iter().any(|x| !x.is_finite()) {
-                return Err(shard.fault(&name, "holds a value that is not finite".into()));
-            }
-            values.push(spec.tensor(host, device));
+            values.push(spec.tensor(shard.values(&name, &info, spec, lora::CONFIG)?, device));
         }
         match left.keys().next() {
             None => Ok(Tensors(values)),
@@ -396,14 +401,7 @@ impl Checkpoint {
                     why: format!("is missing; expected shape {:?}", spec.shape),
                 });
             };
-            if info.shape != spec.shape {
-                let why = format!("config.json expects shape {:?}, the file has {:?}", spec.shape, info.shape);
-                return Err(shards[shard].fault(&spec.name, why));
-            }
-            let host = shards[shard].read(&spec.name, &info)?;
-            if host.iter().any(|x| !x.is_finite()) {
-                return Err(shards[shard].fault(&spec.name, "holds a value that is not finite".into()));
-            }
+            let host = shards[shard].values(&spec.name, &info, spec, "config.json")?;
             values.push(spec.tensor(host, device));
         }
         if let Some(name) = places.keys().min() {
@@ -735,8 +733,7 @@ impl Checkpoint {
     /// What goes with the weights: tokenizer, templates, generation defaults.
     fn companions(&self) -> Result<Vec<Companion>, Error> {
         let read = |name: &'static str| {
-            let beside = self.adapter_folder().map(|f| f.join(name)).filter(|f| f.is_file());
-            let from = beside.unwrap_or_else(|| self.folder.join(name));
+            let from = self.beside_or_own(name);
             let bytes =
                 from.is_file().then(|| read_at_most(&from, COMPANION_BYTES).map_err(Error::io(&from))).transpose()?;
             Ok((name, bytes))
@@ -779,9 +776,13 @@ impl Checkpoint {
 
     /// A file of the folder, if it is there and JSON.
     fn json(&self, name: &str) -> Option<Value> {
+        serde_json::from_slice(&read_at_most(&self.beside_or_own(name), INDEX_BYTES).ok()?).ok()
+    }
+
+    /// Where a file that goes with the weights is: with the adapter, if it is there.
+    fn beside_or_own(&self, name: &str) -> PathBuf {
         let beside = self.adapter_folder().map(|f| f.join(name)).filter(|f| f.is_file());
-        let from = beside.unwrap_or_else(|| self.folder.join(name));
-        serde_json::from_slice(&read_at_most(&from, INDEX_BYTES).ok()?).ok()
+        beside.unwrap_or_else(|| self.folder.join(name))
     }
 
     /// generation_config.json, if it has to change to stop where training did; transformers reads config.json without it.

@@ -3,7 +3,7 @@
 use std::any::Any;
 
 use burn::tensor::{Device, Tensor};
-use collimate_backend::kernels::Kernels;
+use collimate_backend::kernels::{Kernels, capped};
 
 use crate::blocks::{Batch, Block, Cx, scatter};
 use crate::checkpoint::Checkpoint;
@@ -144,10 +144,7 @@ impl Decoder {
 
     /// Logits `[rows, vocab]` under the network's cap, where it has one.
     pub fn capped(&self, logits: Tensor<2>) -> Tensor<2> {
-        match self.config.network.logits_cap {
-            Some(c) => (logits / c).tanh() * c,
-            None => logits,
-        }
+        capped(logits, self.config.network.logits_cap)
     }
 
     /// No gradients yet, for the parameters that are trained.

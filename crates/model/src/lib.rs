@@ -17,6 +17,7 @@ mod generate;
 mod layout;
 mod lora;
 mod memory;
+mod mixed;
 #[cfg(test)]
 mod oracle;
 mod params;

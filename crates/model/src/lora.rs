@@ -362,10 +362,9 @@ impl Lora {
                 Init::True | Init::Gaussian => vec![0.0; b.len()],
             };
             let [a, b] = [a.tensor(host_a, device), b.tensor(host_b, device)];
-            let made = adapter.magnitude.map(|_| {
-                let whole = base[weight.0].clone() + b.clone().matmul(a.clone()) * self.scale();
-                (whole.clone() * whole).sum_dim(1).sqrt().transpose()
-            });
+            let made = adapter
+                .magnitude
+                .map(|_| row_norms(composed(base[weight.0].clone(), a.clone(), b.clone(), self.scale())).transpose());
             base.extend([a, b]);
             base.extend(made);
         }
@@ -383,17 +382,24 @@ pub(crate) fn merged(inventory: &Inventory, values: &Tensors) -> Tensors {
     let wide = |id: ParamId| values.0[id.0].clone().cast(DType::F32);
     let mut base: Vec<_> = (0..adapted.first).map(|i| wide(ParamId(i))).collect();
     for (weight, adapter) in &adapted.linear {
-        let whole = base[weight.0].clone() + wide(adapter.b).matmul(wide(adapter.a)) * adapter.scale;
+        let whole = composed(base[weight.0].clone(), wide(adapter.a), wide(adapter.b), adapter.scale);
         base[weight.0] = match adapter.magnitude {
-            Some(m) => {
-                let norm = (whole.clone() * whole.clone()).sum_dim(1).sqrt();
-                whole * (wide(m).transpose() / norm)
-            }
+            Some(m) => whole.clone() * (wide(m).transpose() / row_norms(whole)),
             None => whole,
         };
     }
     adapted.replaced.iter().for_each(|(old, new)| base[old.0] = wide(*new));
     Tensors(base)
+}
+
+/// W + sBA.
+fn composed(w: Tensor<2>, a: Tensor<2>, b: Tensor<2>, scale: f64) -> Tensor<2> {
+    w + b.matmul(a) * scale
+}
+
+/// ‖·‖ of each row, `[rows, 1]`.
+fn row_norms(w: Tensor<2>) -> Tensor<2> {
+    (w.clone() * w).sum_dim(1).sqrt()
 }
 
 /// The name of an adapter's parameter in PEFT's file.

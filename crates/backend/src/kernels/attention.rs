@@ -7,6 +7,7 @@ use std::sync::OnceLock;
 use burn::tensor::{DType, Device, IndexingUpdateOp, Int, Tensor, TensorData, activation::softmax};
 
 use super::Plain;
+use super::cap::{capped, slope};
 
 /// Far below any score, yet finite: its exponential is exactly 0 in f32.
 const MASKED: f32 = -1e30;
@@ -203,11 +204,7 @@ impl Heads {
 
     /// q kᵀ/√d in f32, capped.
     fn scores(self, q: Tensor<4>, k: Tensor<4>) -> Tensor<4> {
-        let scores = q.matmul(k.swap_dims(2, 3)).cast(DType::F32) * self.scale();
-        match self.cap {
-            Some(c) => (scores / c).tanh() * c,
-            None => scores,
-        }
+        capped(q.matmul(k.swap_dims(2, 3)).cast(DType::F32) * self.scale(), self.cap)
     }
 }
 
@@ -227,7 +224,8 @@ pub trait Attention: Debug + Sync {
     }
 
     /// dq, dk and dv. With p the probabilities, computed anew: dv = pᵀ do, ds = p (do vᵀ − Σ do·o), dq = ds k/√d,
-    /// dk = dsᵀ q/√d (arXiv:2205.14135, algorithm 4); under a cap, ds is multiplied by 1 − (s/c)² of the capped scores s. `out` and `log_sum_exp` are those of the forward pass.
+    /// dk = dsᵀ q/√d (arXiv:2205.14135, algorithm 4); under a cap, ds is multiplied by 1 − (s/c)² of the capped scores s.
+    /// `out` and `log_sum_exp` are those of the forward pass.
     fn backward(
         &self,
         d_out: &Tensor<2>,
@@ -244,7 +242,7 @@ pub trait Attention: Debug + Sync {
             let v = mask.spread(v.clone(), keys, 1, dim);
             let d_out = mask.spread(d_out.clone(), keys, heads.group(), dim);
             let scores = heads.scores(q.clone(), k.clone());
-            let slope = heads.cap.map(|c| -(scores.clone() / c).square() + 1.0);
+            let slope = slope(&scores, heads.cap);
             let p = mask.probabilities(scores, heads);
             let dv = p.clone().cast(d_out.dtype()).swap_dims(2, 3).matmul(d_out.clone());
             let dp = d_out.matmul(v.swap_dims(2, 3)).cast(DType::F32);

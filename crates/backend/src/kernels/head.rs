@@ -9,6 +9,7 @@ use std::fmt::Debug;
 
 use burn::tensor::{DType, IndexingUpdateOp, Int, Tensor, TensorData};
 
+use super::cap::{capped, slope};
 use super::{Plain, Sum};
 
 /// What the head says of each token of a group, on the host.
@@ -74,10 +75,7 @@ impl HeadPass for PlainPass {
         let ids: Vec<i32> = targets.iter().map(|t| *t as i32).collect();
         let targets: Tensor<2, Int> = Tensor::from_data(TensorData::new(ids, [targets.len(), 1]), &hidden.device());
         let logits = hidden.clone().matmul(weight.clone().transpose()).cast(DType::F32);
-        let logits = match self.cap {
-            Some(k) => (logits / k).tanh() * k,
-            None => logits,
-        };
+        let logits = capped(logits, self.cap);
         let target = logits.clone().gather(1, targets.clone());
         let top = logits.clone().max_dim(1);
         let e = (logits.clone() - top.clone()).exp();
@@ -94,7 +92,7 @@ impl HeadPass for PlainPass {
         let dtype = hidden.dtype();
         let c = TensorData::new(coefficients.to_vec(), [hidden.dims()[0], 1]);
         let c: Tensor<2> = Tensor::from_data(c, (&hidden.device(), DType::F32));
-        let slope = self.cap.map(|k| -(logits.clone() / k).square() + 1.0);
+        let slope = slope(&logits, self.cap);
         let p = (logits - log_sum_exp).exp();
         let d_logits = (p * -c.clone()).scatter(1, targets, c, IndexingUpdateOp::Add);
         let d_logits = if let Some(slope) = slope { d_logits * slope } else { d_logits }.cast(dtype);

@@ -35,6 +35,7 @@
 
 mod adamw;
 mod attention;
+mod cap;
 mod gated;
 mod head;
 mod linear;
@@ -44,6 +45,7 @@ mod sum;
 
 pub use adamw::{AdamW, Step};
 pub use attention::{Attention, BLOCK, Cache, Growing, Growth, Heads, Mask, Row, SCORES, places};
+pub use cap::capped;
 pub use gated::{Activation, Gated};
 pub use head::{Head, HeadPass, Scores};
 pub use linear::{Linear, Map, Packed};

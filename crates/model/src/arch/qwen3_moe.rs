@@ -33,7 +33,7 @@ fn read(r: &mut Reader<'_>) -> Result<ModelConfig, Error> {
 }
 
 /// Puts experts where `decoder_sparse_step` and `mlp_only_layers` leave room for them.
-pub(super) fn sparse(shape: &mut Shape, routed: Routed, r: &mut Reader<'_>) -> Result<(), Error> {
+fn sparse(shape: &mut Shape, routed: Routed, r: &mut Reader<'_>) -> Result<(), Error> {
     let step = r.size("decoder_sparse_step", Some(1))?;
     let dense = match r.get("mlp_only_layers").cloned() {
         None => Vec::new(),

@@ -6,6 +6,7 @@ use burn::tensor::{DType, Tensor, TensorData};
 use collimate_backend::kernels::{Linear as Kernel, Map};
 
 use super::{Cx, Linear};
+use crate::mixed::mixed;
 use crate::params::{Grads, ParamId};
 
 /// What a linear map has beside it: A `[r, in]` and B `[out, r]`.
@@ -32,26 +33,20 @@ impl Adapter {
         let bias = of.bias.map(|b| cx.p(b));
         let seen = self.seen(cx, x);
         let seen = seen.as_ref().map_or(x, |(_, seen)| seen);
-        if self.magnitude.is_none() {
-            let y = kernel.forward(x, cx.p(of.weight), bias);
-            return self.add(cx, kernel, seen, y);
+        // A bias comes behind a magnitude.
+        match self.magnitude {
+            None => self.add(cx, kernel, seen, kernel.forward(x, cx.p(of.weight), bias)),
+            Some(m) => self.stretch(cx, of, m, self.add(cx, kernel, seen, kernel.forward(x, cx.p(of.weight), None))),
         }
-        let u = self.add(cx, kernel, seen, kernel.forward(x, cx.p(of.weight), None));
-        self.stretch(cx, of, u, bias)
     }
     // ANCHOR_END: formula
 
     /// m/‖W + sBA‖ ⊙ u + b.
-    fn stretch(&self, cx: &Cx<'_>, of: &Linear, u: Tensor<2>, bias: Option<&Tensor<2>>) -> Tensor<2> {
-        let y = match self.magnitude {
-            Some(m) => {
-                let by = cx.p(m).clone().cast(DType::F32) / self.norm(cx, of);
-                u.clone() * by.cast(u.dtype())
-            }
-            None => u,
-        };
-        match bias {
-            Some(b) => y + b.clone(),
+    fn stretch(&self, cx: &Cx<'_>, of: &Linear, m: ParamId, u: Tensor<2>) -> Tensor<2> {
+        let by = (cx.p(m).clone().cast(DType::F32) / self.norm(cx, of)).cast(u.dtype());
+        let y = u * by;
+        match of.bias {
+            Some(b) => y + cx.p(b).clone(),
             None => y,
         }
     }
@@ -72,7 +67,7 @@ impl Adapter {
         let inner = one(x, plain(self.a)) * self.scale;
         let y = y + one(&inner, plain(self.b));
         match self.magnitude {
-            Some(_) => self.stretch(cx, of, y, of.bias.map(|b| cx.p(b))),
+            Some(m) => self.stretch(cx, of, m, y),
             None => y,
         }
     }
@@ -86,7 +81,7 @@ impl Adapter {
         ((w.clone() * w).sum_dim(1) + crossed + own).sqrt().transpose()
     }
 
-    /// dx `[tokens, in]`, added to `sum` if there is one.
+    /// dx `[tokens, in]`, added to `sum` if there is one; the bias has its gradient already.
     pub(super) fn pull_back(
         &self,
         cx: &Cx<'_>,
@@ -99,9 +94,6 @@ impl Adapter {
         let kernel = cx.kernels.linear;
         let made = self.seen(cx, x);
         let seen = made.as_ref().map_or(x, |(_, seen)| seen);
-        if let Some(sum) = of.bias.and_then(|b| grads.sum(b)) {
-            kernel.backward_bias(dy, sum);
-        }
         let stretched = self.magnitude.map(|m| {
             let norm = self.norm(cx, of);
             if let Some(mut sum) = grads.sum(m) {
@@ -111,9 +103,6 @@ impl Adapter {
             dy.clone() * (cx.p(m).clone().cast(DType::F32) / norm).cast(dy.dtype())
         });
         let dy = stretched.as_ref().unwrap_or(dy);
-        if let Some(sum) = grads.sum(of.weight) {
-            kernel.backward_weight(dy, x, sum);
-        }
         if let Some(sum) = grads.sum(self.b) {
             let inner = kernel.forward(seen, cx.p(self.a), None) * self.scale;
             kernel.backward_weight(dy, &inner, sum);
@@ -122,7 +111,7 @@ impl Adapter {
         if let Some(sum) = grads.sum(self.a) {
             kernel.backward_weight(&d_inner, seen, sum);
         }
-        let dx = kernel.backward_input(dy, cx.p(of.weight), sum);
+        let dx = of.through(cx, x, dy, sum, grads);
         match made {
             Some((mask, _)) => dx + kernel.backward_input(&d_inner, cx.p(self.a), None) * mask,
             None => kernel.backward_input(&d_inner, cx.p(self.a), Some(dx)),
@@ -134,21 +123,13 @@ impl Adapter {
     fn seen(&self, cx: &Cx<'_>, x: &Tensor<2>) -> Option<(Tensor<2>, Tensor<2>)> {
         let key = cx.dropout.filter(|_| self.dropout > 0.0)?;
         let dims = x.dims();
-        let key = mix(key ^ (self.a.index() as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15));
+        let key = mixed(key ^ (self.a.index() as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15));
         let (bound, kept) = ((self.dropout * 65536.0) as u64, (1.0 / (1.0 - self.dropout)) as f32);
-        let words = (0..dims[0] * dims[1]).step_by(4).map(|i| mix(key.wrapping_add(i as u64)));
+        let words = (0..dims[0] * dims[1]).step_by(4).map(|i| mixed(key.wrapping_add(i as u64)));
         let mask =
             words.flat_map(|w| [w, w >> 16, w >> 32, w >> 48]).map(|w| if w & 0xffff < bound { 0.0 } else { kept });
         let mask = TensorData::new(mask.take(dims[0] * dims[1]).collect::<Vec<f32>>(), dims);
         let mask: Tensor<2> = Tensor::from_data(mask, (cx.device, x.dtype()));
         Some((mask.clone(), x.clone() * mask))
     }
-}
-
-/// SplitMix64's finaliser.
-fn mix(z: u64) -> u64 {
-    let z = z.wrapping_add(0x9E37_79B9_7F4A_7C15);
-    let z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-    z ^ (z >> 31)
 }

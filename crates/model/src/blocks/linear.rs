@@ -37,7 +37,10 @@ impl Linear {
             let mut all = all.into_iter();
             return std::array::from_fn(|i| {
                 let y = all.next().expect("one for each map");
-                each[i].1.map_or(y.clone(), |a| cx.timed("adapter", || a.extend(cx, maps[i], x, y)))
+                match each[i].1 {
+                    Some(adapter) => cx.timed("adapter", || adapter.extend(cx, maps[i], x, y)),
+                    None => y,
+                }
             });
         }
         maps.map(|m| {
@@ -62,19 +65,31 @@ impl Linear {
         sum: Option<Tensor<2>>,
         grads: &mut Grads,
     ) -> Tensor<2> {
-        let kernel = cx.kernels.linear;
         cx.timed("linear backward", || {
-            if let Some(adapter) = cx.params.adapter(self.weight) {
-                return adapter.pull_back(cx, self, x, dy, sum, grads);
-            }
-            if let Some(sum) = grads.sum(self.weight) {
-                kernel.backward_weight(dy, x, sum);
-            }
             if let Some(sum) = self.bias.and_then(|b| grads.sum(b)) {
-                kernel.backward_bias(dy, sum);
+                cx.kernels.linear.backward_bias(dy, sum);
             }
-            kernel.backward_input(dy, cx.p(self.weight), sum)
+            match cx.params.adapter(self.weight) {
+                Some(adapter) => adapter.pull_back(cx, self, x, dy, sum, grads),
+                None => self.through(cx, x, dy, sum, grads),
+            }
         })
+    }
+
+    /// The way back of x Wᵀ.
+    pub(super) fn through(
+        &self,
+        cx: &Cx<'_>,
+        x: &Tensor<2>,
+        dy: &Tensor<2>,
+        sum: Option<Tensor<2>>,
+        grads: &mut Grads,
+    ) -> Tensor<2> {
+        let kernel = cx.kernels.linear;
+        if let Some(sum) = grads.sum(self.weight) {
+            kernel.backward_weight(dy, x, sum);
+        }
+        kernel.backward_input(dy, cx.p(self.weight), sum)
     }
     // ANCHOR_END: formula
 }

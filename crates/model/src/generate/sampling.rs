@@ -14,6 +14,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 use crate::error::Error;
+use crate::mixed::mixed;
 
 /// How texts are written, as transformers' `GenerationConfig` spells it.
 #[derive(Clone, Debug, PartialEq)]
@@ -154,14 +155,6 @@ impl Chooser {
             }
         }
     }
-}
-
-/// One step of SplitMix64: every bit of x counts for every bit of the result.
-fn mixed(x: u64) -> u64 {
-    let z = x.wrapping_add(0x9E37_79B9_7F4A_7C15);
-    let z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-    z ^ (z >> 31)
 }
 
 /// None where one of them is not a number.
