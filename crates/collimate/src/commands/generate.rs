@@ -112,9 +112,7 @@ pub(crate) fn run(m: &ArgMatches) -> Result<()> {
     let (_, device) = super::device(text_of("backend"))?;
     let base = text_of("base_model").map(Path::new);
     let checkpoint = super::open(Path::new(text_of("model").expect("required")), base)?;
-    if let Some(whole) = &checkpoint.config.text_of {
-        say!("{} is a {whole}: its text part is what is read, without its vision part", checkpoint.folder.display());
-    }
+    super::say_text_part(&checkpoint, &checkpoint.folder, "read");
     checkpoint.config.writes_text(&checkpoint.folder, "`generate`")?;
     let tokenizer = Tokenizer::from_folder(checkpoint.tokenizer_folder())?;
     let name = text_of("dtype").expect("it has a default");

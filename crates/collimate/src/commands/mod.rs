@@ -21,6 +21,13 @@ use collimate_backend::Backend;
 use collimate_data::hub::{self, Kind};
 use collimate_model::Checkpoint;
 
+/// Says of the text part of a vision-language model in `folder` that it alone is `done`.
+pub(crate) fn say_text_part(checkpoint: &Checkpoint, folder: &Path, done: &str) {
+    if let Some(whole) = &checkpoint.config.text_of {
+        say!("{} is a {whole}: its text part is what is {done}, without its vision part", folder.display());
+    }
+}
+
 /// Opens the checkpoint, or the adapter with its base, that was named; `base` says where the base is, if not where the
 /// adapter says.
 pub(crate) fn open(named: &Path, base: Option<&Path>) -> Result<Checkpoint> {

@@ -105,9 +105,7 @@ fn go<T: Trained>(mut run: Run, task: T, quiet: bool, profile: Profile) -> Resul
     let model = hub::locate(&run.model, Kind::Model)?;
     let ref_model = run.ref_model.as_ref().map(|folder| hub::locate(folder, Kind::Model)).transpose()?;
     let checkpoint = super::open(&model, run.base_model.as_deref())?;
-    if let Some(whole) = &checkpoint.config.text_of {
-        say!("{} is a {whole}: its text part is what is trained and saved, without its vision part", model.display());
-    }
+    super::say_text_part(&checkpoint, &model, "trained and saved");
     let tokenizer = Tokenizer::from_folder(checkpoint.tokenizer_folder())?;
     let mut checkpoint = T::checkpoint(checkpoint, &tokenizer, run.settings.seed)?;
     if let Some(lora) = &run.lora {
