@@ -1,12 +1,13 @@
 //! `docs/equations.toml`: every numbered equation, with the item that computes it and the tests that hold it.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::fmt::Write;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use collimate_core::{Method, methods};
+use collimate_core::methods;
 use serde::Deserialize;
 
 /// All of them, in order.
@@ -143,6 +144,10 @@ impl Equations {
         let mut ids = BTreeMap::new();
         let mut claims: BTreeMap<&str, &str> = BTreeMap::new();
         let text = |file: &str| fs::read_to_string(root.join(file)).with_context(|| format!("{file} is named, and"));
+        let registered: Vec<String> =
+            registered(root)?.into_iter().map(|(kind, name)| format!("{kind}:{name}")).collect();
+        // The sources of each crate that an item is in.
+        let mut crates = BTreeMap::new();
         for e in &self.equation {
             let id = &e.id;
             if ids.insert(id.as_str(), ()).is_some() {
@@ -184,8 +189,14 @@ impl Equations {
             // The item includes the equation: so it exists, and rustdoc shows it.
             let folder = e.fragment().parent().and_then(Path::parent).map(|c| root.join(c)).unwrap_or_default();
             let included = format!("equations/{id}.html\")]");
-            let holders = sources(&folder.join("src"))?.into_iter().filter(|(_, code)| code.contains(&included));
-            let named = holders.filter(|(_, code)| {
+            let held = match crates.entry(folder) {
+                Entry::Occupied(held) => held.into_mut(),
+                Entry::Vacant(new) => {
+                    let held = sources(&new.key().join("src"))?;
+                    new.insert(held)
+                }
+            };
+            let named = held.iter().filter(|(_, code)| code.contains(&included)).filter(|(_, code)| {
                 let behind = code.split(&included).nth(1).unwrap_or_default();
                 let item = behind.lines().find(|l| {
                     let l = l.trim_start();
@@ -198,18 +209,10 @@ impl Equations {
                 n => faults.push(format!("{id}: {n} items {} include the equation; expected 1", e.item)),
             }
         }
-        for (kind, name) in registered(root)? {
-            let wanted = format!("{kind}:{name}");
-            if !claims.contains_key(wanted.as_str()) {
-                faults.push(format!("{wanted} has no equation"));
-            }
-        }
-        for claim in claims.keys() {
-            let known = registered(root)?.into_iter().any(|(kind, name)| format!("{kind}:{name}") == *claim);
-            if !known {
-                faults.push(format!("{claim} is not registered"));
-            }
-        }
+        let unclaimed = registered.iter().filter(|r| !claims.contains_key(r.as_str()));
+        faults.extend(unclaimed.map(|r| format!("{r} has no equation")));
+        let unknown = claims.keys().filter(|claim| !registered.iter().any(|r| r == *claim));
+        faults.extend(unknown.map(|claim| format!("{claim} is not registered")));
         Ok(faults)
     }
 
@@ -314,9 +317,4 @@ pub fn registered(root: &Path) -> Result<Vec<(&'static str, String)>> {
         }
     }
     Ok(all)
-}
-
-/// The methods that have a name.
-pub fn named() -> Vec<&'static Method> {
-    Method::all()
 }

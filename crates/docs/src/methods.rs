@@ -9,7 +9,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use collimate_core::objective::{Completion, Totals};
 use collimate_core::{Method, Objective, Pair};
 use serde::Deserialize;
-use serde_json::Map;
+use serde_json::{Map, Value};
 
 use crate::equations::Equations;
 use crate::plot;
@@ -241,7 +241,7 @@ pub fn page(method: &Method, facts: &BTreeMap<String, Facts>, equations: &Equati
         number(value)
     )?;
 
-    writeln!(s, "## What it does to length\n\n{}\n", must(own.length.as_ref().or(base.length.as_ref()), "length")?)?;
+    writeln!(s, "## What it does to length\n\n{}\n", must(fact!(length), "length")?)?;
     if let Some(pitfalls) = fact!(pitfalls).filter(|p| !p.is_empty()) {
         writeln!(s, "## Pitfalls\n")?;
         for p in pitfalls {
@@ -269,25 +269,17 @@ pub fn page(method: &Method, facts: &BTreeMap<String, Facts>, equations: &Equati
     Ok(s)
 }
 
-/// The names of losses inside a loss.
-fn inside(loss: &serde_json::Value) -> Vec<String> {
-    let mut all = Vec::new();
-    let mut add = |l: &serde_json::Value| {
-        all.extend(l["type"].as_str().map(str::to_owned));
-        all.extend(inside(l));
-    };
-    match (&loss["loss"], loss["terms"].as_array()) {
-        (serde_json::Value::Object(_), _) => add(&loss["loss"]),
-        (_, Some(terms)) => terms.iter().for_each(|t| add(&t["loss"])),
-        _ => {}
-    }
-    let mut seen = Vec::new();
-    all.retain(|n| {
-        !seen.contains(n) && {
-            seen.push(n.clone());
-            true
+/// The names of losses inside a loss, each once.
+fn inside(loss: &Value) -> Vec<String> {
+    let terms = loss["terms"].as_array().into_iter().flatten().map(|t| &t["loss"]);
+    let mut all: Vec<String> = Vec::new();
+    for inner in terms.chain([&loss["loss"]]).filter(|l| l.is_object()) {
+        for name in inner["type"].as_str().map(str::to_owned).into_iter().chain(inside(inner)) {
+            if !all.contains(&name) {
+                all.push(name);
+            }
         }
-    });
+    }
     all
 }
 

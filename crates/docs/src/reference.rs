@@ -177,12 +177,10 @@ pub fn combine() -> Result<String> {
 fn instances() -> Result<Vec<(&'static str, String, Value)>> {
     let by_hand = [
         json!({"type": "constant", "length": 10.0}),
-        json!({"type": "power", "alpha": 0.5}),
         json!({"type": "forward_kl", "beta": 0.1}),
         json!({"type": "alpha_divergence", "beta": 0.1, "alpha": 0.5}),
         json!({"type": "per_token", "loss": {"type": "logistic"}}),
         json!({"type": "supervised"}),
-        json!({"type": "hinge", "delta": 1.0}),
     ];
     let vocabulary = methods::vocabulary();
     let mut all = Vec::new();

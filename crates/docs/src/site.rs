@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Component, Path, PathBuf};
-use std::process::Command;
 
 use anyhow::{Context, Result, bail};
+use collimate_browser::chromium;
 use serde_json::Value;
 
 use crate::math;
@@ -182,18 +182,9 @@ addEventListener('load', () => setTimeout(() => {
 
 const WIDTHS: [u64; 2] = [390, 1280];
 
-fn chromium() -> Result<PathBuf> {
-    if let Some(named) = std::env::var_os("CHROMIUM") {
-        return Ok(named.into());
-    }
-    let folders = std::env::var_os("PATH").unwrap_or_default();
-    let names = ["chromium", "chromium-browser", "google-chrome"];
-    let found = std::env::split_paths(&folders).flat_map(|f| names.map(|n| f.join(n))).find(|p| p.is_file());
-    found.context("no browser: install chromium, or name one in CHROMIUM")
-}
-
 /// What each page of the book says of itself at each width.
 fn measured(site: &Path, dark: bool) -> Result<Vec<Value>> {
+    let browser = chromium().context("no browser: install chromium, or name one in CHROMIUM")?;
     let folder = tempfile::tempdir()?;
     // A copy without rustdoc, with the measure in each page.
     copy(site, folder.path())?;
@@ -213,38 +204,8 @@ fn measured(site: &Path, dark: bool) -> Result<Vec<Value>> {
             format!("<iframe style=\"border:0;width:{width}px;height:900px\" src=\"{page}\"></iframe>")
         };
         let frames: String = some.iter().flat_map(|p| WIDTHS.map(|w| (p, w))).map(frame).collect();
-        let outer = format!(
-            "<!doctype html><meta charset=\"utf-8\"><meta name=\"color-scheme\" content=\"light dark\"><pre id=\"said\"></pre>\
-             <script>const all = []; addEventListener('message', e => {{ all.push(e.data); \
-             document.getElementById('said').textContent = JSON.stringify(all); }})</script>{frames}"
-        );
-        let file = folder.path().join("outer.html");
-        fs::write(&file, outer)?;
-        let mut command = Command::new(chromium()?);
-        command.args([
-            "--headless",
-            "--no-sandbox",
-            "--disable-gpu",
-            "--disable-quic",
-            "--no-first-run",
-            "--disable-background-networking",
-            "--disable-component-update",
-            "--disable-sync",
-            "--allow-file-access-from-files",
-            "--host-resolver-rules=MAP * ~NOTFOUND",
-            "--window-size=1400,900",
-            "--virtual-time-budget=20000",
-            "--dump-dom",
-        ]);
-        command.arg(format!("--user-data-dir={}", folder.path().join("profile").display()));
-        if dark {
-            command.arg("--force-dark-mode");
-        }
-        let output = command.arg(format!("file://{}", file.display())).output()?;
-        let dom = String::from_utf8_lossy(&output.stdout);
-        let said = dom.split("<pre id=\"said\">").nth(1).and_then(|s| s.split("</pre>").next()).unwrap_or_default();
-        let said = said.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&");
-        let said: Vec<Value> = serde_json::from_str(&said).with_context(|| format!("the pages said {said:?}"))?;
+        let options = ["--allow-file-access-from-files", "--virtual-time-budget=20000"];
+        let said = collimate_browser::look(&browser, folder.path(), &frames, dark, &options)?.pages;
         if said.len() != some.len() * WIDTHS.len() {
             bail!("{} of {} pages spoke", said.len(), some.len() * WIDTHS.len());
         }

@@ -158,20 +158,26 @@ fn every_block_of_code_is_run_or_read_or_says_why_not() {
 
 #[test]
 fn every_file_that_a_page_includes_or_names_exists() {
-    let mut missing = Vec::new();
+    let (mut missing, mut seen) = (Vec::new(), 0);
     for page in generate::pages(&root()).unwrap() {
         let text = read(&page);
         for include in text.split("{{#include ").skip(1) {
             let named = include.split("}}").next().unwrap();
             let (file, anchor) = named.split_once(':').unwrap_or((named, ""));
             let path = root().join(page.parent().unwrap()).join(file);
-            match fs::read_to_string(&path) {
-                Err(e) => missing.push(format!("{}: {named}: {e}", page.display())),
-                Ok(code) if !anchor.is_empty() && !code.contains(&format!("ANCHOR: {anchor}\n")) => {
-                    missing.push(format!("{}: {file} has no anchor {anchor}", page.display()));
+            let code = match fs::read_to_string(&path) {
+                Err(e) => {
+                    missing.push(format!("{}: {named}: {e}", page.display()));
+                    continue;
                 }
-                Ok(_) => {}
+                Ok(code) => code,
+            };
+            let ends = ["ANCHOR", "ANCHOR_END"].map(|end| format!("{end}: {anchor}"));
+            let count = |end: &String| code.lines().filter(|l| l.trim_end().ends_with(end.as_str())).count();
+            if !anchor.is_empty() && ends.each_ref().map(count) != [1, 1] {
+                missing.push(format!("{}: {file} doesn't have the anchor {anchor} once", page.display()));
             }
+            seen += 1;
         }
         let named = text.split('`').filter(|s| !s.contains(char::is_whitespace) && !s.contains(['{', '*', '…']));
         for file in named.filter(|s| s.ends_with(".rs") && s.contains('/')) {
@@ -181,4 +187,5 @@ fn every_file_that_a_page_includes_or_names_exists() {
         }
     }
     assert!(missing.is_empty(), "{}", missing.join("\n"));
+    assert!(seen > 8, "{seen}");
 }

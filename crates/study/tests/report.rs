@@ -6,9 +6,9 @@
 mod common;
 
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 
+use collimate_browser::chromium;
 use collimate_study::{Host, report};
 use common::{Desk, STUDY, vocabulary, write};
 use libtest_mimic::{Arguments, Failed, Trial};
@@ -47,15 +47,6 @@ addEventListener('load', () => {
 });
 </script>"#;
 
-fn chromium() -> Option<PathBuf> {
-    if let Some(named) = std::env::var_os("CHROMIUM") {
-        return Some(named.into());
-    }
-    let folders = std::env::var_os("PATH")?;
-    let names = ["chromium", "chromium-browser", "google-chrome"];
-    std::env::split_paths(&folders).flat_map(|f| names.map(|n| f.join(n))).find(|p| p.is_file())
-}
-
 /// What each frame says of the page.
 fn look(browser: &Path, page: &str, dark: bool) -> Result<Vec<Value>, Failed> {
     let folder = tempfile::tempdir()?;
@@ -64,42 +55,11 @@ fn look(browser: &Path, page: &str, dark: bool) -> Result<Vec<Value>, Failed> {
     let frames: String = WIDTHS
         .map(|w| format!("<iframe style=\"border:0;width:{w}px;height:800px\" srcdoc=\"{escaped}\"></iframe>"))
         .concat();
-    let outer = format!(
-        "<!doctype html><meta charset=\"utf-8\"><meta name=\"color-scheme\" content=\"light dark\"><pre id=\"said\"></pre>\
-         <script>const all = []; addEventListener('message', e => {{ all.push(e.data); \
-         document.getElementById('said').textContent = JSON.stringify(all); }})</script>{frames}"
-    );
-    let file = folder.path().join("page.html");
-    fs::write(&file, outer)?;
-    let mut command = Command::new(browser);
-    command.args([
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-quic",
-        "--no-first-run",
-        "--disable-background-networking",
-        "--disable-component-update",
-        "--disable-sync",
-        "--enable-logging=stderr",
-        "--host-resolver-rules=MAP * ~NOTFOUND",
-        "--window-size=1400,900",
-        "--virtual-time-budget=10000",
-        "--dump-dom",
-    ]);
-    command.arg(format!("--user-data-dir={}", folder.path().join("profile").display()));
-    if dark {
-        command.arg("--force-dark-mode");
-    }
-    let output = command.arg(format!("file://{}", file.display())).output()?;
-    let console = String::from_utf8_lossy(&output.stderr);
-    if let Some(line) = console.lines().find(|l| l.contains("CONSOLE")) {
+    let said = collimate_browser::look(browser, folder.path(), &frames, dark, &["--virtual-time-budget=10000"])?;
+    if let Some(line) = said.console.lines().find(|l| l.contains("CONSOLE")) {
         return Err(format!("the console says: {line}").into());
     }
-    let dom = String::from_utf8_lossy(&output.stdout);
-    let said = dom.split("<pre id=\"said\">").nth(1).and_then(|s| s.split("</pre>").next()).unwrap_or_default();
-    let said = said.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&");
-    let all: Vec<Value> = serde_json::from_str(&said).map_err(|e| format!("the page said {said:?}: {e}; {console}"))?;
+    let all = said.pages;
     if all.len() != WIDTHS.len() {
         return Err(format!("{} of {} frames spoke", all.len(), WIDTHS.len()).into());
     }
