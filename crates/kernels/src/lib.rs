@@ -13,6 +13,7 @@ pub mod attention;
 pub mod exp;
 pub mod extend;
 pub mod gemm;
+pub mod half;
 pub mod head;
 pub mod rms_norm;
 pub mod rope;

@@ -11,9 +11,11 @@
 //! through it. Several weights that read the same x go through in one parallel region.
 
 use half::bf16;
+use half::slice::HalfFloatSliceExt;
 use pulp::Simd;
 
 use crate::gemm::{Mat, MatMut};
+use crate::half::widen_piece;
 use crate::parallel::each;
 use crate::simd::dispatched;
 use crate::transpose::{LANES, transpose};
@@ -99,7 +101,7 @@ impl Packed {
                 each(panels.chunks_mut(size).enumerate(), |(i, to)| {
                     let w = &w[part(i)];
                     let (mut wide, mut turned) = (vec![0.0; w.len()], vec![0.0; size]);
-                    widen(w, &mut wide);
+                    widen_piece(w.reinterpret_cast(), &mut wide);
                     turn(&wide, &mut turned);
                     to.iter_mut().zip(&turned).for_each(|(to, x)| *to = bf16::from_f32(*x));
                 });
@@ -231,14 +233,6 @@ dispatched! {
     }
 }
 
-dispatched! {
-    fn widen<S>(_simd, from: &'a [bf16], to: &'a mut [f32]) {
-        for (from, to) in from.iter().zip(to) {
-            *to = f32::from_bits(u32::from(from.to_bits()) << 16);
-        }
-    }
-}
-
 /// A product with x: weight, bias `[outputs]` and y `[n, outputs]`.
 pub type Product<'a> = (&'a Packed, Option<&'a [f32]>, &'a mut [f32]);
 
@@ -273,7 +267,7 @@ pub fn linear(x: &[f32], inputs: usize, products: Vec<Product<'_>>) {
                 Panels::F32(w) => &w.slice()[part.clone()],
                 Panels::Bf16(w) => {
                     wide.resize(size, 0.0);
-                    widen(&w[part.clone()], &mut wide);
+                    widen_piece(w[part.clone()].reinterpret_cast(), &mut wide);
                     &wide
                 }
             };
