@@ -9,7 +9,21 @@ use std::process::ExitCode;
 static ALLOCATOR: Allocator = Allocator(mimalloc::MiMalloc);
 
 fn main() -> ExitCode {
+    keep_pages();
     collimate::cli::main()
+}
+
+/// Keeps freed memory, unless `MIMALLOC_PURGE_DELAY` is set: the next step asks for as much again, and pages that were
+/// given back come at the price of a fault each.
+#[allow(unsafe_code)]
+fn keep_pages() {
+    /// `mi_option_purge_delay` of mimalloc.h.
+    const PURGE_DELAY: i32 = 15;
+    unsafe extern "C" {
+        fn mi_option_set_default(option: i32, value: std::ffi::c_long);
+    }
+    // SAFETY: it stores a number; -1 is "never".
+    unsafe { mi_option_set_default(PURGE_DELAY, -1) }
 }
 
 /// An allocator whose memory running out is an error with a message, not an abort.

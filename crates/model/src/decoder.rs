@@ -109,7 +109,7 @@ impl Decoder {
 
     /// Whether hand-made kernels do its arithmetic; tensor operations do it elsewhere.
     pub fn has_kernels(&self) -> bool {
-        self.precision() == Precision::F32 && self.kernels.any()
+        self.precision() != Precision::F16 && self.kernels.any()
     }
 
     /// The configuration.

@@ -1,10 +1,13 @@
-//! The CPU kernels on flex's own buffers. What is not f32 here, or is on a tape, goes through tensor operations.
+//! The CPU kernels on flex's own buffers. Products of bf16 have kernels of their own; the other pieces are widened on the
+//! way in and rounded on the way out. What is neither f32 nor bf16 here, or is on a tape, goes through tensor operations.
 
+use ::half::bf16;
 use burn::tensor::Tensor;
 use collimate_backend::kernels::{
     Activation, AdamW, Attention, BLOCK, Cache, Gated, Growth, Head, HeadPass, Heads, Kernels, Linear, Map, Mask,
     Packed, Plain, RmsNorm, Rope, Scores, Step, Sum,
 };
+use collimate_kernels::half::{self, Numbers, Sums};
 use collimate_kernels::{adamw, attention, extend, gemm, head, rms_norm, rope, rows, swiglu};
 
 use crate::host::{self, HalfView, View};
@@ -29,14 +32,30 @@ fn add_in_place(sum: &mut Sum<'_>, dims: [usize; 2], add: impl FnOnce(&mut [f32]
     host::update(slot, add)
 }
 
+/// Adds to a sum, in place if that can be.
+fn add(mut sum: Sum<'_>, dims: [usize; 2], add: impl Fn(&mut [f32])) {
+    if add_in_place(&mut sum, dims, &add).is_none() {
+        let mut more = vec![0.0; dims[0] * dims[1]];
+        add(&mut more);
+        sum.add(host::tensor(more, dims));
+    }
+}
+
 impl Linear for Cpu {
     fn forward(&self, x: &Tensor<2>, weight: &Tensor<2>, bias: Option<&Tensor<2>>) -> Tensor<2> {
-        let Some([xs, ws]) = View::all([x, weight]) else { return Linear::forward(&Plain, x, weight, bias) };
         let (n, [out, inp]) = (x.dims()[0], weight.dims());
-        let bias = bias.map(|b| View::of(b).expect("a bias lies where its weight lies"));
+        let wide_bias = || bias.map(|b| View::or_wide(b).expect("a bias lies where its weight lies"));
+        if let Some([xs, ws]) = HalfView::all([x, weight]) {
+            let (bias, mut y) = (wide_bias(), vec![bf16::ZERO; n * out]);
+            let (xs, ws) = (Numbers::Bf16(xs.slice()), Numbers::Bf16(ws.slice()));
+            half::linear(xs, ws, bias.as_ref().map(View::slice), inp, out, Sums::Bf16(&mut y));
+            return host::half_tensor(y, [n, out]);
+        }
+        let Some([xs, ws]) = View::all([x, weight]) else { return Linear::forward(&Plain, x, weight, bias) };
+        let bias = wide_bias();
         let mut y = vec![0.0; n * out];
         gemm::linear(xs.slice(), ws.slice(), bias.as_ref().map(View::slice), inp, out, &mut y);
-        host::tensor(y, [n, out])
+        host::like(x, y, [n, out])
     }
 
     fn pack(&self, weight: &Tensor<2>) -> Option<Packed> {
@@ -73,17 +92,29 @@ impl Linear for Cpu {
     }
 
     fn backward_input(&self, dy: &Tensor<2>, weight: &Tensor<2>, sum: Option<Tensor<2>>) -> Tensor<2> {
-        let Some([g, w]) = View::all([dy, weight]) else { return Linear::backward_input(&Plain, dy, weight, sum) };
         let (n, [out, inp]) = (dy.dims()[0], weight.dims());
         let accumulate = sum.is_some();
-        let mut dx = sum.unwrap_or_else(|| host::tensor(vec![0.0; n * inp], [n, inp]));
-        host::update(&mut dx, |dx| gemm::linear_backward_input(g.slice(), w.slice(), inp, out, dx, accumulate))
+        if let Some([g, w]) = HalfView::all([dy, weight]) {
+            let mut dx = sum.unwrap_or_else(|| host::half_tensor(vec![bf16::ZERO; n * inp], [n, inp]));
+            let (g, w) = (Numbers::Bf16(g.slice()), Numbers::Bf16(w.slice()));
+            host::update(&mut dx, |dx| half::linear_backward_input(g, w, inp, out, Sums::Bf16(dx), accumulate))
+                .expect("the sum lies where the gradient lies");
+            return dx;
+        }
+        let Some([g, w]) = View::all([dy, weight]) else { return Linear::backward_input(&Plain, dy, weight, sum) };
+        let mut dx = sum.unwrap_or_else(|| host::like(dy, vec![0.0; n * inp], [n, inp]));
+        host::change(&mut dx, |dx| gemm::linear_backward_input(g.slice(), w.slice(), inp, out, dx, accumulate))
             .expect("the sum lies where the gradient lies");
         dx
     }
 
     fn backward_weight(&self, dy: &Tensor<2>, x: &Tensor<2>, mut sum: Sum<'_>) {
         let (inp, out) = (x.dims()[1], dy.dims()[1]);
+        if let Some([g, xs]) = HalfView::all([dy, x]) {
+            let (g, xs) = (Numbers::Bf16(g.slice()), Numbers::Bf16(xs.slice()));
+            add(sum, [out, inp], |dw| half::linear_backward_weight(g, xs, inp, out, dw));
+            return;
+        }
         let done = View::all([dy, x]).and_then(|[g, xs]| {
             add_in_place(&mut sum, [out, inp], |dw| {
                 gemm::linear_backward_weight(g.slice(), xs.slice(), inp, out, dw, None);
@@ -101,7 +132,7 @@ impl RmsNorm for Cpu {
         let [n, d] = x.dims();
         let (mut y, mut r) = (vec![0.0; n * d], vec![0.0; n]);
         rms_norm::forward(xs.slice(), w.slice(), eps as f32, &mut y, &mut r);
-        (host::tensor(y, [n, d]), host::tensor(r, [n, 1]))
+        (host::like(x, y, [n, d]), host::tensor(r, [n, 1]))
     }
 
     fn backward(&self, dy: &Tensor<2>, x: &Tensor<2>, weight: &Tensor<2>, r: &Tensor<2>) -> (Tensor<2>, Tensor<2>) {
@@ -111,7 +142,7 @@ impl RmsNorm for Cpu {
         let [n, d] = x.dims();
         let (mut dx, mut dw) = (vec![0.0; n * d], vec![0.0; d]);
         rms_norm::backward(g.slice(), xs.slice(), w.slice(), rs.slice(), &mut dx, false, &mut dw);
-        (host::tensor(dx, [n, d]), host::tensor(dw, [1, d]))
+        (host::like(x, dx, [n, d]), host::tensor(dw, [1, d]))
     }
 }
 
@@ -124,7 +155,7 @@ fn turn(
 ) -> bool {
     let d = 2 * cos.dims()[1];
     let heads = x.dims()[1] / d;
-    let done = View::all([cos, sin]).and_then(|[c, s]| host::update(x, |x| kernel(x, heads, c.slice(), s.slice(), d)));
+    let done = View::all([cos, sin]).and_then(|[c, s]| host::change(x, |x| kernel(x, heads, c.slice(), s.slice(), d)));
     done.is_some()
 }
 
@@ -144,7 +175,7 @@ impl Gated for Cpu {
             Some([g, u]) if activation == Activation::Silu => {
                 let mut y = vec![0.0; g.slice().len()];
                 swiglu::forward(g.slice(), u.slice(), &mut y);
-                host::tensor(y, gate.dims())
+                host::like(gate, y, gate.dims())
             }
             _ => Gated::forward(&Plain, activation, gate, up),
         }
@@ -158,10 +189,10 @@ impl Gated for Cpu {
         mut up: Tensor<2>,
     ) -> (Tensor<2>, Tensor<2>) {
         let in_place = |dy: View| {
-            host::update(&mut gate, |g| host::update(&mut up, |u| swiglu::backward(dy.slice(), g, u))).flatten()
+            host::change(&mut gate, |g| host::change(&mut up, |u| swiglu::backward(dy.slice(), g, u))).flatten()
         };
         let silu = activation == Activation::Silu;
-        match View::of(dy).filter(|_| silu).and_then(in_place) {
+        match View::or_wide(dy).filter(|_| silu).and_then(in_place) {
             Some(()) => (gate, up),
             None => Gated::backward(&Plain, activation, dy, gate, up),
         }
@@ -199,7 +230,7 @@ impl Attention for Cpu {
         let [n, width] = q.dims();
         let (mut out, mut lse) = (vec![0.0; n * width], vec![0.0; n * heads.queries]);
         with_kernel(mask, heads, |a| a.forward(qs.slice(), ks.slice(), vs.slice(), &mut out, &mut lse));
-        (host::tensor(out, [n, width]), Some(host::tensor(lse, [n, heads.queries])))
+        (host::like(q, out, [n, width]), Some(host::tensor(lse, [n, heads.queries])))
     }
 
     fn backward(
@@ -221,7 +252,7 @@ impl Attention for Cpu {
             let (g, q, k, v, o, l) = (g.slice(), qs.slice(), ks.slice(), vs.slice(), o.slice(), l.slice());
             a.backward(g, q, k, v, o, l, &mut dq, &mut dk, &mut dv);
         });
-        [host::tensor(dq, dims), host::tensor(dk, kv_dims), host::tensor(dv, kv_dims)]
+        [host::like(q, dq, dims), host::like(k, dk, kv_dims), host::like(v, dv, kv_dims)]
     }
 
     fn cache(&self, window: Option<usize>, heads: Heads) -> Box<dyn Cache> {
@@ -275,9 +306,15 @@ struct Pass {
     plain: Box<dyn HeadPass>,
 }
 
+/// What the logits were made of.
+enum Factors {
+    Wide([View; 2]),
+    Half([HalfView; 2]),
+}
+
 struct Group {
-    hidden: View,
-    weight: View,
+    /// Hidden states and weight.
+    factors: Factors,
     /// Vocabulary and width.
     dims: [usize; 2],
     targets: Vec<u32>,
@@ -287,7 +324,8 @@ struct Group {
 impl HeadPass for Pass {
     fn scores(&mut self, hidden: &Tensor<2>, weight: &Tensor<2>, targets: &[u32], collision: bool) -> Scores {
         self.group = None;
-        let Some([h, w]) = View::all([hidden, weight]) else {
+        let half = HalfView::all([hidden, weight]).map(Factors::Half);
+        let Some(factors) = half.or_else(|| View::all([hidden, weight]).map(Factors::Wide)) else {
             return self.plain.scores(hidden, weight, targets, collision);
         };
         let (n, [vocab, width]) = (targets.len(), weight.dims());
@@ -296,34 +334,48 @@ impl HeadPass for Pass {
             self.logits = vec![0.0; n * vocab];
         }
         let logits = &mut self.logits[..n * vocab];
-        gemm::linear(h.slice(), w.slice(), None, width, vocab, logits);
+        match &factors {
+            Factors::Wide([h, w]) => gemm::linear(h.slice(), w.slice(), None, width, vocab, logits),
+            Factors::Half([h, w]) => {
+                let (h, w) = (Numbers::Bf16(h.slice()), Numbers::Bf16(w.slice()));
+                half::linear(h, w, None, width, vocab, Sums::F32(logits));
+            }
+        }
         let [mut log_probs, mut log_sum_exp] = [(); 2].map(|()| vec![0.0; n]);
         let mut squares = collision.then(|| vec![0.0; n]);
         head::forward(logits, targets, vocab, &mut log_sum_exp, &mut log_probs, squares.as_deref_mut());
         let targets = targets.to_vec();
-        self.group = Some(Group { hidden: h, weight: w, dims: [vocab, width], targets, log_sum_exp });
+        self.group = Some(Group { factors, dims: [vocab, width], targets, log_sum_exp });
         let log_collisions = squares.map(|s| s.into_iter().map(f32::ln).collect());
         Scores { log_probs, log_collisions }
     }
 
     fn gradient(&mut self, coefficients: &[f32], weight_sum: Option<Sum<'_>>) -> Tensor<2> {
-        let Some(Group { hidden, weight, dims, targets, log_sum_exp }) = self.group.take() else {
+        let Some(Group { factors, dims, targets, log_sum_exp }) = self.group.take() else {
             return self.plain.gradient(coefficients, weight_sum);
         };
         let ([vocab, width], n) = (dims, targets.len());
         let logits = &mut self.logits[..n * vocab];
         head::backward(logits, &targets, vocab, &log_sum_exp, coefficients);
-        let mut dh = vec![0.0; n * width];
-        gemm::linear_backward_input(logits, weight.slice(), width, vocab, &mut dh, false);
-        if let Some(mut sum) = weight_sum {
-            let add = |dw: &mut [f32]| gemm::linear_backward_weight(logits, hidden.slice(), width, vocab, dw, None);
-            if add_in_place(&mut sum, dims, add).is_none() {
-                let mut dw = vec![0.0; vocab * width];
-                gemm::linear_backward_weight(logits, hidden.slice(), width, vocab, &mut dw, None);
-                sum.add(host::tensor(dw, dims));
+        match &factors {
+            Factors::Wide([h, w]) => {
+                let mut dh = vec![0.0; n * width];
+                gemm::linear_backward_input(logits, w.slice(), width, vocab, &mut dh, false);
+                if let Some(sum) = weight_sum {
+                    add(sum, dims, |dw| gemm::linear_backward_weight(logits, h.slice(), width, vocab, dw, None));
+                }
+                host::tensor(dh, [n, width])
+            }
+            Factors::Half([h, w]) => {
+                let (logits, h, w) = (Numbers::F32(logits), Numbers::Bf16(h.slice()), Numbers::Bf16(w.slice()));
+                let mut dh = vec![bf16::ZERO; n * width];
+                half::linear_backward_input(logits, w, width, vocab, Sums::Bf16(&mut dh), false);
+                if let Some(sum) = weight_sum {
+                    add(sum, dims, |dw| half::linear_backward_weight(logits, h, width, vocab, dw));
+                }
+                host::half_tensor(dh, [n, width])
             }
         }
-        host::tensor(dh, [n, width])
     }
 }
 

@@ -1,7 +1,9 @@
 //! Tensors that lie in this process's memory, seen as slices: the door to the hand-made CPU kernels.
 
-use burn::tensor::{DType, Tensor, TensorData};
+use burn::tensor::{DType, Element, Tensor, TensorData};
 use burn_flex::{Flex, FlexTensor};
+use bytemuck::Pod;
+use collimate_kernels::half::{narrow, widen};
 use half::bf16;
 
 /// A tensor's buffer, row-major and shared with the tensor.
@@ -15,14 +17,25 @@ impl View {
         view.0.as_slice::<f32>().is_some().then_some(view)
     }
 
-    /// The same in f32, of what is here in some type.
-    pub fn wide<const D: usize>(t: &Tensor<D>) -> Self {
-        Self::of(&t.clone().cast(DType::F32)).expect("what lies beside a weight lies where it lies")
+    /// As [`of`](Self::of); of a tensor of bf16, a copy that is widened.
+    pub fn or_wide<const D: usize>(t: &Tensor<D>) -> Option<Self> {
+        Self::of(t).or_else(|| {
+            let half = HalfView::of(t)?;
+            let mut values = vec![0.0; half.slice().len()];
+            widen(half.slice(), &mut values);
+            Some(Self(FlexTensor::from_data(TensorData::new(values, t.dims()))))
+        })
     }
 
-    /// All of them, or none.
+    /// The same in f32, of what is here in some type.
+    pub fn wide<const D: usize>(t: &Tensor<D>) -> Self {
+        let cast = || Self::of(&t.clone().cast(DType::F32)).expect("what lies beside a weight lies where it lies");
+        Self::or_wide(t).unwrap_or_else(cast)
+    }
+
+    /// All of them, widened where they are bf16, or none.
     pub fn all<const D: usize, const N: usize>(tensors: [&Tensor<D>; N]) -> Option<[Self; N]> {
-        let views: Vec<Self> = tensors.into_iter().map_while(Self::of).collect();
+        let views: Vec<Self> = tensors.into_iter().map_while(Self::or_wide).collect();
         views.try_into().ok()
     }
 
@@ -41,6 +54,12 @@ impl HalfView {
         view.0.as_slice::<bf16>().is_some().then_some(view)
     }
 
+    /// All of them, or none.
+    pub fn all<const D: usize, const N: usize>(tensors: [&Tensor<D>; N]) -> Option<[Self; N]> {
+        let views: Vec<Self> = tensors.into_iter().map_while(Self::of).collect();
+        views.try_into().ok()
+    }
+
     pub fn slice(&self) -> &[bf16] {
         self.0.as_slice().expect("checked when it was made")
     }
@@ -51,9 +70,39 @@ pub(crate) fn tensor<const D: usize>(values: Vec<f32>, dims: [usize; D]) -> Tens
     Tensor::from_primitive::<Flex>(FlexTensor::from_data(TensorData::new(values, dims)))
 }
 
+/// As [`tensor`], of bf16.
+pub(crate) fn half_tensor<const D: usize>(values: Vec<bf16>, dims: [usize; D]) -> Tensor<D> {
+    Tensor::from_primitive::<Flex>(FlexTensor::from_data(TensorData::new(values, dims)))
+}
+
+/// A tensor of numbers that were computed in f32, in the type of `like`.
+pub(crate) fn like<const D: usize>(like: &Tensor<D>, values: Vec<f32>, dims: [usize; D]) -> Tensor<D> {
+    if like.dtype() != DType::BF16 {
+        return tensor(values, dims);
+    }
+    let mut rounded = vec![bf16::ZERO; values.len()];
+    narrow(&values, &mut rounded);
+    half_tensor(rounded, dims)
+}
+
+/// Changes a tensor's numbers, widened for it where they are bf16: in place where they are not.
+pub(crate) fn change<const D: usize, R>(t: &mut Tensor<D>, change: impl FnOnce(&mut [f32]) -> R) -> Option<R> {
+    let Some(half) = HalfView::of(t) else { return update(t, change) };
+    let mut values = vec![0.0; half.slice().len()];
+    widen(half.slice(), &mut values);
+    let result = change(&mut values);
+    *t = like(t, values, t.dims());
+    Some(result)
+}
+
 /// Changes a tensor's buffer in place, where it has one here; a shared one is copied first.
-pub(crate) fn update<const D: usize, R>(t: &mut Tensor<D>, change: impl FnOnce(&mut [f32]) -> R) -> Option<R> {
-    View::of(t)?;
+pub(crate) fn update<E: Element + Pod, const D: usize, R>(
+    t: &mut Tensor<D>,
+    change: impl FnOnce(&mut [E]) -> R,
+) -> Option<R> {
+    if t.dtype() != E::dtype() || View::of(t).is_none() && HalfView::of(t).is_none() {
+        return None;
+    }
     let elements = t.dims().iter().product();
     let mut primitive = t.extract().try_into_primitive::<Flex>().expect("it was seen there");
     if !primitive.is_contiguous() || primitive.layout().start_offset() != 0 {
