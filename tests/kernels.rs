@@ -256,6 +256,100 @@ fn head() {
 }
 // ANCHOR_END: head
 
+/// Within what bf16 rounds, of the largest number.
+fn near(got: &Tensor<2>, expected: &Tensor<2>) {
+    assert_eq!(got.dims(), expected.dims());
+    let host = |t: &Tensor<2>| t.clone().cast(DType::F32).into_data().try_into_vec::<f32>().unwrap();
+    let (got, expected) = (host(got), host(expected));
+    let size = expected.iter().fold(0f32, |m, x| m.max(x.abs()));
+    for (a, b) in got.iter().zip(&expected) {
+        assert!((a - b).abs() <= size / 64.0, "{a} is not {b} of {size}");
+    }
+}
+
+/// Each piece on numbers of bf16, against the default set in f32 on the same numbers.
+#[test]
+fn half_precision() {
+    for (name, device) in common::devices().into_iter().filter(|(_, d)| d.supports_dtype(DType::BF16)) {
+        eprintln!("{name}");
+        let k = Kernels::on(&device);
+        let half = |dims, seed| random(dims, seed, &device).cast(DType::BF16);
+        let wide = |t: &Tensor<2>| t.clone().cast(DType::F32);
+        let of = |t: &Tensor<2>| assert_eq!(t.dtype(), DType::BF16);
+        // More than a block of each kind, and no whole number of them.
+        let (x, w, b, dy) = (half([70, 50], 1), half([90, 50], 2), half([1, 90], 3), half([70, 90], 4));
+        let [wx, ww, wb, wdy] = [&x, &w, &b, &dy].map(wide);
+        let y = k.linear.forward(&x, &w, Some(&b));
+        of(&y);
+        near(&y, &Linear::forward(&Plain, &wx, &ww, Some(&wb)));
+        let (dx, expected) = (k.linear.backward_input(&dy, &w, None), Linear::backward_input(&Plain, &wdy, &ww, None));
+        of(&dx);
+        near(&dx, &expected);
+        near(&k.linear.backward_input(&dy, &w, Some(dx.clone())), &(expected * 2.0));
+        for by in [1.0, 0.25] {
+            let [mut got, mut expected] = [None, None];
+            for _ in 0..2 {
+                k.linear.backward_weight(&dy, &x, Sum::new(&mut got, by));
+                Linear::backward_weight(&Plain, &wdy, &wx, Sum::new(&mut expected, by));
+            }
+            assert_eq!(got.as_ref().unwrap().dtype(), DType::F32);
+            near(&got.unwrap(), &expected.unwrap());
+        }
+
+        let (w, ww) = (half([1, 50], 5), wide(&half([1, 50], 5)));
+        let ((y, r), (expected, expected_r)) = (k.norm.forward(&x, &w, 1e-5), RmsNorm::forward(&Plain, &wx, &ww, 1e-5));
+        of(&y);
+        near(&y, &expected);
+        close(&r, &expected_r);
+        let dy = half([70, 50], 6);
+        let ((dx, dw), (expected, expected_w)) =
+            (k.norm.backward(&dy, &x, &w, &r), RmsNorm::backward(&Plain, &wide(&dy), &wx, &ww, &expected_r));
+        of(&dx);
+        near(&dx, &expected);
+        near(&dw, &expected_w);
+
+        let angles = random([70, 5], 9, &device);
+        let (cos, sin) = (angles.clone().cos(), angles.sin());
+        let turned = k.rope.forward(x.clone(), &cos, &sin);
+        of(&turned);
+        near(&turned, &Rope::forward(&Plain, wx.clone(), &cos, &sin));
+        near(&k.rope.backward(x.clone(), &cos, &sin), &Rope::backward(&Plain, wx.clone(), &cos, &sin));
+
+        let (g, u) = (half([70, 50], 7), half([70, 50], 8));
+        let y = k.gated.forward(Activation::Silu, &g, &u);
+        of(&y);
+        near(&y, &Gated::forward(&Plain, Activation::Silu, &wide(&g), &wide(&u)));
+        let (dg, du) = k.gated.backward(Activation::Silu, &dy, g.clone(), u.clone());
+        let expected = Gated::backward(&Plain, Activation::Silu, &wide(&dy), wide(&g), wide(&u));
+        near(&dg, &expected.0);
+        near(&du, &expected.1);
+
+        let (q, key, v, dy) = (half([18, 16], 1), half([18, 8], 2), half([18, 8], 3), half([18, 16], 4));
+        let mask = Mask::new(&rows(), None, &device);
+        let (out, lse) = k.attention.forward([&q, &key, &v], &mask, HEADS);
+        of(&out);
+        let [wq, wk, wv, wdy] = [&q, &key, &v, &dy].map(wide);
+        let (expected, _) = Attention::forward(&Plain, [&wq, &wk, &wv], &mask, HEADS);
+        near(&out, &expected);
+        let got = k.attention.backward(&dy, [&q, &key, &v], (&out, lse.as_ref()), &mask, HEADS);
+        let expected = Attention::backward(&Plain, &wdy, [&wq, &wk, &wv], (&expected, None), &mask, HEADS);
+        got.iter().zip(&expected).for_each(|(got, expected)| near(got, expected));
+
+        let (h, w) = (half([5, 40], 1), half([70, 40], 2));
+        let (targets, c) = ([3, 0, 69, 3, 1], [0.5, -1.0, 0.25, 2.0, 0.0]);
+        let (mut pass, mut plain) = (k.head.begin(None), Head::begin(&Plain, None));
+        let (got, expected) = (pass.scores(&h, &w, &targets, true), plain.scores(&wide(&h), &wide(&w), &targets, true));
+        let sized = |v: &[f32]| Tensor::from_data(TensorData::new(v.to_vec(), [1, v.len()]), &device);
+        near(&sized(&got.log_probs), &sized(&expected.log_probs));
+        near(&sized(&got.log_collisions.unwrap()), &sized(&expected.log_collisions.unwrap()));
+        let [mut dw, mut expected_dw] = [None, None];
+        let dh = pass.gradient(&c, Some(Sum::new(&mut dw, 1.0)));
+        of(&dh);
+        near(&dh, &plain.gradient(&c, Some(Sum::new(&mut expected_dw, 1.0))));
+        near(&dw.unwrap(), &expected_dw.unwrap());
+    }
+}
+
 // ANCHOR: optimiser
 #[test]
 fn optimiser() {

@@ -97,7 +97,7 @@ impl Linear for Cpu {
         if let Some([g, w]) = HalfView::all([dy, weight]) {
             let mut dx = sum.unwrap_or_else(|| host::half_tensor(vec![bf16::ZERO; n * inp], [n, inp]));
             let (g, w) = (Numbers::Bf16(g.slice()), Numbers::Bf16(w.slice()));
-            host::update(&mut dx, |dx| half::linear_backward_input(g, w, inp, out, Sums::Bf16(dx), accumulate))
+            host::update_half(&mut dx, |dx| half::linear_backward_input(g, w, inp, out, Sums::Bf16(dx), accumulate))
                 .expect("the sum lies where the gradient lies");
             return dx;
         }

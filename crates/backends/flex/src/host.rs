@@ -96,13 +96,18 @@ pub(crate) fn change<const D: usize, R>(t: &mut Tensor<D>, change: impl FnOnce(&
 }
 
 /// Changes a tensor's buffer in place, where it has one here; a shared one is copied first.
-pub(crate) fn update<E: Element + Pod, const D: usize, R>(
-    t: &mut Tensor<D>,
-    change: impl FnOnce(&mut [E]) -> R,
-) -> Option<R> {
-    if t.dtype() != E::dtype() || View::of(t).is_none() && HalfView::of(t).is_none() {
-        return None;
-    }
+pub(crate) fn update<const D: usize, R>(t: &mut Tensor<D>, change: impl FnOnce(&mut [f32]) -> R) -> Option<R> {
+    View::of(t)?;
+    Some(in_place(t, change))
+}
+
+/// As [`update`], of a tensor of bf16.
+pub(crate) fn update_half<const D: usize, R>(t: &mut Tensor<D>, change: impl FnOnce(&mut [bf16]) -> R) -> Option<R> {
+    HalfView::of(t)?;
+    Some(in_place(t, change))
+}
+
+fn in_place<E: Element + Pod, const D: usize, R>(t: &mut Tensor<D>, change: impl FnOnce(&mut [E]) -> R) -> R {
     let elements = t.dims().iter().product();
     let mut primitive = t.extract().try_into_primitive::<Flex>().expect("it was seen there");
     if !primitive.is_contiguous() || primitive.layout().start_offset() != 0 {
@@ -111,7 +116,7 @@ pub(crate) fn update<E: Element + Pod, const D: usize, R>(
     // The first rows of a larger buffer lie in it as they would alone.
     let result = change(&mut primitive.storage_mut()[..elements]);
     *t = Tensor::from_primitive::<Flex>(primitive);
-    Some(result)
+    result
 }
 
 #[cfg(test)]
