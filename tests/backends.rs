@@ -76,6 +76,9 @@ fn the_page_has_every_backend_as_it_is() {
         let cells: Vec<_> = able.values().map(|has| if has.as_bool().unwrap() { "yes" } else { "no" }).collect();
         let row = format!("| `{}` | {} |", b["name"].as_str().unwrap(), cells.join(" | "));
         assert!(page.contains(&row), "docs/src/backends.md lacks the row:\n{row}");
+        let device = Backend::device(b["name"].as_str().unwrap()).ok();
+        let unit = device.and_then(|d| Kernels::on(&d).linear.half_unit());
+        assert_eq!(b["bf16_unit"].as_str(), unit, "{}", b["name"]);
     }
     for name in ["flex", "ndarray", "libtorch", "cuda", "libtorch-cuda"] {
         assert!(page.contains(&format!("\n| `{name}` | ")), "docs/src/backends.md lacks {name}");
@@ -85,6 +88,8 @@ fn the_page_has_every_backend_as_it_is() {
     for (what, _) in Backend::all()[0].capabilities.each() {
         assert!(table.contains(what), "{what} is not in {table}");
     }
+    let unit = Kernels::on(&Backend::device("flex").unwrap()).linear.half_unit();
+    assert_eq!(table.contains("yes, by "), unit.is_some(), "{table}");
 }
 
 #[test]

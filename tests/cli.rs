@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use std::process::Output;
 
 use collimate::backend::Backend;
+use collimate::backend::kernels::Kernels;
 use command::{collimate, metrics, text};
 use common::{small_checkpoint, small_pairs};
 use serde_json::Value;
@@ -179,6 +180,9 @@ fn fewer_bits_train_and_say_what_they_keep() {
     ] {
         let done = desk.align(out, &["--backend", "flex", key, value, "--max_steps", "3"]);
         assert!(done.status.success(), "{out}: {}", text(&done.stderr));
+        let unit = Kernels::on(&Backend::device("flex").unwrap()).linear.half_unit();
+        let said = unit.map_or("bf16 saves memory, not time".to_owned(), |u| format!("bfloat16 by this processor's {u}"));
+        assert_eq!(text(&done.stderr).contains(&said), key != "--fp16", "{out}: {}", text(&done.stderr));
         assert_eq!(kept(out), dtype, "{out}");
         let config: Value = serde_json::from_slice(&fs::read(desk.path(out).join("config.json")).unwrap()).unwrap();
         assert_eq!(config["torch_dtype"] == "bfloat16", dtype == safetensors::Dtype::BF16, "{out}");

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Writes a Llama checkpoint of seeded random weights with a tokenizer folder's files beside it.
 
-About 30 M parameters at GPT-2's vocabulary: hidden 384, 6 layers, 6 heads, MLP 1,024, tied embeddings.
+--shape picks its size, tied embeddings in all: 30m (30 M parameters at GPT-2's vocabulary), smollm2-135m, qwen2.5-0.5b.
 --vocab_size above the tokenizer's pads the embedding; below it, a byte-level BPE is cut to its first merges.
 """
 import argparse, json, shutil, struct
@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-HIDDEN, LAYERS, HEADS, MLP = 384, 6, 6, 1024
+# Hidden, layers, heads, key and value heads, MLP.
+SHAPES = {"30m": (384, 6, 6, 6, 1024), "smollm2-135m": (576, 30, 9, 9, 1536), "qwen2.5-0.5b": (896, 24, 14, 2, 4864)}
 
 
 def tokenizer_files(source, out, vocab_size):
@@ -43,20 +44,22 @@ def tokenizer_files(source, out, vocab_size):
     return size, added.get(eos, vocab.get(eos))
 
 
-def weights(vocab_size, seed):
+def weights(shape, vocab_size, seed):
+    hidden, layers, heads, kv_heads, mlp = SHAPES[shape]
+    kv = hidden // heads * kv_heads
     rng = np.random.default_rng(seed)
     normal = lambda *shape: rng.standard_normal(shape, dtype=np.float32) * np.float32(0.02)
-    yield "model.embed_tokens.weight", normal(vocab_size, HIDDEN)
-    for i in range(LAYERS):
+    yield "model.embed_tokens.weight", normal(vocab_size, hidden)
+    for i in range(layers):
         for part, rows, columns in (
-            ("self_attn.q_proj", HIDDEN, HIDDEN), ("self_attn.k_proj", HIDDEN, HIDDEN),
-            ("self_attn.v_proj", HIDDEN, HIDDEN), ("self_attn.o_proj", HIDDEN, HIDDEN),
-            ("mlp.gate_proj", MLP, HIDDEN), ("mlp.up_proj", MLP, HIDDEN), ("mlp.down_proj", HIDDEN, MLP),
+            ("self_attn.q_proj", hidden, hidden), ("self_attn.k_proj", kv, hidden),
+            ("self_attn.v_proj", kv, hidden), ("self_attn.o_proj", hidden, hidden),
+            ("mlp.gate_proj", mlp, hidden), ("mlp.up_proj", mlp, hidden), ("mlp.down_proj", hidden, mlp),
         ):
             yield f"model.layers.{i}.{part}.weight", normal(rows, columns)
         for part in ("input_layernorm", "post_attention_layernorm"):
-            yield f"model.layers.{i}.{part}.weight", np.ones(HIDDEN, np.float32)
-    yield "model.norm.weight", np.ones(HIDDEN, np.float32)
+            yield f"model.layers.{i}.{part}.weight", np.ones(hidden, np.float32)
+    yield "model.norm.weight", np.ones(hidden, np.float32)
 
 
 def main():
@@ -65,19 +68,21 @@ def main():
     ap.add_argument("--out", type=Path, required=True)
     ap.add_argument("--positions", type=int, default=2048)
     ap.add_argument("--vocab_size", type=int, default=0, help="0: the tokenizer's")
+    ap.add_argument("--shape", choices=SHAPES, default="30m")
     ap.add_argument("--seed", type=int, default=0)
     a = ap.parse_args()
     a.out.mkdir(parents=True, exist_ok=True)
     size, eos = tokenizer_files(a.tokenizer, a.out, a.vocab_size)
     vocab_size = a.vocab_size or size
+    hidden, layers, heads, kv_heads, mlp = SHAPES[a.shape]
     config = dict(
-        architectures=["LlamaForCausalLM"], model_type="llama", hidden_size=HIDDEN, intermediate_size=MLP,
-        num_hidden_layers=LAYERS, num_attention_heads=HEADS, num_key_value_heads=HEADS, head_dim=HIDDEN // HEADS,
+        architectures=["LlamaForCausalLM"], model_type="llama", hidden_size=hidden, intermediate_size=mlp,
+        num_hidden_layers=layers, num_attention_heads=heads, num_key_value_heads=kv_heads, head_dim=hidden // heads,
         vocab_size=vocab_size, max_position_embeddings=a.positions, rms_norm_eps=1e-5, rope_theta=10000.0,
         hidden_act="silu", attention_bias=False, mlp_bias=False, attention_dropout=0.0, initializer_range=0.02,
         tie_word_embeddings=True, bos_token_id=eos, eos_token_id=eos, torch_dtype="float32", use_cache=False)
     (a.out / "config.json").write_text(json.dumps(config, indent=1))
-    header, at, tensors = {"__metadata__": {"format": "pt"}}, 0, list(weights(vocab_size, a.seed))
+    header, at, tensors = {"__metadata__": {"format": "pt"}}, 0, list(weights(a.shape, vocab_size, a.seed))
     for name, t in tensors:
         header[name] = {"dtype": "F32", "shape": list(t.shape), "data_offsets": [at, at + t.nbytes]}
         at += t.nbytes
@@ -87,7 +92,8 @@ def main():
         f.write(struct.pack("<Q", len(head)) + head)
         for _, t in tensors:
             f.write(t.tobytes())
-    print(json.dumps({"parameters": at // 4, "vocab_size": vocab_size, "hidden": HIDDEN, "layers": LAYERS, "mlp": MLP}))
+    print(json.dumps({"parameters": at // 4, "vocab_size": vocab_size, "hidden": hidden, "layers": layers,
+                      "key_value": hidden // heads * kv_heads, "mlp": mlp}))
 
 
 if __name__ == "__main__":

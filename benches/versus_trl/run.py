@@ -3,7 +3,8 @@
 
   python benches/versus_trl/run.py --data PAIRS.jsonl --tokenizer FOLDER --python PYTHON_WITH_TRL
 
-Prints pairs/s, tokens/s, peak memory, their ratios, and the losses of both per step. See README.md.
+Both sides in f32 and in bf16, TRL with all pairs of a step at once and one by one. Prints pairs/s, peak memory, the share
+of what the processor's multipliers can do, Collimate's ratios to the best of TRL, and the losses. See README.md.
 """
 # Standard library only, and small: a child's peak memory starts at what its parent had when it forked.
 import argparse, json, os, shutil, subprocess, sys, tempfile, time
@@ -14,7 +15,13 @@ HERE = Path(__file__).resolve().parent
 SKIP = 2  # first steps, left out of all timings
 # glibc told to keep freed memory, instead of giving back and mapping anew the pages of every large tensor.
 TUNED = "glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=1099511627776:glibc.malloc.top_pad=67108864"
-NAMES = {"collimate": "Collimate", "trl": "TRL", "trl_tuned": "TRL, tuned malloc"}
+# Each side: its name, what it computes in, and whether TRL takes one pair at a time.
+SIDES = {
+    "collimate": ("Collimate", "f32", False), "collimate_bf16": ("Collimate, bf16", "bf16", False),
+    "trl": ("TRL", "f32", False), "trl_single": ("TRL, single pairs", "f32", True),
+    "trl_bf16": ("TRL, bf16", "bf16", False), "trl_bf16_single": ("TRL, bf16, single pairs", "bf16", True),
+}
+QUIET = 0.05  # share of the machine that others may take before a round begins
 
 
 def arguments():
@@ -32,11 +39,12 @@ def arguments():
     add("--max_length", type=int, default=512, help="longest prompt + completion taken from --data [512]")
     add("--threads", type=int, default=len(os.sched_getaffinity(0)), help="[all processors]")
     add("--vocab_size", type=int, default=0, help="the checkpoint's vocabulary [the tokenizer's]")
-    add("--only", choices=["collimate", "trl"], help="run one side")
-    add("--trl_malloc", choices=["default", "tuned", "both"], default="both",
-        help="TRL with glibc's defaults, with glibc told to keep freed memory, or each in turn [both]")
-    add("--trl_batch", type=int, default=0, metavar="PAIRS",
-        help="TRL's per-device batch, accumulated to --pairs; small ones pad less [--pairs]")
+    add("--shape", choices=["30m", "smollm2-135m", "qwen2.5-0.5b"], default="30m", help="the checkpoint's shape [30m]")
+    add("--sides", type=lambda s: s.split(","), default=list(SIDES), metavar="SIDE,...",
+        help=f"those that are run [{','.join(SIDES)}]")
+    add("--trl_malloc", choices=["default", "tuned"], default="tuned",
+        help="TRL with glibc's defaults, or with glibc told to keep freed memory [tuned]")
+    add("--patience", type=int, default=120, help="seconds to wait for a quiet machine before each round [120]")
     add("--backend", help="Collimate's backend [its default]")
     add("--set", action="append", default=[], metavar="KEY=VALUE", help="a further key for `collimate align`")
     add("--optim", default="adamw_torch_fused", help="TRL's optimiser [adamw_torch_fused]")
@@ -52,9 +60,8 @@ def arguments():
         ap.error("give --data or --prompt_tokens")
     if a.steps <= SKIP:
         ap.error(f"--steps must be above {SKIP}: the first {SKIP} are not timed")
-    a.trl_batch = a.trl_batch or a.pairs
-    if a.pairs % a.trl_batch:
-        ap.error("--trl_batch must divide --pairs")
+    if unknown := [s for s in a.sides if s not in SIDES]:
+        ap.error(f"--sides: {', '.join(unknown)} is none of {', '.join(SIDES)}")
     if a.prompt_tokens:
         a.max_length = a.prompt_tokens + a.completion_tokens
     return a
@@ -65,6 +72,18 @@ def cpu_seconds():
     with open("/proc/stat") as f:
         t = [int(x) for x in f.readline().split()[1:9]]
     return (sum(t) - t[3] - t[4]) / os.sysconf("SC_CLK_TCK")
+
+
+def quiet(patience, say):
+    """Waits until others take little of the machine; says how much they do."""
+    for _ in range(max(1, patience // 3)):
+        t, busy = time.perf_counter(), cpu_seconds()
+        time.sleep(3)
+        others = (cpu_seconds() - busy) / (time.perf_counter() - t) / os.cpu_count()
+        if others <= QUIET:
+            return others
+    say(f"the machine is not quiet: others take {others:.0%} of it")
+    return others
 
 
 def run(command, log, threads, **variables):
@@ -102,7 +121,7 @@ def lines(path):
         return [json.loads(line) for line in f]
 
 
-def collimate_command(a, work, out):
+def collimate_command(a, work, out, bf16=False):
     command = [a.collimate.resolve(), "align", "--model", work / "model", "--data", work / "pairs.jsonl",
                "--output_dir", out, "--method", "dpo", "--beta", a.beta, "--learning_rate", a.learning_rate,
                "--lr_scheduler_type", "constant", "--max_grad_norm", 1, "--per_device_train_batch_size", a.pairs,
@@ -111,6 +130,8 @@ def collimate_command(a, work, out):
     if a.lora:
         command += ["--use_peft", "true", "--lora_r", a.lora, "--lora_alpha", 2 * a.lora, "--lora_target_modules",
                     "all-linear", "--lora_dropout", 0]
+    if bf16:
+        command += ["--bf16", "true"]
     if a.backend:
         command += ["--backend", a.backend]
     for pair in a.set:
@@ -119,10 +140,10 @@ def collimate_command(a, work, out):
     return command
 
 
-def collimate(a, work, name):
+def collimate(a, work, name, bf16):
     out = work / name
     shutil.rmtree(out, ignore_errors=True)
-    result = run(collimate_command(a, work, out), work / f"{name}.log", a.threads)
+    result = run(collimate_command(a, work, out, bf16), work / f"{name}.log", a.threads)
     metrics = {m["step"]: m for m in lines(out / "metrics.jsonl") if "loss" in m}
     times = {t["step"]: t for t in lines(out / "timing.jsonl") if "seconds" in t}
     result["steps"] = [
@@ -133,13 +154,14 @@ def collimate(a, work, name):
     return result
 
 
-def trl(a, work, name, tuned=False):
+def trl(a, work, name, bf16, single):
     out = work / f"{name}.json"
     command = [a.python, HERE / "trl_side.py", "--model", work / "model", "--data", work / "pairs.jsonl", "--out", out,
-               "--pairs", a.pairs, "--batch", a.trl_batch, "--steps", a.steps, "--max_length", a.max_length,
+               "--pairs", a.pairs, "--batch", 1 if single else a.pairs, "--steps", a.steps, "--max_length", a.max_length,
                "--threads", a.threads,
                "--beta", a.beta, "--learning_rate", a.learning_rate, "--optim", a.optim, "--attn", a.attn, "--lora", a.lora]
-    variables = {"GLIBC_TUNABLES": TUNED} if tuned else {}
+    command += ["--bf16"] if bf16 else []
+    variables = {"GLIBC_TUNABLES": TUNED} if a.trl_malloc == "tuned" else {}
     result = run(command, work / f"{name}.log", a.threads, **variables)
     return result | json.loads(out.read_text())
 
@@ -147,12 +169,12 @@ def trl(a, work, name, tuned=False):
 def needed_flops(shape, lengths):
     """Matmul FLOPs that a step on these pairs needs: each prompt once, the head at completion tokens only, causal
     attention, the backward pass twice the forward pass, nothing recomputed."""
-    h, mlp, layers, vocab = shape["hidden"], shape["mlp"], shape["layers"], shape["vocab_size"]
+    h, kv, mlp, layers, vocab = (shape[k] for k in ("hidden", "key_value", "mlp", "layers", "vocab_size"))
     total = 0
     for p, c, r in lengths:
         tokens = p + c + r - 2  # the last token of a completion predicts nothing
         seen = p * (p + 1) / 2 + sum((n - 1) * p + (n - 1) * n / 2 for n in (c, r))
-        total += layers * (2 * tokens * (4 * h * h + 3 * h * mlp) + 4 * h * seen) + 2 * (c + r) * h * vocab
+        total += layers * (2 * tokens * (2 * h * h + 2 * h * kv + 3 * h * mlp) + 4 * h * seen) + 2 * (c + r) * h * vocab
     return 3 * total
 
 
@@ -182,46 +204,26 @@ def summary(a, runs, steps, flops, peak):
 
 
 def table(a, result):
-    sides = [n for n in NAMES if n in result]
-
-    def show(label, key, form="{:.2f}", inverse=False, scale=1):
-        cells = [result[n].get(key) for n in sides]
-        text = f"{label:30}"
-        for name, c in zip(sides, cells):
-            text += f"{form.format(c / scale) if c is not None else '-':>{width(name)}}"
-            if name != "collimate" and "collimate" in sides:
-                known = None not in (c, cells[0])
-                text += f"{f'{(c / cells[0] if inverse else cells[0] / c):.2f} x' if known else '':>10}"
-        print(text, file=out)
-
-    width = lambda name: max(12, len(NAMES[name]) + 2)
     out = sys.stderr if a.json else sys.stdout
-    ratio = lambda n: f"{'ratio':>10}" if n != "collimate" and "collimate" in sides else ""
-    print(f"{'':30}" + "".join(f"{NAMES[n]:>{width(n)}}{ratio(n)}" for n in sides), file=out)
-    show("pairs/s", "pairs_per_second")
-    show("tokens/s (of both sequences)", "tokens_per_second", "{:,.0f}")
-    show("s/step, median", "seconds_per_step", "{:.3f}", inverse=True)
-    show("CPU s/step, median", "cpu_seconds_per_step", "{:.3f}", inverse=True)
-    show("needed GFLOP/s", "needed_gflops", "{:.1f}")
-    show("... share of matmul peak", "share_of_peak", "{:.1%}")
-    show("peak RSS, MiB", "peak_rss_mib", "{:,.0f}", inverse=True)
-    show("whole run, s", "wall_seconds", "{:.1f}", inverse=True)
-    show("whole run, CPU s", "cpu_seconds", "{:.1f}", inverse=True)
-    show("whole run, M page faults", "page_faults", "{:.2f}", inverse=True, scale=1e6)
-    print(f"\nmatmul peak {result['matmul_peak_gflops']:.0f} GFLOP/s on {a.threads} threads; "
-          f"{result['parameters']:,} parameters; {a.pairs} pairs a step, {result['tokens_per_step']:,.0f} tokens"
-          + (f" (with TRL's padding {result['padded_tokens_per_step']:,.0f})" if sides != ["collimate"] else ""),
-          file=out)
-    for n in sides:
-        rounds = zip(result[n]["pairs_per_second_of_rounds"], result[n]["others_of_rounds"])
-        print(f"{NAMES[n]}: pairs/s of the rounds (share of the machine that other processes took) "
-              + ", ".join(f"{rate:.2f} ({others:.0%})" for rate, others in rounds), file=out)
-    if "losses" in result:
-        print(f"\n{'step':>4}{'Collimate':>14}{NAMES[sides[1]]:>20}{'relative':>12}", file=out)
-        for s in result["losses"]:
-            print(f"{s['step']:4}{s['collimate']:14.7f}{s['trl']:20.7f}{s['relative']:12.1e}", file=out)
-        print(f"largest relative difference of any two runs: losses {result['loss_difference']:.1e}, gradient norms "
-              f"{result['grad_norm_difference']:.1e}", file=out)
+    print(f"{'':26}{'pairs/s':>9}{'s/step':>9}{'GFLOP/s':>9}{'of peak':>9}{'RSS, MiB':>10}{'run, s':>8}{'CPU, s':>8}"
+          f"{'M faults':>10}  rounds: pairs/s (share of the machine that others took)", file=out)
+    for name, (label, _, _) in SIDES.items():
+        if name in result:
+            r = result[name]
+            rounds = zip(r["pairs_per_second_of_rounds"], r["others_of_rounds"])
+            print(f"{label:26}{r['pairs_per_second']:9.2f}{r['seconds_per_step']:9.3f}{r['needed_gflops']:9.1f}"
+                  f"{r['share_of_peak']:9.1%}{r['peak_rss_mib']:10,.0f}{r['wall_seconds']:8.1f}{r['cpu_seconds']:8.1f}"
+                  f"{r['page_faults'] / 1e6:10.2f}  " + ", ".join(f"{x:.2f} ({o:.0%})" for x, o in rounds), file=out)
+    peak = result["peak"]
+    print(f"\npeak of {a.threads} threads: f32 {peak['f32']:,.0f} GFLOP/s, bf16 {peak['bf16']:,.0f} ({peak['unit']}); "
+          f"{result['parameters']:,} parameters; {a.pairs} pairs a step, {result['tokens_per_step']:,.0f} tokens", file=out)
+    for r in result["ratios"]:
+        print(f"{SIDES[r['side']][0]}: {r['speed']:.2f} x the pairs/s of {SIDES[r['fastest']][0]}, "
+              f"1/{r['memory']:.2f} of its memory, 1/{r['least_memory']:.2f} of the memory of "
+              f"{SIDES[r['leanest']][0]}", file=out)
+    for label, d in result["differences"].items():
+        print(f"{label}: losses {d['loss']:.1e}, gradient norms {d['grad_norm']:.1e} (largest relative difference of a step)",
+              file=out)
 
 
 def profile(a, work):
@@ -242,7 +244,7 @@ def main():
     say = lambda text: print(text, file=sys.stderr, flush=True)
 
     shape = tool(a, "make_checkpoint.py", "--tokenizer", a.tokenizer, "--out", work / "model", "--positions",
-                 max(2048, a.max_length), "--vocab_size", a.vocab_size)
+                 max(2048, a.max_length), "--vocab_size", a.vocab_size, "--shape", a.shape)
     source = ["--data", a.data] if a.data else ["--prompt_tokens", a.prompt_tokens, "--completion_tokens",
                                                 a.completion_tokens]
     lengths = tool(a, "make_pairs.py", "--model", work / "model", "--out", work / "pairs.jsonl", "--count",
@@ -250,46 +252,63 @@ def main():
     steps = [lengths[i:i + a.pairs] for i in range(0, len(lengths), a.pairs)]
     flops = [needed_flops(shape, s) for s in steps]
 
-    def peak():
-        run([a.python, HERE / "trl_side.py", "--peak", 1024, "--threads", a.threads, "--out", work / "peak.json"],
-            work / "peak.log", a.threads)
-        return json.loads((work / "peak.json").read_text())["gflops"]
+    run(["cc", "-O3", "-march=native", "-pthread", HERE / "peak.c", "-o", work / "peak"], work / "peak.log", a.threads)
 
-    sides = {"collimate": collimate} if a.only != "trl" else {}
-    if a.only != "collimate":
-        if a.trl_malloc != "tuned":
-            sides["trl"] = trl
-        if a.trl_malloc != "default":
-            sides["trl_tuned"] = lambda *args: trl(*args, tuned=True)
-    runs, peaks = {k: [] for k in sides}, [peak()]
+    def peak():
+        run([work / "peak", a.threads], work / "peak.log", a.threads)
+        return json.loads((work / "peak.log").read_text())
+
+    def one(side, n):
+        _, number, single = SIDES[side]
+        arguments = (a, work, f"{side}{n}", number == "bf16")
+        return collimate(*arguments) if side.startswith("collimate") else trl(*arguments, single)
+
+    runs, peaks, found = {k: [] for k in SIDES if k in a.sides}, [], []
     for n in range(a.rounds):
-        for side in list(sides) if n % 2 == 0 else list(sides)[::-1]:
-            r = sides[side](a, work, f"{side}{n}")
+        found.append(quiet(a.patience, say))
+        peaks.append(peak())
+        for side in list(runs) if n % 2 == 0 else list(runs)[::-1]:
+            r = one(side, n)
             runs[side].append(r)
             timed = r["steps"][SKIP:]
-            say(f"round {n + 1}, {NAMES[side]}: {a.pairs * len(timed) / sum(s['seconds'] for s in timed):.2f} pairs/s, "
+            say(f"round {n + 1}, {SIDES[side][0]}: {a.pairs * len(timed) / sum(s['seconds'] for s in timed):.2f} pairs/s, "
                 f"peak {r['peak_rss_mib']:,.0f} MiB, {r['wall_seconds']:.0f} s in all; others {r['others']:.0%}")
-        peaks.append(peak())
+    peaks.append(peak())
+    best = {k: max(p[k] for p in peaks) for k in ("f32", "bf16")} | {"unit": peaks[0]["unit"]}
 
-    result = {k: summary(a, r, steps, flops, max(peaks)) for k, r in runs.items()}
+    # Of a processor without bf16, the peak is that of f32.
+    peak_of = lambda side: best[SIDES[side][1]] or best["f32"]
+    result = {k: summary(a, r, steps, flops, peak_of(k)) for k, r in runs.items()}
     result |= {"arguments": {k: str(v) for k, v in vars(a).items()}, "parameters": shape["parameters"],
                "tokens_per_step": median(sum(p + p + c + r for p, c, r in s) for s in steps),
-               "matmul_peak_gflops": max(peaks), "matmul_gflops_between_rounds": peaks, "runs": runs}
-    trls = [r for k in runs if k != "collimate" for r in runs[k]]
-    for r in trls:
+               "peak": best, "peaks": peaks, "others_before_rounds": found, "runs": runs}
+    trls = [k for k in runs if k.startswith("trl")]
+    for r in (r for k in trls for r in runs[k]):
         result["versions"] = r["versions"]
-        result["padded_tokens_per_step"] = median(s["padded_tokens"] for s in r["steps"])
         for i, s in enumerate(r["steps"]):
             want = sum(p + p + c + r for p, c, r in steps[i])
             if s["tokens"] != want:
                 sys.exit(f"step {i + 1}: TRL saw {s['tokens']} tokens, not {want}: the sides are not alike")
-    if trls and "collimate" in runs:
-        both = [list(zip(c["steps"], t["steps"])) for c in runs["collimate"] for t in trls]
-        relative = lambda x, y: abs(x - y) / max(abs(y), 1e-12)
-        result["losses"] = [{"step": t["step"], "collimate": c["loss"], "trl": t["loss"],
-                             "relative": relative(c["loss"], t["loss"])} for c, t in both[0]]
-        for key in ("loss", "grad_norm"):
-            result[f"{key}_difference"] = max(relative(c[key], t[key]) for b in both for c, t in b)
+    result["ratios"] = []
+    if trls:
+        fastest = max(trls, key=lambda k: result[k]["pairs_per_second"])
+        leanest = min(trls, key=lambda k: result[k]["peak_rss_mib"])
+        result["ratios"] = [
+            {"side": k, "fastest": fastest, "leanest": leanest,
+             "speed": result[k]["pairs_per_second"] / result[fastest]["pairs_per_second"],
+             "memory": result[fastest]["peak_rss_mib"] / result[k]["peak_rss_mib"],
+             "least_memory": result[leanest]["peak_rss_mib"] / result[k]["peak_rss_mib"]}
+            for k in runs if k not in trls
+        ]
+    # In f32 the sides must agree; in bf16 each is as far from its f32 as it is.
+    result["differences"] = {}
+    for one, other in (("collimate", "trl"), ("collimate", "trl_single"), ("collimate_bf16", "collimate"),
+                       ("trl_bf16", "trl"), ("trl_bf16_single", "trl_single")):
+        if one in runs and other in runs:
+            both = [p for x in runs[one] for y in runs[other] for p in zip(x["steps"], y["steps"])]
+            relative = lambda x, y: abs(x - y) / max(abs(y), 1e-12)
+            result["differences"][f"{SIDES[one][0]} - {SIDES[other][0]}"] = {
+                key: max(relative(x[key], y[key]) for x, y in both) for key in ("loss", "grad_norm")}
     table(a, result)
     if a.profile:
         profile(a, work)

@@ -3,7 +3,7 @@
 
   python benches/versus_trl/scaling.py --tokenizer FOLDER --python PYTHON_WITH_TOKENIZERS_AND_TORCH
 
-Each row is one run of run.py --only collimate on random words: every pair of a table is equally long.
+Each row is one run of run.py --sides collimate on random words: every pair of a table is equally long.
 """
 import argparse, json, subprocess, sys
 from pathlib import Path
@@ -15,7 +15,7 @@ STATE = 16  # bytes a parameter: weight, gradient and AdamW's two moments in f32
 
 def measured(a, pairs, vocab_size=0):
     """The result of run.py for one row."""
-    command = [sys.executable, HERE / "run.py", "--only", "collimate", "--json", "--python", a.python, "--collimate",
+    command = [sys.executable, HERE / "run.py", "--sides", "collimate", "--json", "--python", a.python, "--collimate",
                a.collimate, "--tokenizer", a.tokenizer, "--prompt_tokens", a.prompt_tokens, "--completion_tokens",
                a.completion_tokens, "--pairs", pairs, "--steps", a.steps, "--rounds", a.rounds, "--vocab_size",
                vocab_size]

@@ -1,19 +1,20 @@
 #!/usr/bin/env python3
-"""TRL's side: one run of DPOTrainer on the CPU in f32; writes one JSON object to --out.
+"""TRL's side: one run of DPOTrainer on the CPU; writes one JSON object to --out.
 
-Set up as fast as TRL goes here: bf16 (emulated on most CPUs) and gradient checkpointing off, which TRL turns on by
-default; the reference's log-probs computed once, before the steps are timed; the fused AdamW; SDPA attention.
---peak N instead measures the matmul speed of the machine: N x N x N in f32, best of many.
+Set up as fast as TRL goes here: gradient checkpointing off, which TRL turns on by default; bf16 (its default: weights in
+f32, products in bf16) or, without --bf16, f32; the reference's log-probs computed once, before the steps are timed; the
+fused AdamW; SDPA attention.
 """
 import argparse, json, os, tempfile, time
 
 ap = argparse.ArgumentParser()
 for name in ("model", "data", "out", "optim", "attn"):
     ap.add_argument("--" + name)
-for name in ("pairs", "batch", "steps", "max_length", "threads", "peak", "lora"):
+for name in ("pairs", "batch", "steps", "max_length", "threads", "lora"):
     ap.add_argument("--" + name, type=int, default=0)
 for name in ("beta", "learning_rate"):
     ap.add_argument("--" + name, type=float)
+ap.add_argument("--bf16", action="store_true")
 a = ap.parse_args()
 a.batch = a.batch or a.pairs
 
@@ -23,16 +24,6 @@ os.environ.update(HF_HOME=scratch.name, HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELI
 import torch
 
 torch.set_num_threads(a.threads)
-if a.peak:
-    x, y = torch.randn(a.peak, a.peak), torch.randn(a.peak, a.peak)
-    out, best = torch.empty(a.peak, a.peak), float("inf")
-    for _ in range(40):
-        t = time.perf_counter()
-        torch.mm(x, y, out=out)
-        best = min(best, time.perf_counter() - t)
-    json.dump({"gflops": 2 * a.peak**3 / best / 1e9}, open(a.out, "w"))
-    raise SystemExit
-
 import datasets, transformers, trl
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 from trl import DPOConfig, DPOTrainer
@@ -80,7 +71,7 @@ config = DPOConfig(
     per_device_train_batch_size=a.batch, gradient_accumulation_steps=a.pairs // a.batch,
     train_sampling_strategy="sequential", learning_rate=a.learning_rate, lr_scheduler_type="constant", warmup_steps=0,
     optim=a.optim, adam_beta1=0.9, adam_beta2=0.999, adam_epsilon=1e-8, weight_decay=0.0, max_grad_norm=1.0,
-    precompute_ref_log_probs=True, precompute_ref_batch_size=a.batch, gradient_checkpointing=False, bf16=False,
+    precompute_ref_log_probs=True, precompute_ref_batch_size=a.batch, gradient_checkpointing=False, bf16=a.bf16,
     fp16=False, use_cpu=True, dataloader_pin_memory=False, logging_steps=1, disable_tqdm=True, report_to="none",
     save_strategy="no", seed=42)
 model = AutoModelForCausalLM.from_pretrained(a.model, dtype=torch.float32, attn_implementation=a.attn)

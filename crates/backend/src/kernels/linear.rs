@@ -32,6 +32,12 @@ pub trait Linear: Debug + Sync {
         }
     }
 
+    /// What multiplies bf16 on this device, where that is faster than f32; none where bf16 saves memory only, or where
+    /// it is not known.
+    fn half_unit(&self) -> Option<&'static str> {
+        None
+    }
+
     /// What [`extend`](Self::extend) wants to have of a weight beside it, held while texts are in progress.
     fn pack(&self, _weight: &Tensor<2>) -> Option<Packed> {
         None

@@ -58,6 +58,11 @@ impl Linear for Cpu {
         host::like(x, y, [n, out])
     }
 
+    fn half_unit(&self) -> Option<&'static str> {
+        let unit = half::Unit::here();
+        (unit != half::Unit::Wide).then(|| unit.name())
+    }
+
     fn pack(&self, weight: &Tensor<2>) -> Option<Packed> {
         let [out, inp] = weight.dims();
         if let Some(w) = View::of(weight) {

@@ -25,6 +25,11 @@ fn capabilities(b: &Backend) -> Capabilities {
     }
 }
 
+/// What multiplies bf16 faster than f32 on the first device, where there is such a unit.
+fn half_unit(b: &Backend) -> Option<&'static str> {
+    (b.devices)().is_ok_and(|d| !d.is_empty()).then(|| Kernels::on(&(b.open)(0)).linear.half_unit()).flatten()
+}
+
 pub(crate) fn run(with_capabilities: bool, as_json: bool) -> Result<()> {
     let preferred = Backend::preferred().map(|b| b.name);
     if as_json {
@@ -44,6 +49,7 @@ pub(crate) fn run(with_capabilities: bool, as_json: bool) -> Result<()> {
                     "devices": names.clone().unwrap_or_default(),
                     "unusable": devices.err(),
                     "capabilities": able,
+                    "bf16_unit": half_unit(b),
                 })
             })
             .collect();
@@ -55,7 +61,11 @@ pub(crate) fn run(with_capabilities: bool, as_json: bool) -> Result<()> {
         for b in Backend::all() {
             let able = capabilities(b).each();
             table.set_header(["backend"].into_iter().chain(able.map(|(what, _)| what)));
-            table.add_row([b.name].into_iter().chain(able.map(|(_, has)| if has { "yes" } else { "no" })));
+            let cell = |(what, has): (&str, bool)| match half_unit(b) {
+                Some(unit) if has && what == "bf16" => format!("yes, by {unit}"),
+                _ => (if has { "yes" } else { "no" }).to_owned(),
+            };
+            table.add_row([b.name.to_owned()].into_iter().chain(able.map(cell)));
         }
         return print(&table.to_string());
     }

@@ -6,9 +6,10 @@ use std::io::IsTerminal;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
+use collimate_backend::kernels::Kernels;
 use collimate_data::hub::{self, Kind};
 use collimate_data::{ChatTemplate, Dataset, Lesson, Options, Record as _, Report, Source, Tokenizer, Tokens};
-use collimate_model::{Checkpoint, Decoder, Profile, Selection};
+use collimate_model::{Checkpoint, Decoder, Precision, Profile, Selection};
 use collimate_train::{
     Error as TrainError, Event, Part, Preference, Rated, Reward, Source as _, Stored, Supervised, Task, Trainer, Units,
     content, reference_file_name,
@@ -290,6 +291,14 @@ fn go<T: Trained>(mut run: Run, task: T, quiet: bool, profile: Profile) -> Resul
             trainer.steps(),
             run.settings.per_device_train_batch_size * run.settings.gradient_accumulation_steps
         );
+        let kernels = Kernels::on(&device);
+        match kernels.linear.half_unit() {
+            Some(unit) if precision == Precision::Bf16 => say!("products of bfloat16 by this processor's {unit}"),
+            None if precision == Precision::Bf16 && kernels.any() => {
+                say!("this processor multiplies bfloat16 no faster than float32: bf16 saves memory, not time");
+            }
+            _ => {}
+        }
         for line in trained(&checkpoint, part.as_ref()) {
             say!("{line}");
         }
