@@ -27,6 +27,8 @@ pub enum Role {
     Embedding,
     /// The matrix of a linear map.
     Weight,
+    /// That of a router or of one of its experts: trained as any other, and no adapter stands beside it.
+    Routed,
     /// What a linear map adds.
     Bias,
     /// What a norm multiplies by.
@@ -78,7 +80,7 @@ impl Spec {
 
     /// Whether weight decay applies: norms and biases are left alone, as transformers leaves them.
     pub fn decays(&self) -> bool {
-        matches!(self.role, Role::Embedding | Role::Weight)
+        matches!(self.role, Role::Embedding | Role::Weight | Role::Routed)
     }
 }
 
@@ -227,7 +229,7 @@ impl Params {
         let values = inventory.specs.iter().map(|s| match s.role {
             Role::Norm => vec![1.0; s.len()],
             Role::Bias => vec![0.0; s.len()],
-            Role::Embedding | Role::Weight => normal.by_ref().take(s.len()).collect(),
+            Role::Embedding | Role::Weight | Role::Routed => normal.by_ref().take(s.len()).collect(),
         });
         Self::new(Tensors::from_host(inventory, values.collect(), device)).with_adapters(inventory)
     }
