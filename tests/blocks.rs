@@ -331,6 +331,8 @@ fn architectures() -> Vec<ModelConfig> {
         "gpt_neox" => json!({"rotary_pct": 0.5, "num_key_value_heads": null, "rms_norm_eps": null}),
         "granite" => json!({"embedding_multiplier": 2.0, "residual_multiplier": 0.5, "attention_multiplier": 0.3,
             "logits_scaling": 2.0}),
+        "granitemoe" => json!({"num_local_experts": 3, "num_hidden_layers": 2, "embedding_multiplier": 2.0,
+            "residual_multiplier": 0.5, "attention_multiplier": 0.3, "logits_scaling": 2.0}),
         "mixtral" => json!({"num_local_experts": 3, "num_hidden_layers": 2}),
         "ernie4_5" => json!({"head_dim": 6, "use_bias": true}),
         "olmo" => json!({"rms_norm_eps": null}),

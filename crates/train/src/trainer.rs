@@ -600,6 +600,18 @@ mod tests {
         }
         let [off, _] = &lines(run(&policy, Some(0.0)).unwrap())[..] else { panic!("two lines") };
         assert!(!off.contains_key("aux_loss") && (of(off, "loss") - 2f64.ln()).abs() < 1e-6);
+        // Through the loss scale of float16 too, of which the balance must not make a multiple.
+        let norm = |fp16, coefficient| {
+            let router_aux_loss_coef = Some(coefficient);
+            let settings = Settings { max_steps: 1, fp16, router_aux_loss_coef, ..Settings::default() };
+            let dpo = Method::find("dpo").unwrap().objective(&Map::new()).unwrap();
+            of(
+                &lines(Trainer::<Preference>::new(policy.clone(), dpo, settings, pairs(), None).unwrap())[0],
+                "grad_norm",
+            )
+        };
+        let [whole, half, none] = [(false, 20.0), (true, 20.0), (true, 0.0)].map(|(fp16, c)| norm(fp16, c));
+        assert!((half / whole - 1.0).abs() < 0.02 && (none / whole - 1.0).abs() > 0.1, "{whole} {half} {none}");
         let said = run(&decoder(), Some(0.1)).err().unwrap().to_string();
         assert!(said.contains("router_aux_loss_coef is 0.1, and model_type \"llama\" has no experts"), "{said}");
     }

@@ -14,7 +14,7 @@ use crate::blocks::{
 };
 use crate::config::{HeadKind, ModelConfig};
 use crate::error::Error;
-use crate::params::Role;
+use crate::params::{Role, Stacked};
 use crate::rotary::RopeScaling;
 
 pub(super) const ARCHITECTURE: Architecture =
@@ -157,6 +157,8 @@ pub(super) struct Routed {
     pub normalised: bool,
     /// The width of an expert that all tokens share.
     pub shared: Option<usize>,
+    /// Where the weights of all experts are stacked, gate and up in one map: what these stacks are called.
+    pub stacked: Option<[&'static str; 2]>,
 }
 
 /// The shape of a network of this family.
@@ -424,12 +426,33 @@ impl Layer<'_> {
         GatedMlp { gate_up, down: self.linear(down, h, inner, mlp_bias), activation, inner }
     }
 
+    fn stacked(&mut self, [both, down]: [&str; 2], inner: usize, of: usize) -> Vec<GatedMlp> {
+        let Shape { hidden_size: h, activation, .. } = *self.shape;
+        let mut all = |piece: &str, shape: [usize; 2]| -> Vec<Linear> {
+            let stem = self.name(piece);
+            let one = |at: usize| {
+                let stacked = Stacked { name: format!("{stem}.weight"), of, at };
+                let weight = self.b.0.add_stacked(format!("{stem}.{at}.weight"), shape, Role::Routed, stacked);
+                Linear { weight, bias: None }
+            };
+            (0..of).map(one).collect()
+        };
+        let (both, down) = (all(both, [2 * inner, h]), all(down, [h, inner]));
+        let maps = both.into_iter().zip(down);
+        maps.map(|(both, down)| GatedMlp { gate_up: GateUp::Fused(both), down, activation, inner }).collect()
+    }
+
     fn experts(&mut self, routed: Routed) -> Experts {
-        let Routed { router, experts, names, inner, number, top, normalised, .. } = routed;
+        let Routed { router, experts, names, inner, number, top, normalised, stacked, .. } = routed;
         let first = self.b.0.specs.len();
         let router = self.linear(router, number, self.shape.hidden_size, false);
-        let expert = |i: usize| self.gated(names.map(|n| format!("{experts}.{i}.{n}")).each_ref().map(|n| &**n), inner);
-        let experts = (0..number).map(expert).collect();
+        let experts = match stacked {
+            Some(names) => self.stacked(names, inner, number),
+            None => {
+                let names = |i: usize| names.map(|n| format!("{experts}.{i}.{n}"));
+                (0..number).map(|i| self.gated(names(i).each_ref().map(|n| &**n), inner)).collect()
+            }
+        };
         let weights = self.b.0.specs[first..].iter_mut().filter(|spec| spec.role == Role::Weight);
         weights.for_each(|spec| spec.role = Role::Routed);
         Experts { router, experts, top, normalised }

@@ -33,6 +33,7 @@ fn read(r: &mut Reader<'_>) -> Result<ModelConfig, Error> {
         top: top(r, &mut shape, 2, number, 0.001)?,
         normalised: true,
         shared: None,
+        stacked: None,
     };
     shape.routed.fill(Some(routed));
     shape.config(r)

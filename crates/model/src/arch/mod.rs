@@ -14,6 +14,7 @@ mod glm4;
 mod gpt2;
 mod gpt_neox;
 mod granite;
+mod granitemoe;
 mod hunyuan_v1_dense;
 mod llama;
 mod mistral;
@@ -73,6 +74,7 @@ const ARCHITECTURES: &[Architecture] = &[
     gpt2::ARCHITECTURE,
     gpt_neox::ARCHITECTURE,
     granite::ARCHITECTURE,
+    granitemoe::ARCHITECTURE,
     hunyuan_v1_dense::ARCHITECTURE,
     llama::ARCHITECTURE,
     mistral::ARCHITECTURE,

@@ -24,6 +24,7 @@ fn read(r: &mut Reader<'_>) -> Result<ModelConfig, Error> {
         top: top(r, &mut shape, 8, number, 0.01)?,
         normalised: r.flag("norm_topk_prob", false)?,
         shared: None,
+        stacked: None,
     };
     shape.routed.fill(Some(routed));
     shape.config(r)

@@ -37,6 +37,7 @@ fn read(r: &mut Reader<'_>) -> Result<ModelConfig, Error> {
         top: top(r, &mut shape, 4, number, 0.001)?,
         normalised: r.flag("norm_topk_prob", false)?,
         shared: Some(r.size("shared_expert_intermediate_size", Some(5632))?),
+        stacked: None,
     };
     sparse(&mut shape, routed, r)?;
     shape.config(r)

@@ -28,6 +28,7 @@ fn read(r: &mut Reader<'_>) -> Result<ModelConfig, Error> {
         top: top(r, &mut shape, 8, number, 0.001)?,
         normalised: r.flag("norm_topk_prob", false)?,
         shared: None,
+        stacked: None,
     };
     sparse(&mut shape, routed, r)?;
     shape.config(r)
