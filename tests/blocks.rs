@@ -10,7 +10,7 @@ use burn::tensor::{Device, Int, Tensor, TensorData, Tolerance};
 use collimate::backend::kernels::{Activation, Heads, Kernels};
 use collimate::model::blocks::{
     Adapter, AnyBlock, Attention, Batch, Cx, Experts, GateUp, GatedMlp, Linear, Mlp, Norm, Normed, Parallel, Qkv,
-    Recompute, Residual, Then,
+    Recompute, Residual, Shared, Then,
 };
 use collimate::model::{
     Adapted, Decoder, Grads, Inventory, Layout, ModelConfig, Options, Params, Profile, Role, RopeScaling, Rotary,
@@ -130,18 +130,26 @@ fn blocks() -> Vec<(&'static str, Inventory, Box<dyn AnyBlock>)> {
         });
     }
     for (top, normalised) in [(2, true), (2, false), (1, false)] {
-        add("experts", &|b| {
-            let experts = (0..4).map(|i| {
-                let gate_up =
-                    GateUp::Apart(["gate", "up"].map(|name| b.linear(&format!("{i}.{name}"), 6, WIDTH, false)));
-                let down = b.linear(&format!("{i}.down"), WIDTH, 6, false);
-                GatedMlp { gate_up, down, activation: Activation::Silu, inner: 6 }
-            });
-            let experts = experts.collect();
-            Box::new(Experts { router: b.linear("router", 4, WIDTH, false), experts, top, normalised })
-        });
+        add("experts", &|b| Box::new(experts(b, top, normalised)));
     }
+    add("experts with one that all share", &|b| {
+        let (experts, gate) = (experts(b, 2, false), b.linear("shared", 1, WIDTH, false));
+        Box::new(Shared { experts, gate, mlp: mlp(b, Activation::Silu) })
+    });
+    add("norms behind positions", &|b| {
+        Box::new(Attention { norms_behind: true, ..attention(b, Some(3), true, false) })
+    });
     all
+}
+
+fn experts(b: &mut Builder, top: usize, normalised: bool) -> Experts {
+    let experts = (0..4).map(|i| {
+        let gate_up = GateUp::Apart(["gate", "up"].map(|name| b.linear(&format!("{i}.{name}"), 6, WIDTH, false)));
+        let down = b.linear(&format!("{i}.down"), WIDTH, 6, false);
+        GatedMlp { gate_up, down, activation: Activation::Silu, inner: 6 }
+    });
+    let experts = experts.collect();
+    Experts { router: b.linear("router", 4, WIDTH, false), experts, top, normalised }
 }
 
 fn mlp(b: &mut Builder, activation: Activation) -> GatedMlp {
@@ -161,6 +169,7 @@ fn attention_of(b: &mut Builder, qkv: Qkv, window: Option<usize>, normed: bool, 
         qkv,
         o: b.linear("o", WIDTH, HEADS.queries * HEADS.dim, false),
         norms: normed.then(|| ["q_norm", "k_norm"].map(|name| b.norm(name, HEADS.dim, 1e-5))),
+        norms_behind: false,
         rotary: (!narrows).then_some(0),
         window,
         scale: None,
@@ -322,6 +331,8 @@ fn architectures() -> Vec<ModelConfig> {
         "gpt_neox" => json!({"rotary_pct": 0.5, "num_key_value_heads": null, "rms_norm_eps": null}),
         "granite" => json!({"embedding_multiplier": 2.0, "residual_multiplier": 0.5, "attention_multiplier": 0.3,
             "logits_scaling": 2.0}),
+        "granitemoe" => json!({"num_local_experts": 3, "num_hidden_layers": 2, "embedding_multiplier": 2.0,
+            "residual_multiplier": 0.5, "attention_multiplier": 0.3, "logits_scaling": 2.0}),
         "mixtral" => json!({"num_local_experts": 3, "num_hidden_layers": 2}),
         "ernie4_5" => json!({"head_dim": 6, "use_bias": true}),
         "olmo" => json!({"rms_norm_eps": null}),
@@ -329,6 +340,15 @@ fn architectures() -> Vec<ModelConfig> {
             json!({"use_qkv_bias": true, "partial_rotary_factor": 0.5, "use_parallel_residual": true, "rms_norm_eps": null})
         }
         "starcoder2" => json!({"sliding_window": 4, "rms_norm_eps": null}),
+        "olmo3" => json!({"sliding_window": 4, "num_hidden_layers": 4}),
+        "opt" => json!({"ffn_dim": 24, "num_key_value_heads": null, "intermediate_size": null, "rms_norm_eps": null}),
+        "exaone4" => json!({"sliding_window": 4, "sliding_window_pattern": 2}),
+        "hunyuan_v1_dense" => json!({"head_dim": 6, "rope_scaling": {"type": "dynamic", "alpha": 20.0}}),
+        "phi" => json!({"rms_norm_eps": null}),
+        "qwen2_moe" => {
+            json!({"num_experts": 3, "num_experts_per_tok": 2, "moe_intermediate_size": 6, "num_hidden_layers": 2,
+            "shared_expert_intermediate_size": 10, "mlp_only_layers": [0]})
+        }
         "olmo2" => json!({"attention_bias": true}),
         "olmoe" => json!({"num_experts": 3, "num_experts_per_tok": 2, "num_hidden_layers": 2}),
         "phi3" => json!({"partial_rotary_factor": 0.5, "sliding_window": 4}),
@@ -367,7 +387,12 @@ fn a_stack_of_every_architecture_is_that_of_the_tape() {
             let leaves = d.parameters().0.iter().map(|p| p.clone().autodiff().require_grad());
             let taped = Decoder::new(config, Tensors(leaves.collect()), &tape);
             let weight = taped.params().get(taped.head()).clone();
-            let logits = taped.capped(taped.hidden_states(&layout).unwrap().matmul(weight.transpose()));
+            let logits = taped.hidden_states(&layout).unwrap().matmul(weight.transpose());
+            let logits = match taped.config().network.head_bias {
+                Some(bias) => logits + taped.params().get(bias).clone(),
+                None => logits,
+            };
+            let logits = taped.capped(logits);
             let ids: Vec<i32> = layout.targets.iter().map(|t| *t as i32).collect();
             let ids: Tensor<2, Int> = Tensor::from_data(TensorData::new(ids, [n, 1]), &tape);
             let c: Tensor<2> = Tensor::from_data(TensorData::new(coefficients.clone(), [n, 1]), &tape);
@@ -388,3 +413,70 @@ fn a_stack_of_every_architecture_is_that_of_the_tape() {
     }
 }
 // ANCHOR_END: a_stack_of_every_architecture_is_that_of_the_tape
+
+// ANCHOR: the_balance_of_experts_has_the_gradient_of_differences
+#[test]
+fn the_balance_of_experts_has_the_gradient_of_differences() {
+    let device = common::any_device();
+    let laid_out = |share| {
+        let mut layout = Layout::whole();
+        layout.push(&[1, 2, 3], &[Text::whole(&[4, 5, 39]), Text::whole(&[6, 7, 8])], share).unwrap();
+        layout.push(&[11, 12], &[Text::whole(&[20]), Text::whole(&[21, 22])], share).unwrap();
+        layout
+    };
+    let coefficient = 0.7;
+    let options = |coefficient| Options { router_aux_loss_coef: coefficient, ..Options::default() };
+    for config in architectures() {
+        if config.router_aux_loss_coef.is_none() {
+            let d = wide(&config, &device);
+            let said = d.score(&laid_out(true), options(coefficient)).unwrap_err().to_string();
+            assert!(said.starts_with("router_aux_loss_coef is 0.7, and model_type"), "{said}");
+            continue;
+        }
+        let d = wide(&config, &device);
+        let loss = |d: &Decoder, share| d.score_and_balance(&laid_out(share), options(coefficient)).unwrap().1;
+        let gradients = |share, gradient_checkpointing| {
+            let (layout, mut grads) = (laid_out(share), d.no_gradients());
+            let mut judge = |units: std::ops::Range<usize>, _: &Scores| {
+                let all = layout.scored_by_unit();
+                vec![0.0; all[units.end - 1].end - all[units.start].start]
+            };
+            let options = Options { gradient_checkpointing, ..options(coefficient) };
+            let said = d.learn(&layout, options, &mut judge, &mut grads).unwrap();
+            assert!((said - loss(&d, share)).abs() < 1e-6);
+            grads
+        };
+        // A prompt that is computed once counts as often as it is read.
+        assert!((loss(&d, true) - loss(&d, false)).abs() < 1e-5, "{}", config.model_type);
+        let grads = gradients(true, false);
+        for other in [gradients(false, false), gradients(true, true)] {
+            for (a, b) in grads.all().iter().zip(other.all()) {
+                assert_close(a.as_ref().unwrap(), b.as_ref().unwrap());
+            }
+        }
+        // Along a direction of each parameter. Where a token goes over to another expert the loss leaps, and has no
+        // derivative: a difference of half the step is then another.
+        let (mut shown, mut leaps) = (0, 0);
+        for (i, spec) in d.specs().iter().enumerate() {
+            let along = random(spec.dims(), 77 + i as u64, &device);
+            let moved = |by: f64| {
+                let mut values = d.parameters().clone();
+                values.0[i] = values.0[i].clone() + along.clone() * by;
+                loss(&Decoder::new(config.clone(), values, &device), true)
+            };
+            let difference = |step: f64| coefficient * (moved(step) - moved(-step)) / (2.0 * step);
+            let [expected, halved] = [5e-4, 2.5e-4].map(difference);
+            if (expected - halved).abs() > 1.0 {
+                leaps += 1;
+                continue;
+            }
+            let got = (grads.all()[i].clone().unwrap() * along.clone()).sum().into_scalar::<f32>();
+            let off = (f64::from(got) - expected).abs();
+            assert!(off < 2e-3 + 0.02 * expected.abs(), "{} {}: {got} is not {expected}", config.model_type, spec.name);
+            shown += usize::from(expected.abs() > 1e-2);
+        }
+        assert!(leaps <= 8, "{}: {leaps} leaps", config.model_type);
+        assert!(shown >= 6, "{}: {shown} parameters show anything", config.model_type);
+    }
+}
+// ANCHOR_END: the_balance_of_experts_has_the_gradient_of_differences

@@ -47,6 +47,7 @@ fn read(r: &mut Reader<'_>) -> Result<ModelConfig, ModelError> {
             qkv: Qkv::Apart([q, k, v]),
             o,
             norms: None,
+            norms_behind: false,
             rotary: Some(0),
             window: None,
             scale: None,
@@ -60,10 +61,11 @@ fn read(r: &mut Reader<'_>) -> Result<ModelConfig, ModelError> {
     let layers: Vec<_> = (0..layers).map(layer).collect();
     let norm = b.norm("norm", hidden, eps);
     let network = Network {
-        embedding: Embedding { table, scale: 1.0, positions: None },
+        embedding: Embedding { table, scale: 1.0, positions: None, offset: 0 },
         norm,
         head: b.linear("unembed", vocab, hidden, false).weight,
         head_name: "unembed",
+        head_bias: None,
         logits_scale: 1.0,
         logits_cap: None,
         rotary: vec![Rotary::new(heads.dim, base, &RopeScaling::None)],
@@ -81,6 +83,7 @@ fn read(r: &mut Reader<'_>) -> Result<ModelConfig, ModelError> {
         head: HeadKind::Vocabulary,
         eos_token_ids: r.token_ids("eos_token_id")?,
         text_of: None,
+        router_aux_loss_coef: None,
         inventory: b.0,
         network: Arc::new(network),
     })

@@ -178,6 +178,11 @@ pub const KEYS: &[Key] = &[
     key(TRAIN, "adam_epsilon", "The small number beside AdamW's root [default: 1e-8]"),
     key(TRAIN, "weight_decay", "Decoupled weight decay [default: 0]"),
     key(TRAIN, "max_grad_norm", "The gradient is scaled down to this norm; 0: never [default: 1]"),
+    key(
+        TRAIN,
+        "router_aux_loss_coef",
+        "Weight of the loss that balances the experts of a mixture, refused where there are none; 0: none [default: the model's config.json]",
+    ),
     key(TRAIN, "logging_steps", "Optimiser steps per line of metrics [default: 10]"),
     key(TRAIN, "eval_steps", "Optimiser steps between evaluations; 0: at the end [default: 0]"),
     key(

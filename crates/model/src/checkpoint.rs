@@ -16,7 +16,7 @@ use crate::config::{HeadKind, ModelConfig};
 use crate::error::Error;
 use crate::files::{Aside, read_at_most, write_whole};
 use crate::lora::{self, Lora};
-use crate::params::{Inventory, Spec, Tensors, normal};
+use crate::params::{Inventory, Spec, Stacked, Tensors, normal};
 use crate::pickle;
 use crate::precision::Precision;
 
@@ -97,8 +97,7 @@ impl Shard {
     /// The values of a parameter, checked: of the shape that `config` asks for, and finite.
     fn values(&mut self, name: &str, info: &TensorInfo, spec: &Spec, config: &str) -> Result<Vec<f32>, Error> {
         if info.shape != spec.shape {
-            let why = format!("{config} expects shape {:?}, the file has {:?}", spec.shape, info.shape);
-            return Err(self.fault(name, why));
+            return Err(self.misshapen(name, info, &spec.shape, config));
         }
         let values = self.read(name, info)?;
         if values.iter().any(|x| !x.is_finite()) {
@@ -107,9 +106,28 @@ impl Shard {
         Ok(values)
     }
 
+    fn misshapen(&self, name: &str, info: &TensorInfo, expected: &[usize], config: &str) -> Error {
+        self.fault(name, format!("{config} expects shape {expected:?}, the file has {:?}", info.shape))
+    }
+
     fn fault(&self, name: &str, why: String) -> Error {
         Error::Tensor { path: self.path.clone(), name: name.to_owned(), why }
     }
+}
+
+/// The shape of the tensor that a checkpoint has a parameter in.
+fn stored_shape(spec: &Spec) -> Vec<usize> {
+    spec.stacked.iter().map(|s| s.of).chain(spec.shape.iter().copied()).collect()
+}
+
+/// One of a stack, where it is as high as it should be.
+fn one_of(stack: &Stacked, info: &TensorInfo) -> Option<TensorInfo> {
+    let (of, shape) = info.shape.split_first()?;
+    let (start, end) = info.data_offsets;
+    let bytes = (end - start) / stack.of;
+    let start = start + stack.at * bytes;
+    let one = TensorInfo { dtype: info.dtype, shape: shape.to_vec(), data_offsets: (start, start + bytes) };
+    (*of == stack.of).then_some(one)
 }
 
 /// Files of weights that are whole beside their places, with their names.
@@ -389,7 +407,14 @@ impl Checkpoint {
         }
         let mut values = Vec::with_capacity(self.inventory.specs.len());
         for spec in specs {
-            let Some((shard, info)) = places.remove(&spec.name) else {
+            let stack = spec.stacked.as_ref();
+            let name = stack.map_or(&spec.name, |s| &s.name);
+            // A stack is done with behind its last.
+            let found = match stack {
+                Some(s) if s.at + 1 < s.of => places.get(name).cloned(),
+                _ => places.remove(name),
+            };
+            let Some((shard, info)) = found else {
                 if let Some(seed) = self.new_head.filter(|_| spec.name == value_head) {
                     let range = self.raw_config.get("initializer_range").and_then(Value::as_f64).unwrap_or(0.02);
                     values.push(spec.tensor(normal(seed, range).take(spec.len()).collect(), device));
@@ -397,11 +422,17 @@ impl Checkpoint {
                 }
                 return Err(Error::Tensor {
                     path: self.folder.clone(),
-                    name: spec.name.clone(),
-                    why: format!("is missing; expected shape {:?}", spec.shape),
+                    name: name.clone(),
+                    why: format!("is missing; expected shape {:?}", stored_shape(spec)),
                 });
             };
-            let host = shards[shard].values(&spec.name, &info, spec, "config.json")?;
+            let info = match stack {
+                Some(s) => one_of(s, &info)
+                    .filter(|one| one.shape == spec.shape)
+                    .ok_or_else(|| shards[shard].misshapen(name, &info, &stored_shape(spec), "config.json"))?,
+                None => info,
+            };
+            let host = shards[shard].values(name, &info, spec, "config.json")?;
             values.push(spec.tensor(host, device));
         }
         if let Some(name) = places.keys().min() {
@@ -591,7 +622,7 @@ impl Checkpoint {
             None => self.write_shards(tensors, folder, shard_bytes)?,
             Some((_, adapted)) => {
                 let all = self.inventory.specs.iter().zip(&tensors.0).skip(adapted.first);
-                let all = all.map(|(spec, tensor)| Lazy { name: lora::name_in_file(&spec.name), spec, tensor });
+                let all = all.map(|(spec, tensor)| Lazy::new(lora::name_in_file(&spec.name), spec, tensor));
                 let about = HashMap::from([("format".to_owned(), "pt".to_owned())]);
                 let file = write_tensors(&folder.join(lora::WEIGHTS), all.collect(), about)?;
                 (vec![(lora::WEIGHTS.to_owned(), file)], None)
@@ -658,8 +689,15 @@ impl Checkpoint {
     ) -> Result<(Shards, Option<Value>), Error> {
         let mut shards: Vec<Vec<Lazy<'_>>> = vec![Vec::new()];
         let (mut room, mut all) = (shard_bytes, 0);
+        let mut stored: Vec<Lazy<'_>> = Vec::new();
         for (spec, tensor) in self.inventory.specs.iter().zip(&tensors.0) {
-            let lazy = Lazy { name: spec.name.clone(), spec, tensor };
+            let name = spec.stacked.as_ref().map_or(&spec.name, |s| &s.name);
+            match stored.last_mut().filter(|last| last.name == *name) {
+                Some(stack) => stack.tensors.push(tensor),
+                None => stored.push(Lazy { shape: stored_shape(spec), ..Lazy::new(name.clone(), spec, tensor) }),
+            }
+        }
+        for lazy in stored {
             let bytes = lazy.bytes();
             if bytes > room && !shards[shards.len() - 1].is_empty() {
                 shards.push(Vec::new());
@@ -693,9 +731,7 @@ impl Checkpoint {
         let both = [("exp_avg", &moments.first), ("exp_avg_sq", &moments.second)];
         let all = both.into_iter().flat_map(|(prefix, tensors)| {
             let all = self.inventory.specs.iter().zip(tensors);
-            all.filter_map(move |(spec, t)| {
-                Some(Lazy { name: format!("{prefix}.{}", spec.name), spec, tensor: t.as_ref()? })
-            })
+            all.filter_map(move |(spec, t)| Some(Lazy::new(format!("{prefix}.{}", spec.name), spec, t.as_ref()?)))
         });
         let about = HashMap::from([("step".to_owned(), moments.steps.to_string())]);
         write_tensors(path, all.collect(), about)?.place()
@@ -848,23 +884,27 @@ pub fn remove_saved(folder: &Path) -> Result<(), Error> {
     Ok(())
 }
 
-/// A tensor that is brought to the host only while it is written, under a name.
+/// A tensor, or a stack of them, that is brought to the host only while it is written, under a name.
 struct Lazy<'a> {
     name: String,
-    spec: &'a Spec,
-    tensor: &'a Tensor<2>,
+    shape: Vec<usize>,
+    transposed: bool,
+    tensors: Vec<&'a Tensor<2>>,
 }
 
-impl Lazy<'_> {
+impl<'a> Lazy<'a> {
+    fn new(name: String, spec: &Spec, tensor: &'a Tensor<2>) -> Self {
+        Self { name, shape: spec.shape.clone(), transposed: spec.transposed, tensors: vec![tensor] }
+    }
     fn dtype(&self) -> Dtype {
-        match self.tensor.dtype() {
+        match self.tensors[0].dtype() {
             DType::BF16 => Dtype::BF16,
             DType::F16 => Dtype::F16,
             _ => Dtype::F32,
         }
     }
     fn bytes(&self) -> usize {
-        self.spec.len() * self.dtype().bitsize() / 8
+        self.shape.iter().product::<usize>() * self.dtype().bitsize() / 8
     }
 }
 
@@ -885,7 +925,7 @@ fn write_tensors(path: &Path, mut tensors: Vec<Lazy<'_>>, about: HashMap<String,
     let infos = tensors.iter().map(|t| {
         let start = end;
         end += t.bytes();
-        (t.name.clone(), TensorInfo { dtype: t.dtype(), shape: t.spec.shape.clone(), data_offsets: (start, end) })
+        (t.name.clone(), TensorInfo { dtype: t.dtype(), shape: t.shape.clone(), data_offsets: (start, end) })
     });
     let broken = |why: String| Error::Safetensors { path: path.to_owned(), why };
     let metadata = Metadata::new(Some(about), infos.collect()).map_err(|e| broken(e.to_string()))?;
@@ -895,13 +935,15 @@ fn write_tensors(path: &Path, mut tensors: Vec<Lazy<'_>>, about: HashMap<String,
     file.write(&(header.len() as u64).to_le_bytes())?;
     file.write(&header)?;
     for t in tensors {
-        let data = if t.spec.transposed { t.tensor.clone().transpose().to_data() } else { t.tensor.to_data() };
-        let bytes = data.as_bytes();
-        if !finite(bytes, t.dtype()) {
-            let why = "holds a value that is not finite, and is not saved".to_owned();
-            return Err(Error::Tensor { path: path.to_owned(), name: t.name, why });
+        for tensor in &t.tensors {
+            let data = if t.transposed { (*tensor).clone().transpose().to_data() } else { tensor.to_data() };
+            let bytes = data.as_bytes();
+            if !finite(bytes, t.dtype()) {
+                let why = "holds a value that is not finite, and is not saved".to_owned();
+                return Err(Error::Tensor { path: path.to_owned(), name: t.name, why });
+            }
+            file.write(bytes)?;
         }
-        file.write(bytes)?;
     }
     file.sync()?;
     Ok(file)

@@ -115,6 +115,8 @@ pub struct ModelConfig {
     pub eos_token_ids: Vec<u32>,
     /// The type of the vision-language model whose text part it is, where it is one.
     pub text_of: Option<String>,
+    /// What its configuration multiplies the loss that balances experts by; none where it has no experts.
+    pub router_aux_loss_coef: Option<f64>,
     /// What a checkpoint of it holds.
     pub inventory: Inventory,
     /// What computes it.
@@ -174,6 +176,19 @@ impl ModelConfig {
             any
         };
         layers.iter().position(in_layer).unwrap_or(layers.len())
+    }
+
+    /// Refuses a network that has no loss that balances experts; it is asked for by `coefficient`.
+    ///
+    /// # Errors
+    /// A network without experts, and a reward model.
+    pub fn balances(&self, coefficient: f64) -> Result<(), Error> {
+        let why = match (self.router_aux_loss_coef, self.head) {
+            (Some(_), HeadKind::Vocabulary) => return Ok(()),
+            (None, _) => format!("model_type {:?} has no experts to balance", self.model_type),
+            (_, HeadKind::Value) => "a reward model has no loss that balances experts".into(),
+        };
+        Err(Error::Part(format!("router_aux_loss_coef is {coefficient}, and {why}; leave it out or set it to 0")))
     }
 
     /// Refuses a network whose head doesn't write text; `what` is asked of it.
@@ -263,11 +278,32 @@ mod tests {
             ("hidden_size", json!(u64::MAX), "above 0 and at most"),
             ("head_dim", json!(1 << 30), "above 0 and at most 65536"),
             ("rms_norm_eps", json!(-1e-5), "not below 0"),
+            ("router_aux_loss_coef", json!(0.1), "does not know the key"),
             ("layer_types", json!(["full_attention", "linear_attention"]), "got \"linear_attention\""),
         ] {
             let said = with(key, v).unwrap_err().to_string();
             assert!(said.contains(part) && said.contains(key) && said.contains("config.json"), "{said}");
         }
+    }
+
+    #[test]
+    fn the_balance_of_experts_is_read_where_there_are_experts() {
+        let of = |model_type: &str, more: &[(&str, Value)]| {
+            let mut table = base();
+            table["model_type"] = model_type.into();
+            more.iter().for_each(|(key, v)| table[*key] = v.clone());
+            ModelConfig::from_value(&table, Path::new("config.json")).unwrap()
+        };
+        assert_eq!(of("mixtral", &[("output_router_logits", json!(true))]).router_aux_loss_coef, Some(0.001));
+        assert_eq!(of("olmoe", &[]).router_aux_loss_coef, Some(0.01));
+        let given = [("router_aux_loss_coef", json!(0.3)), ("mlp_only_layers", json!([0]))];
+        assert_eq!(of("qwen3_moe", &given).router_aux_loss_coef, Some(0.3));
+        assert_eq!(of("qwen3_moe", &[("mlp_only_layers", json!([0, 1]))]).router_aux_loss_coef, None);
+        assert_eq!(of("llama", &[]).router_aux_loss_coef, None);
+        of("mixtral", &[]).balances(0.1).unwrap();
+        let head = [("architectures", json!(["MixtralForSequenceClassification"])), ("num_labels", json!(1))];
+        let said = of("mixtral", &head).balances(0.1).unwrap_err().to_string();
+        assert!(said.contains("router_aux_loss_coef is 0.1, and a reward model"), "{said}");
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::any::Any;
 use burn::tensor::{Device, Tensor};
 use collimate_backend::kernels::{Kernels, capped};
 
-use crate::blocks::{Batch, Block, Cx, scatter};
+use crate::blocks::{Balance, Batch, Block, Cx, scatter};
 use crate::checkpoint::Checkpoint;
 use crate::config::ModelConfig;
 use crate::error::Error;
@@ -34,6 +34,13 @@ pub(crate) struct Body {
     /// The first layer that was kept: below it nothing is trained.
     first: usize,
     options: Options,
+}
+
+impl Body {
+    /// The loss that balances experts, where it was asked for; otherwise 0.
+    pub(crate) fn aux_loss(&self) -> f64 {
+        self.batch.balance.as_ref().map_or(0.0, Balance::loss)
+    }
 }
 
 impl Decoder {
@@ -172,7 +179,14 @@ impl Decoder {
     pub(crate) fn body(&self, layout: &Layout, keep: bool, options: Options) -> Result<Body, Error> {
         self.check(layout)?;
         let network = &self.config.network;
-        let batch = Batch::new(layout, &network.rotary, &network.windows, &self.device);
+        let mut batch = Batch::new(layout, &network.rotary, &network.windows, &self.device);
+        if options.router_aux_loss_coef != 0.0 {
+            self.config.balances(options.router_aux_loss_coef)?;
+            if !layout.whole {
+                return Err(Error::Sequence("the loss that balances experts wants a whole layout".into()));
+            }
+            batch.balance = Some(Balance::new(layout));
+        }
         let cx = self.cx(&batch, options);
         let first = self.config.first_trained(self.params.trainable());
         let mut h = network.embedding.forward(&cx);
@@ -205,9 +219,12 @@ impl Decoder {
         self.config.network.scaled(normed)
     }
 
-    /// From the gradient of [`hidden`](Self::hidden) back through all layers.
-    pub(crate) fn body_backward(&self, body: Body, d_hidden: Tensor<2>, grads: &mut Grads) {
-        let Body { batch, mut layers, last, first, options } = body;
+    /// From the gradient of [`hidden`](Self::hidden), which is `scale` times what it is, back through all layers.
+    pub(crate) fn body_backward(&self, body: Body, d_hidden: Tensor<2>, scale: f64, grads: &mut Grads) {
+        let Body { mut batch, mut layers, last, first, options } = body;
+        if let Some(balance) = &mut batch.balance {
+            balance.weigh(options.router_aux_loss_coef * scale);
+        }
         let (network, cx) = (&self.config.network, self.cx(&batch, options));
         let dy = scatter(network.scaled(d_hidden), &batch.readers, last.dims()[0]);
         let mut dh = network.norm.backward(&cx, last, (), dy, grads);

@@ -30,7 +30,8 @@ impl<'a> Text<'a> {
 
 /// A batch for the log-prob engine: inputs, who attends to whom, and what is scored.
 ///
-/// The last scored token of a completion predicts nothing that is asked for, so it is a target but not an input.
+/// The last scored token of a completion predicts nothing that is asked for, so it is a target but not an input, unless the
+/// layout is [`whole`](Self::whole).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Layout {
     /// Input token ids, `[tokens]`.
@@ -47,9 +48,16 @@ pub struct Layout {
     pub completions: Vec<Range<usize>>,
     /// For each unit (what one call of [`push`](Self::push) added), its range of completions.
     pub units: Vec<Range<usize>>,
+    /// Whether every token is an input that goes through all layers, the last of a completion too.
+    pub whole: bool,
 }
 
 impl Layout {
+    /// An empty one whose tokens all go through all layers: what the loss that balances experts is computed of.
+    pub fn whole() -> Self {
+        Self { whole: true, ..Self::default() }
+    }
+
     /// Adds a unit: completions of one prompt. With `share`, the prompt is laid once and the completions branch off it;
     /// without, each completion has a row with the prompt in it. Scores are the same.
     ///
@@ -97,7 +105,10 @@ impl Layout {
         let mut branches = Vec::new();
         for c in completions {
             let first = self.ids.len();
-            let inputs = &c.tokens[..c.scored().last().expect("push has seen one")];
+            let inputs = match self.whole {
+                true => c.tokens,
+                false => &c.tokens[..c.scored().last().expect("push has seen one")],
+            };
             self.ids.extend(inputs);
             if !inputs.is_empty() {
                 branches.push(inputs.len());
@@ -162,6 +173,16 @@ mod tests {
         assert_eq!(l.rows.iter().map(Row::tokens).collect::<Vec<_>>(), [3, 2]);
         assert_eq!(l.predictors, [1, 2, 4]);
         assert_eq!(l.completions, [0..2, 2..3]);
+    }
+
+    #[test]
+    fn a_whole_layout_has_the_last_tokens_too() {
+        let mut l = Layout::whole();
+        let masked = Text { tokens: &[20, 21, 22], scored: Some(&[false, true, false]) };
+        l.push(&[1, 7], &[masked, Text::whole(&[2])], true).unwrap();
+        assert_eq!((&*l.ids, &*l.targets), (&[1, 7, 20, 21, 22, 2][..], &[21, 2][..]));
+        assert_eq!(l.rows, [Row { start: 0, prefix: 2, branches: vec![3, 1] }]);
+        assert_eq!(l.predictors, [2, 1]);
     }
 
     #[test]

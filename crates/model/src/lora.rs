@@ -247,6 +247,18 @@ impl Lora {
         let ends = |module: &str, name: &str| {
             module == name || module.strip_suffix(name).is_some_and(|rest| rest.ends_with('.'))
         };
+        // Where PEFT puts adapters beside routers and stacked experts too, what names them is refused.
+        let experts: Vec<&str> = match targets::stacked(&config.model_type) {
+            true => {
+                inventory.specs[..first].iter().filter(|s| s.role == Role::Routed).map(|s| module_of(&s.name)).collect()
+            }
+            false => Vec::new(),
+        };
+        let beside_experts = |what: String| {
+            let why = "beside which adapters are not implemented; name the other maps, as in";
+            let names = "[\"q_proj\", \"k_proj\", \"v_proj\", \"o_proj\"]";
+            Err(Error::Part(format!("lora_target_modules: {what} also names routers or experts, {why} {names}")))
+        };
         let saved = |module: &str| {
             let (module, parts) = (format!(".{module}."), &self.modules_to_save);
             parts.iter().any(|m| module.contains(&format!(".{m}.")))
@@ -267,13 +279,28 @@ impl Lora {
             }
         };
         let chosen: Vec<&(ParamId, String)> = match targets {
-            Targets::Pattern(p) if all_linear(p) => modules.iter().filter(|(_, m)| !saved(m)).collect(),
-            Targets::Pattern(p) if plain(p) => modules.iter().filter(|(_, m)| ends(m, p) && !saved(m)).collect(),
+            Targets::Pattern(p) if all_linear(p) => {
+                if !experts.is_empty() {
+                    return beside_experts("\"all-linear\"".into());
+                }
+                modules.iter().filter(|(_, m)| !saved(m)).collect()
+            }
+            Targets::Pattern(p) if plain(p) => {
+                if experts.iter().any(|m| ends(m, p)) {
+                    return beside_experts(format!("{p:?}"));
+                }
+                modules.iter().filter(|(_, m)| ends(m, p) && !saved(m)).collect()
+            }
             Targets::Pattern(p) => {
                 let whole = Regex::new(&format!("^(?:{p})$"))
                     .map_err(|e| Error::Part(format!("lora_target_modules: {p:?} is no regular expression: {e}")))?;
                 let of =
                     |m: &str| whole.is_match(m).map_err(|e| Error::Part(format!("lora_target_modules: {p:?}: {e}")));
+                for module in &experts {
+                    if of(module)? {
+                        return beside_experts(format!("{p:?}"));
+                    }
+                }
                 let mut all = Vec::new();
                 for one in &modules {
                     if of(&one.1)? && !saved(&one.1) {
@@ -283,6 +310,9 @@ impl Lora {
                 all
             }
             Targets::Names(names) => {
+                if let Some(name) = names.iter().find(|n| experts.iter().any(|m| ends(m, n))) {
+                    return beside_experts(format!("{name:?}"));
+                }
                 if let Some(name) = names.iter().find(|n| strict && !modules.iter().any(|(_, m)| ends(m, n))) {
                     let there = inventory.specs[..first].iter().any(|s| ends(module_of(&s.name), name));
                     let why = match there {
@@ -441,4 +471,44 @@ fn plain(pattern: &str) -> bool {
 fn known(modules: &[(ParamId, String)]) -> String {
     let last: BTreeSet<&str> = modules.iter().filter_map(|(_, m)| m.rsplit('.').next()).collect();
     format!("there are {}", last.into_iter().collect::<Vec<_>>().join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_would_adapt_experts_is_refused_by_name() {
+        let table = json!({
+            "model_type": "qwen3_moe", "hidden_size": 16, "intermediate_size": 24, "num_attention_heads": 2,
+            "num_hidden_layers": 2, "vocab_size": 20, "num_experts": 3, "num_experts_per_tok": 2, "mlp_only_layers": [0]
+        });
+        let attach = |model_type: &str, target_modules: Targets| {
+            let mut table = table.clone();
+            table["model_type"] = model_type.into();
+            let mut config = ModelConfig::from_value(&table, Path::new("config.json")).unwrap();
+            let (modules_to_save, init) = (Vec::new(), Init::True);
+            let (use_rslora, use_dora, target_modules) = (false, false, Some(target_modules));
+            let lora =
+                Lora { r: 2, alpha: 4.0, dropout: 0.0, target_modules, modules_to_save, use_rslora, use_dora, init };
+            lora.attach(&mut config, true).map(|()| config.inventory.adapted.unwrap().linear.len())
+        };
+        let names = |all: &[&str]| Targets::Names(all.iter().map(ToString::to_string).collect());
+        let pattern = |p: &str| Targets::Pattern(p.into());
+        for (targets, said) in [
+            (pattern("all-linear"), "\"all-linear\""),
+            (pattern("gate_proj"), "\"gate_proj\""),
+            (pattern(r".*\.1\..*up_proj"), "up_proj\""),
+            (names(&["q_proj", "down_proj"]), "\"down_proj\""),
+            (names(&["gate"]), "\"gate\""),
+        ] {
+            let got = attach("qwen3_moe", targets).unwrap_err().to_string();
+            assert!(got.contains(&format!("{said} also names routers or experts")), "{got}");
+        }
+        assert_eq!(attach("qwen3_moe", names(&["q_proj", "v_proj"])).unwrap(), 4);
+        // The dense layer's alone.
+        assert_eq!(attach("qwen3_moe", pattern(r".*\.0\.mlp\.up_proj")).unwrap(), 1);
+        // PEFT takes such a name for the shared expert's there: one layer has it, and the other a dense one.
+        assert_eq!(attach("qwen2_moe", names(&["gate_proj"])).unwrap(), 2);
+    }
 }

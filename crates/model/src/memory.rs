@@ -82,6 +82,8 @@ impl Memory {
         let held = layers.iter().map(|n| n.held).max().unwrap_or(0) + c.inventory.held_by_adapters(tokens);
         // Frozen weights beside adapters are kept as they are computed with.
         let lean = if c.inventory.adapted.is_some() { elements - trained } else { 0 };
+        // A bias of the head stands beside it in a copy.
+        let biased = if c.network.head_bias.is_some() { (4 + bytes) * c.vocab_size * (d + 1) } else { 0 };
         let chunk = (options.logits / c.head_width()).max(1).min(scored);
         Self {
             parameters: (elements - lean) * (how.kept_in.bytes() + if copy { bytes } else { 0 }) + lean * bytes,
@@ -89,7 +91,7 @@ impl Memory {
             moments: 8 * trained,
             activations: (bytes * (kept + 3 * scored * d) + 4 * held).max(bytes * passing),
             attention: layers.iter().chain(&below).map(|n| n.scores).max().unwrap_or(0),
-            logits: 4 * how.kernels.head.held(c.network.logits_cap) * chunk * c.head_width(),
+            logits: biased + 4 * how.kernels.head.held(c.network.logits_cap) * chunk * c.head_width(),
         }
     }
 

@@ -27,6 +27,8 @@ pub enum Role {
     Embedding,
     /// The matrix of a linear map.
     Weight,
+    /// That of a router or of one of its experts: trained as any other, and no adapter stands beside it.
+    Routed,
     /// What a linear map adds.
     Bias,
     /// What a norm multiplies by.
@@ -44,6 +46,19 @@ pub struct Spec {
     pub role: Role,
     /// Whether the checkpoint has a matrix the other way round, `[in, out]`.
     pub transposed: bool,
+    /// Where the checkpoint has it stacked with others of its shape in one tensor.
+    pub stacked: Option<Stacked>,
+}
+
+/// A place in a tensor of one dimension more.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stacked {
+    /// The name of that in the checkpoint.
+    pub name: String,
+    /// How many there are in it.
+    pub of: usize,
+    /// Which of them it is.
+    pub at: usize,
 }
 
 impl Spec {
@@ -78,7 +93,7 @@ impl Spec {
 
     /// Whether weight decay applies: norms and biases are left alone, as transformers leaves them.
     pub fn decays(&self) -> bool {
-        matches!(self.role, Role::Embedding | Role::Weight)
+        matches!(self.role, Role::Embedding | Role::Weight | Role::Routed)
     }
 }
 
@@ -105,13 +120,19 @@ pub struct Adapted {
 impl Inventory {
     /// Declares the next parameter, of a shape of one or two dimensions.
     pub fn add(&mut self, name: String, shape: &[usize], role: Role) -> ParamId {
-        self.specs.push(Spec { name, shape: shape.to_vec(), role, transposed: false });
+        self.specs.push(Spec { name, shape: shape.to_vec(), role, transposed: false, stacked: None });
         ParamId(self.specs.len() - 1)
     }
 
     /// Declares the next parameter, a matrix that the checkpoint has the other way round: of the shape `[in, out]` there.
     pub fn add_transposed(&mut self, name: String, shape: [usize; 2], role: Role) -> ParamId {
-        self.specs.push(Spec { name, shape: shape.to_vec(), role, transposed: true });
+        self.specs.push(Spec { name, shape: shape.to_vec(), role, transposed: true, stacked: None });
+        ParamId(self.specs.len() - 1)
+    }
+
+    /// Declares the next parameter, a matrix that the checkpoint has in a stack: those of one stack follow each other.
+    pub fn add_stacked(&mut self, name: String, shape: [usize; 2], role: Role, stacked: Stacked) -> ParamId {
+        self.specs.push(Spec { name, shape: shape.to_vec(), role, transposed: false, stacked: Some(stacked) });
         ParamId(self.specs.len() - 1)
     }
 
@@ -227,7 +248,7 @@ impl Params {
         let values = inventory.specs.iter().map(|s| match s.role {
             Role::Norm => vec![1.0; s.len()],
             Role::Bias => vec![0.0; s.len()],
-            Role::Embedding | Role::Weight => normal.by_ref().take(s.len()).collect(),
+            Role::Embedding | Role::Weight | Role::Routed => normal.by_ref().take(s.len()).collect(),
         });
         Self::new(Tensors::from_host(inventory, values.collect(), device)).with_adapters(inventory)
     }

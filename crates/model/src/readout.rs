@@ -9,7 +9,7 @@
 use std::ops::Range;
 
 use burn::tensor::Tensor;
-use collimate_backend::kernels::HeadPass;
+use collimate_backend::kernels::{HeadPass, Sum};
 
 pub use collimate_backend::kernels::Scores;
 
@@ -21,8 +21,9 @@ use crate::params::Grads;
 use crate::precision::Precision;
 use crate::value::ValuePass;
 
-/// How the engine goes about it; none of these changes a result beyond rounding.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// How the engine goes about it; but for dropout and the loss that balances experts, none of these changes a result beyond
+/// rounding.
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Options {
     /// Logits held at a time, in numbers: tokens of a group times vocabulary.
     pub logits: usize,
@@ -35,11 +36,21 @@ pub struct Options {
     pub headroom: i32,
     /// What dropout is drawn from, where the pass is one of training.
     pub dropout: Option<u64>,
+    /// What the loss that balances experts is multiplied by; where it is not 0, a batch must be laid out
+    /// [`whole`](Layout::whole).
+    pub router_aux_loss_coef: f64,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { logits: 1 << 24, gradient_checkpointing: false, collision: false, headroom: 4, dropout: None }
+        Self {
+            logits: 1 << 24,
+            gradient_checkpointing: false,
+            collision: false,
+            headroom: 4,
+            dropout: None,
+            router_aux_loss_coef: 0.0,
+        }
     }
 }
 
@@ -59,6 +70,11 @@ pub struct Pass {
 }
 
 impl Pass {
+    /// The loss that balances experts, where the options ask for it; otherwise 0.
+    pub fn aux_loss(&self) -> f64 {
+        self.body.aux_loss()
+    }
+
     /// Runs of units whose tokens fit `most` together, or one that doesn't.
     fn groups(&self, most: usize) -> Vec<Range<usize>> {
         let mut groups: Vec<Range<usize>> = Vec::new();
@@ -113,10 +129,20 @@ impl Decoder {
     /// # Errors
     /// A text longer than the model can take, a token outside its vocabulary.
     pub fn score(&self, layout: &Layout, options: Options) -> Result<Scores, Error> {
-        Ok(self.scores(&self.begin(layout, options, false)?))
+        Ok(self.score_and_balance(layout, options)?.0)
     }
 
-    /// Adds Σ_t c_t ∇ ln π(y_t | x, y_<t) to `gradients`, with c_t what `judge` answers.
+    /// The same, with the loss that balances experts where the options ask for it (otherwise 0).
+    ///
+    /// # Errors
+    /// As [`score`](Self::score), and a network without experts.
+    pub fn score_and_balance(&self, layout: &Layout, options: Options) -> Result<(Scores, f64), Error> {
+        let pass = self.begin(layout, options, false)?;
+        Ok((self.scores(&pass), pass.aux_loss()))
+    }
+
+    /// Adds Σ_t c_t ∇ ln π(y_t | x, y_<t) to `gradients`, with c_t what `judge` answers; and where the options ask for it,
+    /// that of the loss that balances experts, which is returned (otherwise 0).
     ///
     /// # Errors
     /// As [`score`](Self::score).
@@ -126,9 +152,11 @@ impl Decoder {
         options: Options,
         judge: &mut Judge<'_>,
         gradients: &mut Grads,
-    ) -> Result<(), Error> {
-        self.close(self.open(layout, options)?, judge, gradients);
-        Ok(())
+    ) -> Result<f64, Error> {
+        let pass = self.open(layout, options)?;
+        let balance = pass.aux_loss();
+        self.close(pass, judge, gradients);
+        Ok(balance)
     }
 
     /// The forward pass through the layers of a batch, keeping what [`close`](Self::close) wants.
@@ -141,7 +169,12 @@ impl Decoder {
 
     fn begin(&self, layout: &Layout, options: Options, keep: bool) -> Result<Pass, Error> {
         let body = self.body(layout, keep, options)?;
-        let (hidden, targets, units) = (self.hidden(&body), layout.targets.clone(), layout.scored_by_unit());
+        let mut hidden = self.hidden(&body);
+        if self.config.network.head_bias.is_some() {
+            let ones = Tensor::ones([hidden.dims()[0], 1], (&self.device, hidden.dtype()));
+            hidden = Tensor::cat(vec![hidden, ones], 1);
+        }
+        let (targets, units) = (layout.targets.clone(), layout.scored_by_unit());
         Ok(Pass { body, hidden, targets, units, options })
     }
 
@@ -186,8 +219,7 @@ impl Decoder {
                     self.read(head.as_mut(), &pass, piece);
                 }
                 let c = &coefficients[piece.start - tokens.start..piece.end - tokens.start];
-                let sum = gradients.sum(self.config.network.head);
-                parts.push((self.timed("head backward", || head.gradient(c, sum)), scale));
+                parts.push((self.timed("head backward", || self.head_gradient(head.as_mut(), c, gradients)), scale));
             }
         }
         drop(head);
@@ -202,7 +234,7 @@ impl Decoder {
             .collect();
         let d_hidden = if parts.len() == 1 { parts.remove(0) } else { Tensor::cat(parts, 0) };
         gradients.divide_by(common);
-        self.body_backward(pass.body, d_hidden, gradients);
+        self.body_backward(pass.body, d_hidden, common, gradients);
         gradients.divide_by(1.0);
     }
 
@@ -213,14 +245,41 @@ impl Decoder {
         }
     }
 
+    /// The head `[vocab, hidden]`; with its bias as one more column, where it has one: that of hidden states is 1 then.
+    fn head_weight(&self) -> Tensor<2> {
+        let network = &self.config.network;
+        let weight = self.params.get(network.head).clone();
+        match network.head_bias {
+            Some(bias) => Tensor::cat(vec![weight, self.params.get(bias).clone().transpose()], 1),
+            None => weight,
+        }
+    }
+
+    /// The gradient of the hidden states `[tokens, hidden]`; those of the head are added to `gradients`.
+    fn head_gradient(&self, head: &mut dyn HeadPass, coefficients: &[f32], gradients: &mut Grads) -> Tensor<2> {
+        let network = &self.config.network;
+        let Some(bias) = network.head_bias else {
+            return head.gradient(coefficients, gradients.sum(network.head));
+        };
+        let mut both = None;
+        let trained = gradients.sum(network.head).is_some() || gradients.sum(bias).is_some();
+        let dh = head.gradient(coefficients, trained.then(|| Sum::new(&mut both, 1.0)));
+        let width = self.config.hidden_size;
+        if let Some(both) = both {
+            gradients.add(network.head, both.clone().narrow(1, 0, width));
+            gradients.add(bias, both.narrow(1, width, 1).transpose());
+        }
+        dh.narrow(1, 0, width)
+    }
+
     fn tokens_at_a_time(&self, options: Options) -> usize {
         (options.logits / self.config.head_width()).max(1)
     }
 
     fn read(&self, head: &mut dyn HeadPass, pass: &Pass, tokens: &Range<usize>) -> Scores {
-        let weight = self.params.get(self.config.network.head);
+        let weight = self.head_weight();
         let targets = &pass.targets[tokens.clone()];
-        self.timed("head forward", || head.scores(&pass.rows(tokens), weight, targets, pass.options.collision))
+        self.timed("head forward", || head.scores(&pass.rows(tokens), &weight, targets, pass.options.collision))
     }
 }
 

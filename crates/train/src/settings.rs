@@ -54,6 +54,8 @@ pub struct Settings {
     pub max_tokens_per_batch: usize,
     /// Whether layers are recomputed in the backward pass instead of stored.
     pub gradient_checkpointing: bool,
+    /// What the loss that balances the experts of a mixture is multiplied by; none: what the model's configuration says.
+    pub router_aux_loss_coef: Option<f64>,
     /// Logits held at a time, in numbers.
     pub logits_chunk: usize,
     /// What the weights are kept, and without bf16 and fp16 also computed, in: float32 or bfloat16.
@@ -100,6 +102,7 @@ impl Default for Settings {
             prefix_sharing: true,
             max_tokens_per_batch: 0,
             gradient_checkpointing: false,
+            router_aux_loss_coef: None,
             logits_chunk: 1 << 24,
             dtype: Dtype::Float32,
             bf16: false,
@@ -166,6 +169,7 @@ impl Settings {
         rule(self.adam_epsilon > 0.0, "adam_epsilon", "above 0", self.adam_epsilon)?;
         not_negative("weight_decay", self.weight_decay)?;
         not_negative("max_grad_norm", self.max_grad_norm)?;
+        not_negative("router_aux_loss_coef", self.router_aux_loss_coef.unwrap_or(0.0))?;
         match (self.dtype, self.bf16, self.fp16) {
             (_, true, true) => Err(Error::Conflict("bf16 and fp16 both say what to compute in: give one")),
             (Dtype::Bfloat16, _, true) => {

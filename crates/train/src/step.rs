@@ -71,10 +71,10 @@ fn judge<T: Task>(
     Ok(judged)
 }
 
-fn lay_out<U: Unit>(units: &[U], share: bool) -> Result<Layout, Error> {
-    let mut layout = Layout::default();
+fn lay_out<U: Unit>(units: &[U], how: How) -> Result<Layout, Error> {
+    let mut layout = if how.balances() { Layout::whole() } else { Layout::default() };
     for (i, unit) in units.iter().enumerate() {
-        unit.lay_out(&mut layout, share).map_err(at(std::slice::from_ref(unit)))?;
+        unit.lay_out(&mut layout, how.share).map_err(at(std::slice::from_ref(unit)))?;
         count("units", layout.units.len(), i + 1)?;
     }
     Ok(layout)
@@ -97,9 +97,27 @@ pub(crate) fn cut(sizes: &[usize], units: usize, tokens: usize) -> Vec<Range<usi
     cuts
 }
 
+/// The loss that balances experts, added to the rows of a micro-batch: its part of their loss, and itself behind all else.
+fn balance(rows: &mut [Vec<f64>], how: How, aux_loss: f64) {
+    for row in rows.iter_mut().filter(|_| how.balances()) {
+        row[0] += how.engine.router_aux_loss_coef * aux_loss;
+        row.push(aux_loss);
+    }
+}
+
 impl How {
+    /// Whether the loss that balances experts is added: that of each micro-batch, by its share of the step's units.
+    pub fn balances(&self) -> bool {
+        self.engine.router_aux_loss_coef != 0.0
+    }
+
+    /// How many inputs a unit has beyond its [`size`](Unit::size), at most: the last tokens of its completions.
+    pub fn more_inputs(&self) -> usize {
+        if self.balances() { 2 } else { 0 }
+    }
+
     fn cut<U: Unit>(&self, units: &[U]) -> Vec<Range<usize>> {
-        let sizes: Vec<usize> = units.iter().map(|u| u.size(self.share).inputs).collect();
+        let sizes: Vec<usize> = units.iter().map(|u| u.size(self.share).inputs + self.more_inputs()).collect();
         cut(&sizes, self.units, self.tokens)
     }
 }
@@ -116,11 +134,11 @@ fn said(layout: &Layout, units: Range<usize>, scores: &Scores) -> Vec<Vec<Said>>
     layout.units[units].iter().map(|u| u.clone().map(of).collect()).collect()
 }
 
-/// What a model says of units, in one batch.
-pub(crate) fn score<U: Unit>(model: &Decoder, units: &[U], how: How) -> Result<Vec<Vec<Said>>, Error> {
-    let layout = lay_out(units, how.share)?;
-    let scores = model.score(&layout, how.engine).map_err(at(units))?;
-    Ok(said(&layout, 0..units.len(), &scores))
+/// What a model says of units, in one batch, and the loss that balances its experts.
+pub(crate) fn score<U: Unit>(model: &Decoder, units: &[U], how: How) -> Result<(Vec<Vec<Said>>, f64), Error> {
+    let layout = lay_out(units, how)?;
+    let (scores, aux_loss) = model.score_and_balance(&layout, how.engine).map_err(at(units))?;
+    Ok((said(&layout, 0..units.len(), &scores), aux_loss))
 }
 
 /// What a step yields.
@@ -143,9 +161,10 @@ pub(crate) fn evaluate<T: Task>(
 ) -> Result<Vec<Vec<f64>>, Error> {
     let how = How { engine: Options { collision: task.needs_collisions(), ..how.engine }, ..how };
     let totals = task.totals(&items.units);
-    let (mut rows, mut all) = (Vec::with_capacity(items.units.len()), Vec::new());
+    let (mut rows, mut all, mut balances) = (Vec::with_capacity(items.units.len()), Vec::new(), Vec::new());
     for range in how.cut(&items.units) {
-        let said = score(model, &items.units[range.clone()], how)?;
+        let (said, aux_loss) = score(model, &items.units[range.clone()], how)?;
+        balances.push((range.clone(), aux_loss));
         match task.coupled() {
             true => all.extend(said),
             false => rows.extend(judge(model, task, &items.seen(range, &said), totals)?.rows),
@@ -154,11 +173,12 @@ pub(crate) fn evaluate<T: Task>(
     if task.coupled() {
         rows = judge(model, task, &items.seen(0..all.len(), &all), totals)?.rows;
     }
+    balances.into_iter().for_each(|(range, aux_loss)| balance(&mut rows[range], how, aux_loss));
     Ok(rows)
 }
 
 /// Judges units and computes the gradient of their mean loss. However they are cut into micro-batches, loss and gradient
-/// are those of the undivided batch.
+/// are those of the undivided batch, but for the loss that balances experts: that is each micro-batch's own.
 pub(crate) fn run<T: Task>(policy: &Decoder, task: &T, items: &Items<T::Unit>, how: How) -> Result<Outcome, Error> {
     let Items { units, .. } = items;
     let totals = task.totals(units);
@@ -166,8 +186,9 @@ pub(crate) fn run<T: Task>(policy: &Decoder, task: &T, items: &Items<T::Unit>, h
     let mut gradients = policy.no_gradients();
     let (mut rows, mut all, mut asked) = (Vec::with_capacity(units.len()), Vec::with_capacity(units.len()), false);
     let judge = |range: Range<usize>, said: &[Vec<Said>]| judge(policy, task, &items.seen(range, said), totals);
-    // Each micro-batch drops out other inputs.
+    // Each micro-batch drops out other inputs, and has its share of the balance.
     let engine_of = |range: &Range<usize>| Options {
+        router_aux_loss_coef: engine.router_aux_loss_coef * range.len() as f64 / units.len() as f64,
         dropout: engine.dropout.map(|key| key ^ (range.start as u64).wrapping_mul(0xD6E8_FEB8_6659_FD93)),
         ..engine
     };
@@ -177,7 +198,7 @@ pub(crate) fn run<T: Task>(policy: &Decoder, task: &T, items: &Items<T::Unit>, h
         let mut open = None;
         for range in &cuts {
             let part = &units[range.clone()];
-            let layout = lay_out(part, how.share)?;
+            let layout = lay_out(part, how)?;
             let engine = engine_of(range);
             let scores = if cuts.len() == 1 {
                 let pass = policy.open(&layout, engine).map_err(at(part))?;
@@ -200,12 +221,15 @@ pub(crate) fn run<T: Task>(policy: &Decoder, task: &T, items: &Items<T::Unit>, h
             now.to_vec()
         };
         match open {
-            Some(pass) => policy.close(pass, &mut next, &mut gradients),
+            Some(pass) => {
+                balance(&mut rows, how, pass.aux_loss());
+                policy.close(pass, &mut next, &mut gradients);
+            }
             None => {
                 for range in cuts {
-                    let engine = engine_of(&range);
-                    let part = &units[range];
-                    policy.learn(&lay_out(part, how.share)?, engine, &mut next, &mut gradients).map_err(at(part))?;
+                    let (engine, part) = (engine_of(&range), &units[range.clone()]);
+                    let learnt = policy.learn(&lay_out(part, how)?, engine, &mut next, &mut gradients);
+                    balance(&mut rows[range], how, learnt.map_err(at(part))?);
                 }
             }
         }
@@ -213,7 +237,7 @@ pub(crate) fn run<T: Task>(policy: &Decoder, task: &T, items: &Items<T::Unit>, h
     }
     for range in cuts {
         let part = &units[range.clone()];
-        let layout = lay_out(part, how.share)?;
+        let layout = lay_out(part, how)?;
         let mut fault = None;
         let mut ask = |group: Range<usize>, scores: &Scores| {
             let here = range.start + group.start..range.start + group.end;
@@ -228,10 +252,11 @@ pub(crate) fn run<T: Task>(policy: &Decoder, task: &T, items: &Items<T::Unit>, h
             asked |= judged.coefficients.iter().any(|c| *c != 0.0);
             judged.coefficients
         };
-        policy.learn(&layout, engine_of(&range), &mut ask, &mut gradients).map_err(at(part))?;
+        let aux_loss = policy.learn(&layout, engine_of(&range), &mut ask, &mut gradients).map_err(at(part))?;
         if let Some(fault) = fault {
             return Err(fault);
         }
+        balance(&mut rows[range], how, aux_loss);
     }
     Ok(Outcome { rows, said: all, gradients, asked })
 }
@@ -313,7 +338,7 @@ mod tests {
 
     fn items(reference: &Decoder, how: How) -> Items<Tokens> {
         let units: Vec<_> = (1..=8).map(pair).collect();
-        let said = score(reference, &units, how).unwrap();
+        let (said, _) = score(reference, &units, how).unwrap();
         let reference = said.into_iter().map(|u| u.into_iter().map(|s| s.log_probs).collect()).collect();
         Items { units, reference }
     }
@@ -328,6 +353,7 @@ mod tests {
             collision: false,
             headroom: 4,
             dropout: None,
+            router_aux_loss_coef: 0.0,
         },
     };
 

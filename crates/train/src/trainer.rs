@@ -118,6 +118,8 @@ pub struct Trainer<T: Task> {
     scores: Option<PathBuf>,
     stop: Option<Arc<AtomicUsize>>,
     looks: Option<usize>,
+    /// What the loss that balances experts is multiplied by.
+    balance: f64,
 }
 
 fn how(s: &Settings, units: usize) -> How {
@@ -133,9 +135,23 @@ fn how(s: &Settings, units: usize) -> How {
     }
 }
 
+/// What the loss that balances experts is multiplied by: as TRL has it, what the settings say, or else the configuration
+/// of the policy; 0 where that has no experts, or no text to write.
+fn router_aux_loss_coef(policy: &Decoder, s: &Settings) -> Result<f64, Error> {
+    let own = || policy.config().router_aux_loss_coef.filter(|c| policy.config().balances(*c).is_ok());
+    match s.router_aux_loss_coef {
+        None => Ok(own().unwrap_or(0.0)),
+        Some(c) if c != 0.0 => Ok(policy.config().balances(c).map(|()| c)?),
+        Some(_) => Ok(0.0),
+    }
+}
+
+/// The name of that loss among the metrics, where it is added.
+const AUX_LOSS: &str = "aux_loss";
+
 /// What a model says of units, without what only a policy is asked.
 fn reference_scores<U: Unit>(model: &Decoder, units: &[U], how: How) -> Result<Vec<Vec<Vec<f32>>>, Error> {
-    let said = step::score(model, units, how)?;
+    let (said, _) = step::score(model, units, how)?;
     Ok(said.into_iter().map(|unit| unit.into_iter().map(|s| s.log_probs).collect()).collect())
 }
 
@@ -157,13 +173,14 @@ where
     if units.is_empty() {
         return Err(Error::NoPairs);
     }
-    let how = how(settings, settings.per_device_train_batch_size);
+    let mut how = how(settings, settings.per_device_train_batch_size);
     let mut items = Items { units: units.to_vec(), reference: Vec::new() };
     if task.needs_reference() {
         for unit in units {
             items.reference.extend(reference_scores(reference, std::slice::from_ref(unit), how)?);
         }
     }
+    how.engine.router_aux_loss_coef = router_aux_loss_coef(policy, settings)?;
     let (outcome, _) = step::learn(policy, task, &items, how)?;
     let mut window = Window::default();
     window.add(&outcome.rows, &pools(task));
@@ -192,9 +209,10 @@ impl<T: Task> Trainer<T> {
         }
         let (precision, masters) = settings.precision();
         let policy = policy.with_precision(precision, masters)?;
+        let balance = router_aux_loss_coef(&policy, &settings)?;
         let (moments, progress, train) = (Moments::new(&policy), Progress::default(), Box::new(train));
         let (task, reference, scores, stop, looks) = (task.into(), None, None, None, None);
-        Ok(Self { policy, reference, task, settings, train, eval, moments, progress, scores, stop, looks })
+        Ok(Self { policy, reference, task, settings, train, eval, moments, progress, scores, stop, looks, balance })
     }
 
     /// Another model as the reference; it computes in what the policy computes in, and is let go once it has scored
@@ -251,16 +269,17 @@ impl<T: Task> Trainer<T> {
     /// A reference is gone by then.
     pub fn memory(&self) -> Memory {
         let s = &self.settings;
-        let how = how(s, s.per_device_train_batch_size);
+        let mut how = how(s, s.per_device_train_batch_size);
+        how.engine.router_aux_loss_coef = self.balance;
         let mut sizes: Vec<_> = (0..self.train.len()).map(|i| self.train.size(i, how.share)).collect();
         sizes.sort_unstable_by_key(|l| std::cmp::Reverse((l.inputs, l.scored)));
         let mut load = sizes.iter().take(how.units).fold(Load::default(), |a, b| Load {
-            tokens: a.tokens + b.inputs,
+            tokens: a.tokens + b.inputs + how.more_inputs(),
             scored: a.scored + b.scored,
             rows: a.rows + b.rows,
             longest: a.longest.max(b.longest),
         });
-        let bound = if how.tokens > 0 { how.tokens.max(sizes[0].inputs) } else { usize::MAX };
+        let bound = if how.tokens > 0 { how.tokens.max(sizes[0].inputs + how.more_inputs()) } else { usize::MAX };
         load.tokens = load.tokens.min(bound);
         load.scored = load.scored.min(load.tokens);
         self.policy.memory(load, how.engine)
@@ -429,6 +448,7 @@ impl<T: Task> Trainer<T> {
         let mut how = how(s, s.per_device_train_batch_size);
         // Each step has its own, which a run that goes on finds again.
         let seed = s.seed.wrapping_mul(0x9E37_79B9_7F4A_7C15).wrapping_add(self.progress.step as u64 + 1);
+        how.engine.router_aux_loss_coef = self.balance;
         how.engine.dropout = self.policy.params().has_dropout().then_some(seed);
         let (outcome, norm) = step::learn(&self.policy, &self.task, items, how)?;
         let number = self.progress.step + 1;
@@ -443,7 +463,9 @@ impl<T: Task> Trainer<T> {
         finite("the loss", loss)?;
         if initial && how.engine.dropout.is_none() {
             let seen = items.seen(0..items.units.len(), &outcome.said);
-            self.task.check_start(&seen, loss, self.policy.precision().epsilon())?;
+            let balance = outcome.rows.iter().filter_map(|row| row.last()).sum::<f64>() / outcome.rows.len() as f64;
+            let own = if how.balances() { loss - self.balance * balance } else { loss };
+            self.task.check_start(&seen, own, self.policy.precision().epsilon())?;
         }
         finite("the gradient norm", norm)?;
 
@@ -462,7 +484,7 @@ impl<T: Task> Trainer<T> {
         let tokens: u64 = items.units.iter().map(|u| u.size(true).read as u64).sum();
         self.progress.num_tokens += tokens;
 
-        let names = self.task.metrics();
+        let names = self.metrics();
         observer(Event::Step(&StepInfo {
             step: number,
             steps,
@@ -481,6 +503,13 @@ impl<T: Task> Trainer<T> {
         Ok(())
     }
 
+    /// The names of what is reported of each unit.
+    fn metrics(&self) -> Vec<&'static str> {
+        let mut names = self.task.metrics();
+        names.extend((self.balance != 0.0).then_some(AUX_LOSS));
+        names
+    }
+
     fn look(&self, observer: &mut Observer<'_>) -> Result<(), Error> {
         // Not a part of a step.
         let policy = self.policy.clone().with_profile(Profile::default());
@@ -497,13 +526,14 @@ impl<T: Task> Trainer<T> {
     /// The loss of an evaluation is that of all its units taken for one batch, whatever they were scored in.
     fn evaluate(&self, known: &Reference, observer: &mut Observer<'_>) -> Result<(), Error> {
         let Some(eval) = &self.eval else { return Ok(()) };
-        let how = how(&self.settings, self.settings.per_device_eval_batch_size);
+        let mut how = how(&self.settings, self.settings.per_device_eval_batch_size);
+        how.engine.router_aux_loss_coef = self.balance;
         // Not a part of a step.
         let policy = self.policy.clone().with_profile(Profile::default());
         let items = self.items(eval.as_ref(), known, 0..eval.len())?;
         let mut window = Window::default();
         window.add(&step::evaluate(&policy, &self.task, &items, how)?, &pools(&self.task));
-        let mut line = window.means(&self.task.metrics(), "eval_");
+        let mut line = window.means(&self.metrics(), "eval_");
         self.finish_line(&mut line);
         observer(Event::Metrics(&line))
     }
@@ -542,6 +572,48 @@ mod tests {
             row: i + 1,
         };
         (0..10).map(pair).collect()
+    }
+
+    #[test]
+    fn experts_are_balanced_as_their_configuration_or_the_run_says() {
+        let table = json!({
+            "model_type": "mixtral", "hidden_size": 16, "intermediate_size": 24, "num_attention_heads": 4,
+            "num_hidden_layers": 2, "vocab_size": 20, "max_position_embeddings": 64, "num_local_experts": 3,
+            "router_aux_loss_coef": 0.5
+        });
+        let config = ModelConfig::from_value(&table, std::path::Path::new("config.json")).unwrap();
+        let policy = Decoder::random(config, 1, &Device::flex());
+        let run = |policy: &Decoder, router_aux_loss_coef| {
+            let settings = Settings { max_steps: 1, logging_steps: 1, router_aux_loss_coef, ..Settings::default() };
+            let dpo = Method::find("dpo").unwrap().objective(&Map::new()).unwrap();
+            let eval: Option<Units<Preference>> = Some(Box::new(pairs()));
+            Trainer::<Preference>::new(policy.clone(), dpo, settings, pairs(), eval)
+        };
+        let of = |line: &Map<String, Value>, key: &str| line[key].as_f64().unwrap();
+        for (given, coefficient) in [(None, 0.5), (Some(0.1), 0.1)] {
+            let [train, eval] = &lines(run(&policy, given).unwrap())[..] else { panic!("two lines") };
+            let balance = of(train, "aux_loss");
+            // Of three experts a token goes through two: were they equally likely, it would be 2.
+            assert!((balance - 2.0).abs() < 0.1, "{balance}");
+            assert!((of(train, "loss") - 2f64.ln() - coefficient * balance).abs() < 1e-5);
+            assert!(of(eval, "eval_loss") > coefficient * of(eval, "eval_aux_loss"));
+        }
+        let [off, _] = &lines(run(&policy, Some(0.0)).unwrap())[..] else { panic!("two lines") };
+        assert!(!off.contains_key("aux_loss") && (of(off, "loss") - 2f64.ln()).abs() < 1e-6);
+        // Through the loss scale of float16 too, of which the balance must not make a multiple.
+        let norm = |fp16, coefficient| {
+            let router_aux_loss_coef = Some(coefficient);
+            let settings = Settings { max_steps: 1, fp16, router_aux_loss_coef, ..Settings::default() };
+            let dpo = Method::find("dpo").unwrap().objective(&Map::new()).unwrap();
+            of(
+                &lines(Trainer::<Preference>::new(policy.clone(), dpo, settings, pairs(), None).unwrap())[0],
+                "grad_norm",
+            )
+        };
+        let [whole, half, none] = [(false, 20.0), (true, 20.0), (true, 0.0)].map(|(fp16, c)| norm(fp16, c));
+        assert!((half / whole - 1.0).abs() < 0.02 && (none / whole - 1.0).abs() > 0.1, "{whole} {half} {none}");
+        let said = run(&decoder(), Some(0.1)).err().unwrap().to_string();
+        assert!(said.contains("router_aux_loss_coef is 0.1, and model_type \"llama\" has no experts"), "{said}");
     }
 
     /// The lines of metrics of a run.

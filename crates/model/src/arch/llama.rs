@@ -10,11 +10,11 @@ use super::rope::{Rope, Turning};
 use super::{Architecture, Builder, Network, Reader, VALUE_HEAD, head, rope};
 use crate::blocks::{
     AnyBlock, Attention, Embedding, Experts, GateUp, GatedMlp, Linear, Mlp, Norm, Normed, Parallel, Qkv, Recompute,
-    Residual, Then,
+    Residual, Shared, Then,
 };
 use crate::config::{HeadKind, ModelConfig};
 use crate::error::Error;
-use crate::params::Role;
+use crate::params::{Role, Stacked};
 use crate::rotary::RopeScaling;
 
 pub(super) const ARCHITECTURE: Architecture =
@@ -61,8 +61,8 @@ pub(super) enum Biases {
     QkvAsConfigured,
     /// On all maps, also those of the feed-forward part, as this key says, with that default.
     All(&'static str, bool),
-    /// On q, k and v as this key says.
-    QkvBy(&'static str),
+    /// On q, k and v as this key says, with that default.
+    QkvBy(&'static str, bool),
     /// Nowhere: the architecture has none.
     Never,
 }
@@ -73,6 +73,8 @@ pub(super) enum QkNorm {
     None,
     /// On each head.
     Heads,
+    /// On each head, behind its position.
+    HeadsBehind,
     /// On all heads together.
     Whole,
 }
@@ -153,6 +155,10 @@ pub(super) struct Routed {
     pub number: usize,
     pub top: usize,
     pub normalised: bool,
+    /// The width of an expert that all tokens share.
+    pub shared: Option<usize>,
+    /// Where the weights of all experts are stacked, gate and up in one map: what these stacks are called.
+    pub stacked: Option<[&'static str; 2]>,
 }
 
 /// The shape of a network of this family.
@@ -181,10 +187,14 @@ pub(super) struct Shape {
     pub parallel: bool,
     /// For each layer, the experts in place of its feed-forward part.
     pub routed: Vec<Option<Routed>>,
-    /// What learnt positions are called.
+    /// Where there are experts, what the loss that balances them is multiplied by unless a run says otherwise.
+    pub router_aux_loss_coef: Option<f64>,
+    /// What learnt positions are called, and the row of the first.
     pub positions: Option<&'static str>,
+    pub positions_from: usize,
     /// Whether the checkpoint has the matrices of maps the other way round.
     pub transposed: bool,
+    pub head_bias: bool,
     pub embedding_scale: f64,
     pub residual_scale: f64,
     /// What q k is multiplied by, where that is not 1/√d.
@@ -252,7 +262,7 @@ impl Relative {
             _ => false,
         };
         let qkv = match self.biases {
-            Biases::QkvBy(key) => r.flag(key, false)?,
+            Biases::QkvBy(key, default) => r.flag(key, default)?,
             Biases::Qkv => true,
             _ => all || attention_bias,
         };
@@ -276,8 +286,11 @@ impl Relative {
             norm: self.norm,
             parallel: self.parallel,
             routed: vec![None; layers],
+            router_aux_loss_coef: None,
             positions: None,
+            positions_from: 0,
             transposed: false,
+            head_bias: false,
             embedding_scale: 1.0,
             residual_scale: 1.0,
             attention_scale: None,
@@ -378,6 +391,7 @@ impl Layer<'_> {
             qkv,
             o,
             norms: None,
+            norms_behind: self.shape.qk_norm == QkNorm::HeadsBehind,
             rotary: self.shape.rotates[self.at],
             window: self.shape.windows[self.at],
             scale: self.shape.attention_scale,
@@ -392,7 +406,7 @@ impl Layer<'_> {
         let (q, kv) = (heads.queries * heads.dim, heads.keys * heads.dim);
         let widths = match self.shape.qk_norm {
             QkNorm::None => None,
-            QkNorm::Heads => Some([heads.dim; 2]),
+            QkNorm::Heads | QkNorm::HeadsBehind => Some([heads.dim; 2]),
             QkNorm::Whole => Some([q, kv]),
         };
         widths.map(|widths| {
@@ -412,13 +426,46 @@ impl Layer<'_> {
         GatedMlp { gate_up, down: self.linear(down, h, inner, mlp_bias), activation, inner }
     }
 
+    fn stacked(&mut self, [both, down]: [&str; 2], inner: usize, of: usize) -> Vec<GatedMlp> {
+        let Shape { hidden_size: h, activation, .. } = *self.shape;
+        let mut all = |piece: &str, shape: [usize; 2]| -> Vec<Linear> {
+            let stem = self.name(piece);
+            let one = |at: usize| {
+                let stacked = Stacked { name: format!("{stem}.weight"), of, at };
+                let weight = self.b.0.add_stacked(format!("{stem}.{at}.weight"), shape, Role::Routed, stacked);
+                Linear { weight, bias: None }
+            };
+            (0..of).map(one).collect()
+        };
+        let (both, down) = (all(both, [2 * inner, h]), all(down, [h, inner]));
+        let maps = both.into_iter().zip(down);
+        maps.map(|(both, down)| GatedMlp { gate_up: GateUp::Fused(both), down, activation, inner }).collect()
+    }
+
+    fn experts(&mut self, routed: Routed) -> Experts {
+        let Routed { router, experts, names, inner, number, top, normalised, stacked, .. } = routed;
+        let first = self.b.0.specs.len();
+        let router = self.linear(router, number, self.shape.hidden_size, false);
+        let experts = match stacked {
+            Some(names) => self.stacked(names, inner, number),
+            None => {
+                let names = |i: usize| names.map(|n| format!("{experts}.{i}.{n}"));
+                (0..number).map(|i| self.gated(names(i).each_ref().map(|n| &**n), inner)).collect()
+            }
+        };
+        let weights = self.b.0.specs[first..].iter_mut().filter(|spec| spec.role == Role::Weight);
+        weights.for_each(|spec| spec.role = Role::Routed);
+        Experts { router, experts, top, normalised }
+    }
+
     fn feed_forward(&mut self) -> Box<dyn AnyBlock> {
         let Shape { hidden_size: h, intermediate_size: inner, mlp_bias, activation, names, .. } = *self.shape;
-        if let Some(Routed { router, experts, names, inner, number, top, normalised }) = self.shape.routed[self.at] {
-            let router = self.linear(router, number, h, false);
-            let expert =
-                |i: usize| self.gated(names.map(|n| format!("{experts}.{i}.{n}")).each_ref().map(|n| &**n), inner);
-            return Box::new(Experts { router, experts: (0..number).map(expert).collect(), top, normalised });
+        if let Some(routed) = self.shape.routed[self.at] {
+            let experts = self.experts(routed);
+            let Some(inner) = routed.shared else { return Box::new(experts) };
+            let gate = self.linear("mlp.shared_expert_gate", 1, h, false);
+            let names = ["mlp.shared_expert.gate_proj", "mlp.shared_expert.up_proj", "mlp.shared_expert.down_proj"];
+            return Box::new(Shared { experts, gate, mlp: self.gated(names, inner) });
         }
         match names.mlp {
             MlpNames::Gated(names) => Box::new(self.gated(names, inner)),
@@ -496,8 +543,9 @@ impl Shape {
         let mut b = Builder::default();
         let (h, names, count) = (self.hidden_size, self.names, self.windows.len());
         let table = b.embedding(names.embedding, self.vocab_size, h);
-        let positions = self.positions.map(|name| b.embedding(name, self.max_position_embeddings, h));
-        let embedding = Embedding { table, scale: self.embedding_scale, positions };
+        let offset = self.positions_from;
+        let positions = self.positions.map(|name| b.embedding(name, self.max_position_embeddings + offset, h));
+        let embedding = Embedding { table, scale: self.embedding_scale, positions, offset };
         let layers: Vec<_> =
             (0..count).map(|at| Recompute(Layer { shape: self, b: &mut b, at }.block(at + 1 == count))).collect();
         let norm = self.norm(&mut b, names.norm);
@@ -507,6 +555,8 @@ impl Shape {
             HeadKind::Vocabulary if self.tie_word_embeddings => table,
             HeadKind::Vocabulary => b.linear(names.head, self.vocab_size, h, false).weight,
         };
+        let bias = self.head_bias && kind == HeadKind::Vocabulary;
+        let head_bias = bias.then(|| b.0.add(format!("{}.bias", names.head), &[self.vocab_size], Role::Bias));
         let mut windows = self.windows.clone();
         windows.sort_unstable();
         windows.dedup();
@@ -534,12 +584,14 @@ impl Shape {
             head: kind,
             eos_token_ids: r.token_ids("eos_token_id")?,
             text_of: None,
+            router_aux_loss_coef: self.router_aux_loss_coef.filter(|_| self.routed.iter().any(Option::is_some)),
             inventory: b.0,
             network: Arc::new(Network {
                 embedding,
                 layers,
                 norm,
                 head,
+                head_bias,
                 head_name: names.head,
                 logits_scale: if text { self.logits_scale } else { 1.0 },
                 logits_cap: self.logits_cap.filter(|_| text),

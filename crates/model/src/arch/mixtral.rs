@@ -1,6 +1,6 @@
 //! `mixtral`: Mistral with experts in place of each feed-forward part.
 
-use super::llama::{Biases, Relative, Routed, Switch, absent, windows};
+use super::llama::{Biases, Relative, Routed, Shape, Switch, windows};
 use super::rope::Turning;
 use super::{Architecture, Reader};
 use crate::config::ModelConfig;
@@ -30,19 +30,26 @@ fn read(r: &mut Reader<'_>) -> Result<ModelConfig, Error> {
         names: ["w1", "w3", "w2"],
         inner: shape.intermediate_size,
         number,
-        top: top(r, 2, number)?,
+        top: top(r, &mut shape, 2, number, 0.001)?,
         normalised: true,
+        shared: None,
+        stacked: None,
     };
     shape.routed.fill(Some(routed));
     shape.config(r)
 }
 
-/// How many experts a token goes through, of `number`. The loss that balances them is not implemented: where the
-/// configuration asks for it, it is refused. `router_aux_loss_coef` alone, which every such configuration has, asks for
-/// nothing.
-pub(super) fn top(r: &mut Reader<'_>, default: usize, number: usize) -> Result<usize, Error> {
-    absent(r, "output_router_logits", "the loss that balances experts is not implemented; set it to false")?;
-    r.number("router_aux_loss_coef", 0.0)?;
+/// How many experts a token goes through, of `number`; and what the loss that balances them is multiplied by where a run
+/// doesn't say it, of that default. Whether that loss is added, the run says: `output_router_logits` changes nothing.
+pub(super) fn top(
+    r: &mut Reader<'_>,
+    shape: &mut Shape,
+    default: usize,
+    number: usize,
+    coefficient: f64,
+) -> Result<usize, Error> {
+    r.flag("output_router_logits", false)?;
+    shape.router_aux_loss_coef = Some(r.number("router_aux_loss_coef", coefficient)?);
     let top = r.size("num_experts_per_tok", Some(default))?;
     if top > number {
         return Err(r.refuse("num_experts_per_tok", format!("expected at most the {number} experts, got {top}")));

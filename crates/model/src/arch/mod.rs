@@ -6,6 +6,7 @@
 
 mod cohere2;
 mod ernie4_5;
+mod exaone4;
 mod gemma;
 mod gemma2;
 mod gemma3_text;
@@ -13,14 +14,20 @@ mod glm4;
 mod gpt2;
 mod gpt_neox;
 mod granite;
+mod granitemoe;
+mod hunyuan_v1_dense;
 mod llama;
 mod mistral;
 mod mixtral;
 mod olmo;
 mod olmo2;
+mod olmo3;
 mod olmoe;
+mod opt;
+mod phi;
 mod phi3;
 mod qwen2;
+mod qwen2_moe;
 mod qwen3;
 mod qwen3_moe;
 mod reader;
@@ -59,6 +66,7 @@ inventory::collect!(Architecture);
 const ARCHITECTURES: &[Architecture] = &[
     cohere2::ARCHITECTURE,
     ernie4_5::ARCHITECTURE,
+    exaone4::ARCHITECTURE,
     gemma::ARCHITECTURE,
     gemma2::ARCHITECTURE,
     gemma3_text::ARCHITECTURE,
@@ -66,14 +74,20 @@ const ARCHITECTURES: &[Architecture] = &[
     gpt2::ARCHITECTURE,
     gpt_neox::ARCHITECTURE,
     granite::ARCHITECTURE,
+    granitemoe::ARCHITECTURE,
+    hunyuan_v1_dense::ARCHITECTURE,
     llama::ARCHITECTURE,
     mistral::ARCHITECTURE,
     mixtral::ARCHITECTURE,
     olmo::ARCHITECTURE,
     olmo2::ARCHITECTURE,
+    olmo3::ARCHITECTURE,
     olmoe::ARCHITECTURE,
+    opt::ARCHITECTURE,
+    phi::ARCHITECTURE,
     phi3::ARCHITECTURE,
     qwen2::ARCHITECTURE,
+    qwen2_moe::ARCHITECTURE,
     qwen3::ARCHITECTURE,
     qwen3_moe::ARCHITECTURE,
     smollm3::ARCHITECTURE,
@@ -156,6 +170,8 @@ pub struct Network {
     pub norm: Norm,
     /// The head `[vocab, hidden]`: the embedding itself where they are tied; `[1, hidden]` in a reward model.
     pub head: ParamId,
+    /// What the head adds to logits, `[vocab]`.
+    pub head_bias: Option<ParamId>,
     /// What a checkpoint calls a head of its own, whether it has one or not.
     pub head_name: &'static str,
     /// What logits are multiplied by.

@@ -21,8 +21,10 @@ fn read(r: &mut Reader<'_>) -> Result<ModelConfig, Error> {
         names: ["gate_proj", "up_proj", "down_proj"],
         inner: shape.intermediate_size,
         number,
-        top: top(r, 8, number)?,
+        top: top(r, &mut shape, 8, number, 0.01)?,
         normalised: r.flag("norm_topk_prob", false)?,
+        shared: None,
+        stacked: None,
     };
     shape.routed.fill(Some(routed));
     shape.config(r)

@@ -25,15 +25,17 @@ fn read(r: &mut Reader<'_>) -> Result<ModelConfig, Error> {
         names: ["gate_proj", "up_proj", "down_proj"],
         inner: r.size("moe_intermediate_size", Some(768))?,
         number,
-        top: top(r, 8, number)?,
+        top: top(r, &mut shape, 8, number, 0.001)?,
         normalised: r.flag("norm_topk_prob", false)?,
+        shared: None,
+        stacked: None,
     };
     sparse(&mut shape, routed, r)?;
     shape.config(r)
 }
 
 /// Puts experts where `decoder_sparse_step` and `mlp_only_layers` leave room for them.
-fn sparse(shape: &mut Shape, routed: Routed, r: &mut Reader<'_>) -> Result<(), Error> {
+pub(super) fn sparse(shape: &mut Shape, routed: Routed, r: &mut Reader<'_>) -> Result<(), Error> {
     let step = r.size("decoder_sparse_step", Some(1))?;
     let dense = match r.get("mlp_only_layers").cloned() {
         None => Vec::new(),

@@ -103,6 +103,24 @@ pub fn long(r: &mut Reader<'_>, max_position: usize, original: usize, default: T
     rope_of(r, key, &table, max_position, Turning { theta, part: Some(part), ..default })
 }
 
+/// The same, where a type `dynamic` with a fixed `alpha` stretches the base, whatever the length of a text.
+///
+/// # Errors
+/// As [`rope`], and `alpha` without the width of a head.
+pub fn stretched(r: &mut Reader<'_>, max_position: usize, default: Turning) -> Result<Rope, Error> {
+    let key = if r.get("rope_scaling").is_some() { "rope_scaling" } else { "rope_parameters" };
+    let table = r.get(key).cloned().unwrap_or_default();
+    let kind = ["rope_type", "type"].iter().find_map(|k| table.get(*k)?.as_str());
+    let alpha = table.get("alpha").and_then(Value::as_f64).filter(|a| *a > 0.0);
+    let (Some("dynamic"), Some(alpha)) = (kind, alpha) else { return rope(r, max_position, default) };
+    r.get("rope_parameters");
+    let theta = r.number("rope_theta", default.theta)?;
+    let theta = table.get("rope_theta").and_then(Value::as_f64).unwrap_or(theta);
+    let d = r.size("head_dim", None)? as f64;
+    let theta = sound(r, theta * alpha.powf(d / (d - 2.0)))?;
+    Ok(Rope { theta, scaling: RopeScaling::None, part: 1.0, interleaved: default.interleaved })
+}
+
 /// Those of layers that see all tokens and of layers with a window, whose tables lie side by side in the new style. In the
 /// old one, `rope_scaling` is of the former alone; `local` is the base of the latter.
 ///

@@ -19,7 +19,7 @@ fn read(r: &mut Reader<'_>) -> Result<ModelConfig, Error> {
         turning: Turning { theta: 10_000.0, part: Some(0.25), interleaved: false },
         eps: ("layer_norm_eps", 1e-5),
         max_position_embeddings: 4096,
-        biases: Biases::QkvBy("use_qkv_bias"),
+        biases: Biases::QkvBy("use_qkv_bias", false),
         names: if parallel { &TOGETHER } else { &Names::LLAMA },
         norm: NormKind::Layer { bias: true },
         parallel,

@@ -12,3 +12,9 @@ pub(crate) fn of(model_type: &str) -> Option<&'static [&'static str]> {
         _ => return None,
     })
 }
+
+/// Whether PEFT takes the names of routers and experts, and "all-linear", for the weights that are stacked in transformers
+/// (`_MODEL_TO_CONVERSION_PATTERN`); elsewhere such names are those of other maps alone.
+pub(crate) fn stacked(model_type: &str) -> bool {
+    matches!(model_type, "mixtral" | "olmoe" | "qwen3_moe")
+}

@@ -17,6 +17,8 @@ pub struct Attention {
     pub o: Linear,
     /// Norms of the queries and of the keys, of each head or of all together.
     pub norms: Option<[Norm; 2]>,
+    /// Whether these come behind the positions, not before them.
+    pub norms_behind: bool,
     /// Which rotary embedding of the network turns queries and keys.
     pub rotary: Option<usize>,
     /// How many positions back a token sees, itself included; none: all.
@@ -89,7 +91,7 @@ impl Qkv {
 /// What the backward pass wants.
 #[derive(Debug)]
 pub struct Saved {
-    /// Query and key before their norms, where there are any.
+    /// Queries and keys before their norms, where there are any.
     unnormed: Option<[Tensor<2>; 2]>,
     q: Tensor<2>,
     k: Tensor<2>,
@@ -100,21 +102,35 @@ pub struct Saved {
 }
 
 impl Attention {
-    /// Queries and keys before their norms where there are any, then queries, keys and values with positions applied.
+    /// Queries and keys before their norms where there are any, then queries, keys and values, normed and turned.
     fn project(&self, cx: &Cx<'_>, x: &Tensor<2>) -> (Option<[Tensor<2>; 2]>, [Tensor<2>; 3]) {
         let [mut q, mut k, v] = self.qkv.apply(cx, x, self.heads);
         let mut unnormed = None;
+        if self.norms_behind {
+            (q, k) = self.turned(cx, q, k);
+        }
         if let Some([of_q, of_k]) = &self.norms {
             let normed = [of_q.apply(cx, &q).0, of_k.apply(cx, &k).0];
             unnormed = Some([q, k]);
             [q, k] = normed;
         }
-        if let Some(at) = self.rotary {
-            let turns = &cx.batch.rotary[at];
-            (q, k) = cx.timed("rotary", || (turns.turn(cx, q), turns.turn(cx, k)));
+        if !self.norms_behind {
+            (q, k) = self.turned(cx, q, k);
         }
         q = self.scaled(q);
         (unnormed, [q, k, v])
+    }
+
+    fn turned(&self, cx: &Cx<'_>, q: Tensor<2>, k: Tensor<2>) -> (Tensor<2>, Tensor<2>) {
+        let Some(at) = self.rotary else { return (q, k) };
+        let turns = &cx.batch.rotary[at];
+        cx.timed("rotary", || (turns.turn(cx, q), turns.turn(cx, k)))
+    }
+
+    fn turned_back(&self, cx: &Cx<'_>, dq: Tensor<2>, dk: Tensor<2>) -> (Tensor<2>, Tensor<2>) {
+        let Some(at) = self.rotary else { return (dq, dk) };
+        let turns = &cx.batch.rotary[at];
+        cx.timed("rotary", || (turns.turn_back(cx, dq), turns.turn_back(cx, dk)))
     }
 
     /// The kernels multiply by 1/√d: here is the rest.
@@ -156,13 +172,15 @@ impl Block for Attention {
             cx.kernels.attention.backward(&d_attended, [&q, &k, &v], made, mask, self.heads)
         });
         dq = self.scaled(dq);
-        if let Some(at) = self.rotary {
-            let turns = &cx.batch.rotary[at];
-            (dq, dk) = cx.timed("rotary", || (turns.turn_back(cx, dq), turns.turn_back(cx, dk)));
+        if !self.norms_behind {
+            (dq, dk) = self.turned_back(cx, dq, dk);
         }
         if let (Some([of_q, of_k]), Some([q, k])) = (&self.norms, unnormed) {
             dq = of_q.backward(cx, q, (), dq, grads);
             dk = of_k.backward(cx, k, (), dk, grads);
+        }
+        if self.norms_behind {
+            (dq, dk) = self.turned_back(cx, dq, dk);
         }
         self.qkv.pull_back(cx, &x, [dq, dk, dv], self.heads, grads)
     }

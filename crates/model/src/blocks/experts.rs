@@ -45,12 +45,11 @@ struct Route {
 
 impl Experts {
     /// Of each expert, the rows of its tokens, in rising order.
-    fn choose(&self, probabilities: &Tensor<2>) -> Vec<Vec<u32>> {
+    fn choose(&self, probabilities: &[f32]) -> Vec<Vec<u32>> {
         let n = self.experts.len();
-        let host: Vec<f32> = probabilities.to_data().try_to_vec().expect("probabilities are f32");
         let mut rows = vec![Vec::new(); n];
         let mut order: Vec<usize> = Vec::with_capacity(n);
-        for (row, p) in host.chunks_exact(n).enumerate() {
+        for (row, p) in probabilities.chunks_exact(n).enumerate() {
             order.clear();
             order.extend(0..n);
             // Of equals the first, so that a token's experts follow from its probabilities alone.
@@ -80,7 +79,11 @@ impl Block for Experts {
     fn forward(&self, cx: &Cx<'_>, x: Tensor<2>) -> (Tensor<2>, Saved) {
         let ([tokens, width], n) = (x.dims(), self.experts.len());
         let probabilities = softmax(self.router.apply(cx, &x).cast(DType::F32), 1);
-        let all = self.choose(&probabilities);
+        let host: Vec<f32> = probabilities.to_data().try_to_vec().expect("probabilities are f32");
+        let all = self.choose(&host);
+        if let Some(balance) = &cx.batch.balance {
+            balance.add(&host, &all);
+        }
         let mut chosen = vec![0f32; tokens * n];
         for (e, rows) in all.iter().enumerate() {
             rows.iter().for_each(|row| chosen[*row as usize * n + e] = 1.0);
@@ -126,6 +129,9 @@ impl Block for Experts {
         if self.normalised {
             let sum = (probabilities.clone() * chosen.clone()).sum_dim(1);
             dp = (dp.clone() - (dp * weights).sum_dim(1)) * chosen / sum;
+        }
+        if let Some(slope) = cx.batch.balance.as_ref().and_then(|b| b.slope(&device)) {
+            dp = dp + slope;
         }
         let dz = probabilities.clone() * (dp.clone() - (dp * probabilities).sum_dim(1));
         self.router.pull_back(cx, &x, &dz.cast(dy.dtype()), Some(dx), grads)

@@ -6,6 +6,7 @@
 
 mod adapter;
 mod attention;
+mod balance;
 mod embedding;
 mod experts;
 mod linear;
@@ -14,9 +15,11 @@ mod norm;
 mod parallel;
 mod recompute;
 mod residual;
+mod shared;
 
 pub use adapter::Adapter;
 pub use attention::{Attention, Qkv};
+pub use balance::Balance;
 pub use embedding::Embedding;
 pub use experts::Experts;
 pub use linear::Linear;
@@ -25,6 +28,7 @@ pub use norm::{Norm, Normed};
 pub use parallel::Parallel;
 pub use recompute::Recompute;
 pub use residual::Residual;
+pub use shared::Shared;
 
 use std::any::Any;
 use std::collections::BTreeMap;
@@ -89,13 +93,18 @@ pub struct Batch {
     pub positions: Tensor<1, Int>,
     /// The number of input tokens.
     pub tokens: usize,
+    /// Where the loss that balances experts is wanted: what they tell it.
+    pub balance: Option<Balance>,
 }
 
 impl Batch {
     /// What layers of these rotary embeddings and windows share on a batch.
     pub fn new(layout: &Layout, rotary: &[Rotary], windows: &[Option<usize>], device: &Device) -> Self {
         let masks = windows.iter().map(|w| (*w, Mask::new(&layout.rows, *w, device)));
-        let mut kept = layout.predictors.clone();
+        let mut kept = match layout.whole {
+            true => (0..layout.tokens() as u32).collect(),
+            false => layout.predictors.clone(),
+        };
         kept.sort_unstable();
         kept.dedup();
         let readers = layout.predictors.iter().map(|p| kept.binary_search(p).expect("kept holds all") as u32).collect();
@@ -107,6 +116,7 @@ impl Batch {
             ids: ints(layout.ids.clone(), device),
             positions: ints(layout.positions.clone(), device),
             tokens: layout.tokens(),
+            balance: None,
         }
     }
 
@@ -125,6 +135,7 @@ impl Batch {
             ids: ints(texts.iter().flat_map(|(new, _)| new.iter().copied()).collect(), device),
             tokens: positions.len(),
             positions: ints(positions, device),
+            balance: None,
         }
     }
 

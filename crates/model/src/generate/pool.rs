@@ -34,7 +34,7 @@ impl<'a> Pool<'a> {
         let cache = Cache::new(decoder.config.num_hidden_layers);
         let head = decoder.config.network.head;
         let pack = |(i, spec): (usize, &Spec)| {
-            let wanted = spec.role == Role::Weight || i == head.index();
+            let wanted = matches!(spec.role, Role::Weight | Role::Routed) || i == head.index();
             wanted.then(|| decoder.kernels.linear.pack(decoder.params.get(ParamId(i)))).flatten()
         };
         let packed = decoder.specs().iter().enumerate().map(pack).collect();
@@ -120,7 +120,7 @@ impl<'a> Pool<'a> {
         }
         let (normed, _) = network.norm.apply(&cx, &h);
         let normed = network.scaled(normed);
-        let head = Linear { weight: network.head, bias: None };
+        let head = Linear { weight: network.head, bias: network.head_bias };
         cx.timed("head forward", || d.kernels.linear.extend_into(&normed, head.map(&cx), &mut self.logits));
         if let Some(cap) = network.logits_cap {
             let cap = cap as f32;
