@@ -181,7 +181,8 @@ fn fewer_bits_train_and_say_what_they_keep() {
         let done = desk.align(out, &["--backend", "flex", key, value, "--max_steps", "3"]);
         assert!(done.status.success(), "{out}: {}", text(&done.stderr));
         let unit = Kernels::on(&Backend::device("flex").unwrap()).linear.half_unit();
-        let said = unit.map_or("bf16 saves memory, not time".to_owned(), |u| format!("bfloat16 by this processor's {u}"));
+        let said =
+            unit.map_or("bf16 saves memory, not time".to_owned(), |u| format!("bfloat16 by this processor's {u}"));
         assert_eq!(text(&done.stderr).contains(&said), key != "--fp16", "{out}: {}", text(&done.stderr));
         assert_eq!(kept(out), dtype, "{out}");
         let config: Value = serde_json::from_slice(&fs::read(desk.path(out).join("config.json")).unwrap()).unwrap();
