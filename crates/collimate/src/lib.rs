@@ -18,6 +18,7 @@ mod output;
 mod progress;
 mod reward_model;
 mod signals;
+mod tensorboard;
 
 pub use collimate_backend as backend;
 pub use collimate_core as core;
