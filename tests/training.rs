@@ -775,6 +775,41 @@ fn curves_are_drawn_of_one_run_or_several() {
 }
 
 #[test]
+fn a_card_says_what_was_done_and_is_nobody_elses() {
+    let desk = Desk::new();
+    desk.write("model/README.md", "---\nlicense: apache-2.0\n---\n# Base\n");
+    let more = ["--eval_split", "0.25", "--method", "averaged-dpo", "--beta", "2"];
+    desk.trained("align", "pairs.jsonl", "out", &more);
+    let card = text(&desk.read("out/README.md"));
+    assert!(
+        card.starts_with("---\nlicense: apache-2.0\nlibrary_name: transformers\npipeline_tag: text-generation\n"),
+        "{card}"
+    );
+    for part in [
+        "\n# out\n",
+        "`averaged-dpo`, ",
+        "| averaging | `mean` |",
+        "| optimality | `reverse_kl` | beta = 2 |",
+        "| train | 24 | 24 | 24 |",
+        "| `eval_loss` |",
+        "![Curves of training](curves.svg)",
+        "| `learning_rate` | 0.0010 |",
+    ] {
+        assert!(card.contains(part), "no {part:?} in {card}");
+    }
+    assert!(text(&desk.read("out/curves.svg")).starts_with("<svg"));
+    assert!(!card.contains(&desk.root.path().display().to_string()), "{card}");
+    // A run over it writes its own; what somebody has changed is left, and that is said.
+    desk.trained("sft", "pairs.jsonl", "out", &["--overwrite_output_dir", "true"]);
+    assert!(text(&desk.read("out/README.md")).contains("fine-tuned on texts"));
+    desk.write("out/README.md", &text(&desk.read("out/README.md")).replace("# out", "# Mine"));
+    let mine = desk.read("out/README.md");
+    let run = desk.trained("reward", "pairs.jsonl", "out", &["--overwrite_output_dir", "true"]);
+    assert_eq!(desk.read("out/README.md"), mine);
+    assert!(text(&run.stderr).contains("README.md is not this program's, or was changed"), "{}", text(&run.stderr));
+}
+
+#[test]
 fn shells_and_manuals_know_every_command() {
     let desk = Desk::new();
     for shell in ["bash", "zsh", "fish"] {

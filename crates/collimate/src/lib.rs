@@ -8,6 +8,8 @@
 #[macro_use]
 mod say;
 
+mod card;
+
 pub mod cli;
 mod commands;
 pub mod config;

@@ -12,6 +12,7 @@ use collimate_train::{Best, Progress, Settings, State, StepInfo, content};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
+use crate::card;
 use crate::measure::Measured;
 use crate::tensorboard::{self, Events};
 
@@ -377,6 +378,7 @@ impl Output {
                 _ => {}
             }
         }
+        card::clear(&self.folder)?;
         // First, as it is what tells a run's folder from others.
         write_whole(&self.folder.join(CONFIG), config.as_bytes())?;
         let open = |name: &str| {

@@ -82,10 +82,10 @@ fn shown(metric: impl Fn(&str) -> Option<f64>) -> Vec<String> {
             .filter_map(|(key, word, digits, signed)| {
                 let value = metric(key)?;
                 let number = if *signed { format!("{value:+.digits$}") } else { format!("{value:.digits$}") };
-                Some(format!("{word:<9}{number:>9}"))
+                Some(format!("{word:<8}{number:>8}"))
             })
             .collect();
-        (!cells.is_empty()).then(|| format!("{head:<12}{}", cells.join("   ")))
+        (!cells.is_empty()).then(|| format!("{head:<11}{}", cells.join("  ")))
     };
     SHOWN.iter().filter_map(row).collect()
 }
@@ -177,16 +177,18 @@ impl Progress {
         let mut lines = vec![String::new()];
         lines.extend(shown(|name| s.metric(name)));
         if let (Some(norm), Some(first)) = (self.grad_norm, lines.get_mut(1)) {
-            *first += &format!("   norm {norm:>9.4}");
+            *first += &format!("  norm{norm:>9.4}");
         }
-        let memory = self.memory.map_or_else(String::new, |(now, most)| format!("   memory {now} MiB, at most {most}"));
         lines.push(format!(
-            "{:<12}{:.0} tokens/s   {} a step   {} left{memory}",
+            "{:<11}{:.0} tokens/s  {} a step  {} left",
             "speed",
             self.rate(),
             seconds(self.seconds / self.steps.max(1) as f64),
             self.left(s)
         ));
+        if let Some((now, most)) = self.memory {
+            lines.push(format!("{:<11}{now} MiB, at most {most}", "memory"));
+        }
         let width = usize::from(console::Term::stderr().size().1).saturating_sub(1);
         lines.iter().map(|line| line.chars().take(width).collect()).collect::<Vec<String>>().join("\n")
     }

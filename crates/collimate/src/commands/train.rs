@@ -18,6 +18,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
+use crate::card::Card;
 use crate::config::{self, Resume, Run, What};
 use crate::generations::Watch;
 use crate::output::{self, Content, Output, Saved, use_cache};
@@ -405,6 +406,23 @@ fn go<T: Trained>(mut run: Run, task: T, quiet: bool, profile: Profile) -> Resul
     let shares = Shares::of(&profile, &steps);
     let mut written = vec![output.finish(), output.report("data_report.json", &reports)];
     written.extend(shares.as_ref().map(|s| output.report("profile.json", s)));
+    let name = |source: &Source| source.path.to_string_lossy().into_owned();
+    let card = Card {
+        kind: run.kind,
+        model: &run.model,
+        base: &checkpoint.folder,
+        adapter: checkpoint.lora().is_some(),
+        datasets: run.data.iter().map(name).filter(|n| hub::is_name(n) && !Path::new(n).exists()).collect(),
+        config: &run.effective,
+        data: &reports,
+        backend: &backend,
+        best: best.map(|b| b.step),
+    };
+    written.push(card.write(output.folder()).map(|done| {
+        if !done && !quiet {
+            say!("README.md is not this program's, or was changed, and stays as it is");
+        }
+    }));
     let summary = progress.finish();
     let mut text = format!("{summary}\nsaved to {}", output.folder().display());
     if let Some(shares) = shares {
