@@ -262,6 +262,9 @@ fn the_best_checkpoint_is_kept_and_loaded() {
         assert_eq!(checkpoints(&desk.path(out)), stay, "{out} from {from}");
     }
     assert!(weights("on") == weights("few"));
+    // From the last step there is nothing more to train: the result is written, elsewhere too.
+    done("end", &["--resume_from_checkpoint", &desk.arg("all/checkpoint-22")]);
+    assert!(weights("end") == weights("all") && desk.path("end/README.md").is_file());
     fs::remove_dir_all(desk.path(&folder)).unwrap();
     let from = desk.arg("all/checkpoint-22");
     let gone = ran("gone", &[&more[..], &["--resume_from_checkpoint", &from]].concat());

@@ -15,6 +15,7 @@ use collimate_train::content;
 use serde_json::{Map, Value};
 
 use crate::config::Kind;
+use crate::output::METRICS;
 
 const README: &str = "README.md";
 const CURVES: &str = "curves.svg";
@@ -87,6 +88,11 @@ fn origin(card: &Card<'_>) -> Option<String> {
     config["_name_or_path"].as_str().filter(|n| hub::is_name(n)).map(str::to_owned)
 }
 
+/// The name of a folder.
+fn named(folder: &Path) -> String {
+    folder.file_name().map_or_else(|| folder.display().to_string(), |n| n.to_string_lossy().into_owned())
+}
+
 /// A number, short.
 fn short(v: &Value) -> String {
     match v.as_f64() {
@@ -104,7 +110,12 @@ impl Card<'_> {
         if theirs(&path)? {
             return Ok(false);
         }
-        let curves = Curves::read(folder)?;
+        // A run that went on from its last step elsewhere has no line of its own.
+        let empty = fs::metadata(folder.join(METRICS)).is_ok_and(|m| m.len() == 0);
+        let curves = match empty {
+            true => Curves { name: named(folder), lines: Vec::new() },
+            false => Curves::read(folder)?,
+        };
         let figures = curves::figures(std::slice::from_ref(&curves))?;
         if let Some(first) = figures.first() {
             write_whole(&folder.join(CURVES), first.file().as_bytes())?;
@@ -136,9 +147,7 @@ impl Card<'_> {
         let pipeline = if self.kind == Kind::Reward { "text-classification" } else { "text-generation" };
         let _ = write!(front, "library_name: {library}\npipeline_tag: {pipeline}\ntags:\n- collimate\n- {task}\n---\n");
 
-        let name =
-            |p: &Path| p.file_name().map_or_else(|| p.display().to_string(), |n| n.to_string_lossy().into_owned());
-        let from = origin.unwrap_or_else(|| name(self.model));
+        let from = origin.unwrap_or_else(|| named(self.model));
         let mut t = format!("\n# {}\n\n", curves.name);
         let _ = match self.kind {
             Kind::Align => writeln!(t, "`{from}`, aligned on preference pairs.\n\n## Method\n\n{}", self.method()?),
@@ -238,6 +247,6 @@ mod tests {
     fn a_card_that_was_changed_is_not_ours() {
         let card = format!("a\n{MARK}{} -->\nb\n", content::words("a\nb\n"));
         assert_eq!(hashed(&card), Some(true));
-        assert_eq!((hashed(&card.replace('b', "c")), hashed("a\n")), (Some(false), None));
+        assert_eq!((hashed(&card.replace("\nb\n", "\nc\n")), hashed("a\n")), (Some(false), None));
     }
 }

@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, TryLockError};
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, BufRead, BufReader, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail};
-use collimate_model::files::{beside, read_at_most, read_settings, sweep, sync_folder};
+use collimate_model::files::{Aside, beside, read_at_most, read_settings, sweep, sync_folder};
 use collimate_model::{Checkpoint, Decoder, Moments, remove_saved, write_whole};
 use collimate_train::{Best, Progress, Settings, State, StepInfo, content};
 use serde::{Deserialize, Serialize};
@@ -17,7 +17,7 @@ use crate::measure::Measured;
 use crate::tensorboard::{self, Events};
 
 const CONFIG: &str = "collimate.toml";
-const METRICS: &str = "metrics.jsonl";
+pub(crate) const METRICS: &str = "metrics.jsonl";
 const TIMING: &str = "timing.jsonl";
 const STATE: &str = "collimate_state.json";
 /// The same for readers of transformers' checkpoints.
@@ -431,7 +431,7 @@ impl Output {
     ) -> Result<()> {
         let folder = self.checkpoint(state.progress.step);
         let aside = beside(&folder);
-        let theirs = self.trainer_state(state, settings)?;
+        let theirs = |inside: &Path| self.trainer_state(inside, state, settings);
         let written = write_checkpoint(&aside, checkpoint, state, &theirs, config, content).and_then(|()| {
             if folder.exists() {
                 retire(&folder)?;
@@ -445,13 +445,10 @@ impl Output {
         written
     }
 
-    /// The state as transformers writes it, with all lines of metrics so far.
-    fn trainer_state(&self, state: &State<'_>, settings: &Settings) -> Result<String> {
+    /// Writes the state as transformers does, with all lines of metrics so far, which are never in memory together.
+    fn trainer_state(&self, inside: &Path, state: &State<'_>, settings: &Settings) -> Result<()> {
         let p = &state.progress;
         let lines = self.metrics.as_ref().expect("begun before anything is saved");
-        let written = fs::read_to_string(&lines.path).with_context(|| lines.path.display().to_string())?;
-        let all = [&self.earlier[..], &written, &lines.pending];
-        let history: Vec<_> = all.iter().flat_map(|t| t.lines()).map(|line| format!("    {line}")).collect();
         let best = p.best_saved.map(|b| self.best(b).display().to_string());
         let waited = match settings.early_stopping_patience {
             0 => json!({}),
@@ -486,8 +483,21 @@ impl Output {
             "trial_name": null,
             "trial_params": null,
         });
-        let history = format!("\"log_history\": [\n{}\n  ]", history.join(",\n"));
-        Ok(serde_json::to_string_pretty(&table)?.replacen("\"log_history\": []", &history, 1) + "\n")
+        let text = serde_json::to_string_pretty(&table)?;
+        let (head, tail) = text.split_once("\"log_history\": []").expect("it is in the table");
+        let failed = || lines.path.display().to_string();
+        let written = File::open(&lines.path).with_context(failed)?;
+        let size = written.metadata().with_context(failed)?.len() + self.earlier.len() as u64;
+        let mut to = Aside::new(&inside.join(TRAINER_STATE), size)?;
+        to.write(format!("{head}\"log_history\": [").as_bytes())?;
+        let known = self.earlier.lines().map(|l| Ok(l.to_owned()));
+        let pending = lines.pending.lines().map(|l| Ok(l.to_owned()));
+        for (i, line) in known.chain(BufReader::new(written).lines()).chain(pending).enumerate() {
+            let between = if i == 0 { "" } else { "," };
+            to.write(format!("{between}\n    {}", line.with_context(failed)?).as_bytes())?;
+        }
+        to.write(format!("\n  ]{tail}\n").as_bytes())?;
+        Ok(to.place()?)
     }
 
     /// The checkpoint of an evaluation: here, or beside the one that the run goes on from.
@@ -572,13 +582,13 @@ fn write_checkpoint(
     folder: &Path,
     checkpoint: &Checkpoint,
     state: &State<'_>,
-    trainer_state: &str,
+    trainer_state: &dyn Fn(&Path) -> Result<()>,
     config: &Map<String, Value>,
     content: &Content,
 ) -> Result<()> {
     checkpoint.save(state.policy.parameters(), folder)?;
     checkpoint.save_moments(state.moments, &folder.join(MOMENTS))?;
-    write_whole(&folder.join(TRAINER_STATE), trainer_state.as_bytes())?;
+    trainer_state(folder)?;
     let mut files = BTreeMap::new();
     for entry in fs::read_dir(folder).with_context(|| folder.display().to_string())? {
         let path = entry?.path();
@@ -618,7 +628,7 @@ impl Saved {
     }
 
     /// The best of the checkpoints that the run had saved.
-    pub fn best(&self) -> Option<Best> {
+    pub fn best_saved(&self) -> Option<Best> {
         self.progress.best_saved
     }
 

@@ -50,8 +50,13 @@ fn short(metric: impl Fn(&str) -> Option<f64>, digits: usize) -> String {
     text
 }
 
-/// What a display says of a step: a line each of pairs of a word and a number, with what stands before them.
-const SHOWN: [(&str, &[(&str, &str, usize, bool)]); 3] = [
+/// A metric, the word for it, its digits, and whether it has a sign.
+type Cell = (&'static str, &'static str, usize, bool);
+/// What stands before a line, and what is in it.
+type Row = (&'static str, &'static [Cell]);
+
+/// What a display says of a step.
+const SHOWN: [Row; 3] = [
     (
         "",
         &[
@@ -76,7 +81,7 @@ const SHOWN: [(&str, &[(&str, &str, usize, bool)]); 3] = [
 
 /// The lines of a display, of those metrics that there are.
 fn shown(metric: impl Fn(&str) -> Option<f64>) -> Vec<String> {
-    let row = |(head, of): &(&str, &[(&str, &str, usize, bool)])| {
+    let row = |(head, of): &Row| {
         let cells: Vec<String> = of
             .iter()
             .filter_map(|(key, word, digits, signed)| {

@@ -109,7 +109,7 @@ fn go<T: Trained>(mut run: Run, task: T, quiet: bool, profile: Profile) -> Resul
     let (precision, _) = run.settings.precision();
     precision.check(&device).with_context(|| format!("backend {backend}"))?;
     let saved = resume.as_deref().map(Saved::open).transpose()?;
-    if let (true, Some(best)) = (run.settings.load_best_model_at_end, saved.as_ref().and_then(Saved::best))
+    if let (true, Some(best)) = (run.settings.load_best_model_at_end, saved.as_ref().and_then(Saved::best_saved))
         && !output.best(best).is_dir()
     {
         bail!(
