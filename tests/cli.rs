@@ -165,6 +165,139 @@ fn a_resumed_run_continues_as_if_it_had_never_stopped() {
     assert!(text(&run.stderr).contains("`seed` is 1"), "{}", text(&run.stderr));
 }
 
+/// The steps of the checkpoints in a folder.
+fn checkpoints(folder: &std::path::Path) -> Vec<u64> {
+    let names = fs::read_dir(folder).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap());
+    let mut steps: Vec<_> = names.filter_map(|n| n.strip_prefix("checkpoint-")?.parse().ok()).collect();
+    steps.sort();
+    steps
+}
+
+#[test]
+fn the_best_checkpoint_is_kept_and_loaded() {
+    let desk = Desk::new();
+    let ran = |out: &str, more: &[&str]| {
+        let usual = ["--eval_split", "0.25", "--eval_steps", "2", "--save_steps", "4", "--learning_rate", "3e-2"];
+        let best = ["--load_best_model_at_end", "true", "--backend", "flex"];
+        let steps = if more.contains(&"--max_steps") { &[][..] } else { &["--max_steps", "22"] };
+        desk.align(out, &[&usual[..], &best, steps, more].concat())
+    };
+    let done = |out: &str, more: &[&str]| {
+        let run = ran(out, more);
+        assert!(run.status.success(), "{out}, {more:?}: {}", text(&run.stderr));
+        text(&run.stderr)
+    };
+    let weights = |name: &str| fs::read(desk.path(name).join("model.safetensors")).unwrap();
+    let state = |name: &str| -> Value {
+        serde_json::from_slice(&fs::read(desk.path(name).join("trainer_state.json")).unwrap()).unwrap()
+    };
+    let said = done("all", &[]);
+    // The last step is saved too, though no multiple of 4: it may be the best.
+    assert_eq!(checkpoints(&desk.path("all")), [4, 8, 12, 16, 20, 22]);
+    let lines = metrics(&desk.path("all"));
+    let saved = lines
+        .iter()
+        .filter(|l| l["eval_loss"].is_number() && (l["step"] == 22 || l["step"].as_u64().unwrap() % 4 == 0));
+    let loss = |l: &&Value| l["eval_loss"].as_f64().unwrap();
+    let best = saved.min_by(|a, b| loss(a).total_cmp(&loss(b))).unwrap()["step"].as_u64().unwrap();
+    assert_ne!(best, 22, "the loss does not rise again: {lines:?}");
+    let folder = format!("all/checkpoint-{best}");
+    assert!(said.contains(&format!("the result is {}, the best: eval_loss ", desk.arg(&folder))), "{said}");
+    assert!(weights("all") == weights(&folder) && weights("all") != weights("all/checkpoint-22"));
+    // As transformers has it, with all that was measured.
+    let end = state("all/checkpoint-22");
+    let keys: Vec<_> = end.as_object().unwrap().keys().map(String::as_str).collect();
+    let theirs = [
+        "best_global_step",
+        "best_metric",
+        "best_model_checkpoint",
+        "epoch",
+        "eval_steps",
+        "global_step",
+        "is_hyper_param_search",
+        "is_local_process_zero",
+        "is_world_process_zero",
+        "log_history",
+        "logging_steps",
+        "max_steps",
+        "num_input_tokens_seen",
+        "num_train_epochs",
+        "save_steps",
+        "stateful_callbacks",
+        "total_flos",
+        "train_batch_size",
+        "trial_name",
+        "trial_params",
+    ];
+    assert_eq!(keys, theirs);
+    assert_eq!(end["best_model_checkpoint"], desk.arg(&folder));
+    assert_eq!((&end["global_step"], &end["max_steps"]), (&22.into(), &22.into()));
+    assert_eq!(end["log_history"], Value::from(lines.clone()));
+    assert_eq!(
+        (&end["epoch"], &end["num_input_tokens_seen"]),
+        (&lines.last().unwrap()["epoch"], &lines.last().unwrap()["num_tokens"])
+    );
+    let evaluated = lines.iter().filter_map(|l| l["eval_loss"].as_f64());
+    assert_eq!(end["best_metric"].as_f64(), evaluated.min_by(f64::total_cmp));
+
+    // However few may stay, the best and the last do; else those that are the latest.
+    done("few", &["--save_total_limit", "1"]);
+    assert_eq!(checkpoints(&desk.path("few")), [best, 22]);
+    assert!(weights("few") == weights("all"));
+    done("three", &["--save_total_limit", "4"]);
+    let mut stay = vec![best, 16, 20, 22];
+    stay.sort();
+    assert_eq!(checkpoints(&desk.path("three")), if best == 16 || best == 20 { vec![12, 16, 20, 22] } else { stay });
+    // More steps, in the folder itself from the latest, and in another one, where the best lies in the first.
+    let more = ["--max_steps", "30", "--save_total_limit", "1"];
+    for (out, from) in [("few", "latest".to_owned()), ("few", "True".to_owned()), ("on", desk.arg("all/checkpoint-22"))]
+    {
+        done(out, &[&more[..], &["--resume_from_checkpoint", &from]].concat());
+        let state = state(&format!("{out}/checkpoint-30"));
+        let known = state["best_model_checkpoint"].as_str().unwrap();
+        assert!(weights(out) == fs::read(format!("{known}/model.safetensors")).unwrap(), "{out}: {known}");
+        assert_eq!(state["log_history"].as_array().unwrap()[..lines.len()], lines[..], "{out}");
+        let mut stay = vec![30];
+        stay.extend((out == "few").then_some([best, 22]).into_iter().flatten());
+        stay.sort();
+        assert_eq!(checkpoints(&desk.path(out)), stay, "{out} from {from}");
+    }
+    assert!(weights("on") == weights("few"));
+    // From the last step there is nothing more to train: the result is written, elsewhere too.
+    done("end", &["--resume_from_checkpoint", &desk.arg("all/checkpoint-22")]);
+    assert!(weights("end") == weights("all") && desk.path("end/README.md").is_file());
+    fs::remove_dir_all(desk.path(&folder)).unwrap();
+    let from = desk.arg("all/checkpoint-22");
+    let gone = ran("gone", &[&more[..], &["--resume_from_checkpoint", &from]].concat());
+    let said = text(&gone.stderr);
+    assert!(!gone.status.success() && said.contains(&format!("checkpoint-{best}, is not there any more")), "{said}");
+    assert!(!desk.path("gone").exists());
+    desk.refused(&["--resume_from_checkpoint", "latest"], &["refused holds no checkpoint-N to go on from"]);
+    desk.refused(
+        &["--eval_split", "0.25", "--metric_for_best_model", "accuracy"],
+        &[
+            "metric_for_best_model: evaluations of this run have no \"accuracy\"; they have eval_loss, ",
+            "eval_rewards/accuracies",
+        ],
+    );
+}
+
+#[test]
+fn a_run_stops_when_nothing_gets_better() {
+    let desk = Desk::new();
+    let usual = ["--eval_split", "0.25", "--eval_steps", "1", "--learning_rate", "3e-2", "--max_steps", "60"];
+    let more = ["--early_stopping_patience", "3", "--metric_for_best_model", "eval_loss", "--backend", "flex"];
+    let run = desk.align("out", &[&usual[..], &more].concat());
+    assert!(run.status.success(), "{}", text(&run.stderr));
+    let lines = metrics(&desk.path("out"));
+    let losses: Vec<f64> = lines.iter().filter_map(|l| l["eval_loss"].as_f64()).collect();
+    let least = (0..losses.len()).min_by(|a, b| losses[*a].total_cmp(&losses[*b])).unwrap();
+    assert_eq!(losses.len(), least + 1 + 3, "{losses:?}");
+    let said = text(&run.stderr);
+    assert!(said.contains(&format!("stopped after step {} of 60: 3 evaluations in a row", losses.len())), "{said}");
+    assert!(desk.path("out/model.safetensors").is_file());
+}
+
 #[test]
 fn fewer_bits_train_and_say_what_they_keep() {
     let desk = Desk::new();

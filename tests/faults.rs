@@ -428,9 +428,9 @@ fn the_date_is_that_of_the_run() {
     let date = config.lines().find_map(|l| l.strip_prefix("template_date = ")).expect(&config).trim_matches('"');
     assert_eq!(date.len(), "2026-01-31".len(), "{date}");
     // As if it were another day: the state says which day it was.
-    let state = text(&desk.read("out/checkpoint-2/trainer_state.json"));
+    let state = text(&desk.read("out/checkpoint-2/collimate_state.json"));
     assert!(state.contains(date), "{state}");
-    desk.write("out/checkpoint-2/trainer_state.json", &state.replace(date, "1999-12-31"));
+    desk.write("out/checkpoint-2/collimate_state.json", &state.replace(date, "1999-12-31"));
     desk.aligned("--resume_from_checkpoint out/checkpoint-2 --output_dir rest");
     assert!(text(&desk.read("rest/collimate.toml")).contains("template_date = \"1999-12-31\""));
 }
@@ -563,6 +563,34 @@ fn a_signal_lets_the_step_finish_and_saves_it() {
         assert!(desk.read("out/metrics.jsonl") == desk.read("whole/metrics.jsonl"));
         desk.no_leftovers("out");
     }
+}
+
+#[test]
+fn a_run_interrupted_five_times_ends_as_an_undisturbed_one() {
+    let desk = Desk::new();
+    let usual = "--backend flex --max_steps 400 --learning_rate 1e-2 --lr_scheduler_type cosine --eval_split 0.25 \
+                 --eval_steps 3 --save_steps 6 --save_total_limit 2 --load_best_model_at_end true \
+                 --early_stopping_patience 1000 --report_to tensorboard";
+    desk.aligned(&format!("{usual} --output_dir whole"));
+    for n in 1..=5 {
+        let resume = if n > 1 { "--resume_from_checkpoint latest" } else { "" };
+        let child = desk.align_command(&format!("{usual} {resume}")).stderr(Stdio::piped()).spawn().unwrap();
+        wait_for(&desk.path("out/metrics.jsonl"), n * 80);
+        send(&child, if n % 2 == 0 { "-TERM" } else { "-INT" });
+        let run = child.wait_with_output().unwrap();
+        assert!([130, 143].map(Some).contains(&run.status.code()), "{n}: {}", text(&run.stderr));
+    }
+    desk.aligned(&format!("{usual} --resume_from_checkpoint true"));
+    for file in ["model.safetensors", "metrics.jsonl", "checkpoint-400/model.safetensors"] {
+        assert!(desk.read(&format!("out/{file}")) == desk.read(&format!("whole/{file}")), "{file} is another");
+    }
+    let state = |out: &str| desk.json(&format!("{out}/checkpoint-400/trainer_state.json"));
+    let (mut one, other) = (state("out"), state("whole"));
+    let best = one["best_model_checkpoint"].as_str().unwrap().replace("out/", "whole/");
+    one["best_model_checkpoint"] = best.into();
+    assert_eq!(one, other);
+    assert!(other["best_global_step"].as_u64().unwrap() < 400, "the last is the best: {}", other["best_global_step"]);
+    desk.no_leftovers("out");
 }
 
 #[test]

@@ -315,6 +315,6 @@ fn settings_that_do_not_end() {
     run("run.toml");
     run("--model model --data pairs.jsonl --output_dir out --chat_template turns.jinja");
     fs::create_dir(desk.path("checkpoint-1")).unwrap();
-    std::os::unix::fs::symlink("/dev/zero", desk.path("checkpoint-1/trainer_state.json")).unwrap();
+    std::os::unix::fs::symlink("/dev/zero", desk.path("checkpoint-1/collimate_state.json")).unwrap();
     run("--model model --data pairs.jsonl --output_dir out --resume_from_checkpoint checkpoint-1");
 }

@@ -604,6 +604,230 @@ fn an_alarm_is_raised_when_chosen_texts_lose_their_probability() {
     assert_eq!(alarms, 0);
 }
 
+/// The fields of a message in protocol buffers' form: the number of each, and its value as bytes (numbers in 8 of them).
+fn fields(mut message: &[u8]) -> Vec<(u64, Vec<u8>)> {
+    fn varint(from: &mut &[u8]) -> u64 {
+        let mut value = 0;
+        for shift in (0..).step_by(7) {
+            let byte = from[0];
+            *from = &from[1..];
+            value |= u64::from(byte & 0x7f) << shift;
+            if byte < 0x80 {
+                break;
+            }
+        }
+        value
+    }
+    let mut all = Vec::new();
+    while !message.is_empty() {
+        let tag = varint(&mut message);
+        let length = match tag & 7 {
+            0 => {
+                all.push((tag >> 3, varint(&mut message).to_le_bytes().to_vec()));
+                continue;
+            }
+            1 => 8,
+            2 => varint(&mut message) as usize,
+            5 => 4,
+            kind => panic!("a field of kind {kind}"),
+        };
+        all.push((tag >> 3, message[..length].to_vec()));
+        message = &message[length..];
+    }
+    all
+}
+
+/// The check of TFRecord, bit by bit.
+fn check(data: &[u8]) -> u32 {
+    let mut crc = !0u32;
+    for byte in data {
+        crc ^= u32::from(*byte);
+        for _ in 0..8 {
+            crc = if crc & 1 == 1 { crc >> 1 ^ 0x82f6_3b78 } else { crc >> 1 };
+        }
+    }
+    (!crc).rotate_right(15).wrapping_add(0xa282_ead8)
+}
+
+/// The numbers in the files of events of a run: step, tag, value; a session that starts voids what it says.
+fn events(folder: &std::path::Path) -> Vec<(u64, String, f32)> {
+    let mut files: Vec<_> = fs::read_dir(folder).unwrap().map(|e| e.unwrap().path()).collect();
+    files.sort();
+    let mut all: Vec<(u64, String, f32)> = Vec::new();
+    for file in files {
+        let bytes = fs::read(&file).unwrap();
+        let (mut rest, mut first) = (&bytes[..], true);
+        while !rest.is_empty() {
+            let word = |at: usize| u32::from_le_bytes(rest[at..at + 4].try_into().unwrap());
+            let length = u64::from_le_bytes(rest[..8].try_into().unwrap()) as usize;
+            assert_eq!(check(&rest[..8]), word(8));
+            assert_eq!(check(&rest[12..12 + length]), word(12 + length));
+            let event = fields(&rest[12..12 + length]);
+            let of = |field| event.iter().find(|(f, _)| *f == field).map(|(_, v)| v.clone());
+            let step = u64::from_le_bytes(of(2).unwrap().try_into().unwrap());
+            let time = f64::from_le_bytes(of(1).unwrap().try_into().unwrap());
+            assert!(time > 1.7e9, "{time}");
+            if std::mem::take(&mut first) {
+                assert_eq!(of(3).unwrap(), b"brain.Event:2");
+            }
+            if of(7).is_some() {
+                all.retain(|(s, ..)| *s < step);
+            }
+            for (_, value) in of(5).map(|summary| fields(&summary)).unwrap_or_default() {
+                let [(1, tag), (2, number)] = &fields(&value)[..] else { panic!("{value:?}") };
+                all.push((step, text(tag), f32::from_le_bytes(number[..].try_into().unwrap())));
+            }
+            rest = &rest[16 + length..];
+        }
+    }
+    all
+}
+
+/// What `metrics.jsonl` says, as events have it.
+fn expected(folder: &std::path::Path) -> Vec<(u64, String, f32)> {
+    let tag = |name: &str| match name.strip_prefix("eval_") {
+        Some(name) => format!("eval/{name}"),
+        None => format!("train/{name}"),
+    };
+    let all = metrics(folder).into_iter().flat_map(|line| {
+        let step = line["step"].as_u64().unwrap();
+        let line = line.as_object().unwrap().clone();
+        line.into_iter().filter(|(k, _)| k != "step").map(move |(k, v)| (step, tag(&k), v.as_f64().unwrap() as f32))
+    });
+    all.collect()
+}
+
+/// A Python that has TensorBoard, if there is one: that of `PYTHON`, or `python3`.
+fn tensorboard() -> Option<String> {
+    let python = std::env::var("PYTHON").unwrap_or_else(|_| "python3".into());
+    let has = std::process::Command::new(&python).args(["-c", "import tensorboard"]).output();
+    has.is_ok_and(|o| o.status.success()).then_some(python)
+}
+
+#[test]
+fn events_are_what_tensorboard_reads() {
+    let desk = Desk::new();
+    let usual = ["--max_steps", "8", "--eval_split", "0.25", "--eval_steps", "3", "--report_to", "tensorboard"];
+    let saved = ["--save_steps", "3", "--backend", "flex"];
+    let more = [&usual[..], &saved].concat();
+    desk.trained("align", "pairs.jsonl", "out", &more);
+    let (runs, all) = (desk.path("out/runs"), expected(&desk.path("out")));
+    assert!(all.iter().any(|(_, t, _)| t == "train/rewards/margins") && all.iter().any(|(_, t, _)| t == "eval/loss"));
+    assert_eq!(events(&runs), all);
+    // What was beyond the checkpoint that the run goes on from counts no more.
+    desk.trained(
+        "align",
+        "pairs.jsonl",
+        "out",
+        &[&more[..], &["--resume_from_checkpoint", &desk.arg("out/checkpoint-3")]].concat(),
+    );
+    assert_eq!(fs::read_dir(&runs).unwrap().count(), 2);
+    assert_eq!(expected(&desk.path("out")), all);
+    assert_eq!(events(&runs), all);
+    match tensorboard() {
+        None => eprintln!("ignored: no Python with tensorboard (PYTHON names one)"),
+        Some(python) => {
+            let program = "import json, sys\n\
+                from tensorboard.backend.event_processing.event_accumulator import EventAccumulator\n\
+                a = EventAccumulator(sys.argv[1], size_guidance={'scalars': 0}).Reload()\n\
+                print(json.dumps([[e.step, t, e.value] for t in a.Tags()['scalars'] for e in a.Scalars(t)]))";
+            let run = std::process::Command::new(python).args(["-c", program]).arg(&runs).output().unwrap();
+            assert!(run.status.success(), "{}", text(&run.stderr));
+            let mut read: Vec<(u64, String, f32)> = serde_json::from_slice(&run.stdout).unwrap();
+            let mut all = all.clone();
+            let by_tag = |a: &(u64, String, f32), b: &(u64, String, f32)| (&a.1, a.0).cmp(&(&b.1, b.0));
+            read.sort_by(by_tag);
+            all.sort_by(by_tag);
+            assert_eq!(read, all);
+        }
+    }
+    // A run that writes none leaves none of an earlier one.
+    desk.trained("align", "pairs.jsonl", "out", &["--overwrite_output_dir", "true"]);
+    assert!(!runs.exists());
+}
+
+#[test]
+fn curves_are_drawn_of_one_run_or_several() {
+    let desk = Desk::new();
+    desk.trained("align", "pairs.jsonl", "one", &["--max_steps", "6", "--eval_split", "0.25", "--eval_steps", "2"]);
+    desk.trained("align", "pairs.jsonl", "two<3", &["--max_steps", "6", "--method", "dpo"]);
+    let (one, two, curves) = (desk.arg("one"), desk.arg("two<3"), desk.arg("curves"));
+    let run = collimate(&["plot", &one, &two, "--output", &curves]);
+    assert!(run.status.success(), "{}", text(&run.stderr));
+    let page = text(&desk.read("curves/index.html"));
+    assert!(page.contains("two&lt;3") && !page.contains("two<3") && page.contains("Accuracy"), "{page}");
+    assert!(!page.contains("src=") && !page.contains("@import") && !page.contains("url("), "{page}");
+    for file in ["learning.svg", "probability.svg", "lengths.svg", "optimiser.svg"] {
+        let svg = text(&desk.read(&format!("curves/{file}")));
+        assert!(
+            svg.starts_with("<svg xmlns=") && svg.contains("class=\"c0\"") && svg.contains("class=\"c1\""),
+            "{file}"
+        );
+    }
+    assert!(!desk.path("curves/texts.svg").exists(), "no texts were written");
+    // Again, over its own page; over another's not.
+    let again = || collimate(&["plot", &one, "--output", &curves]);
+    assert!(again().status.success());
+    desk.write("curves/index.html", "mine");
+    refusal(&again(), &["index.html is not a page of this command"]);
+    assert_eq!(desk.read("curves/index.html"), b"mine");
+    refusal(&collimate(&["plot", &desk.arg("model"), "--output", &curves]), &["model/metrics.jsonl"]);
+}
+
+#[test]
+fn a_card_says_what_was_done_and_is_nobody_elses() {
+    let desk = Desk::new();
+    desk.write("model/README.md", "---\nlicense: apache-2.0\n---\n# Base\n");
+    let more = ["--eval_split", "0.25", "--method", "averaged-dpo", "--beta", "2"];
+    desk.trained("align", "pairs.jsonl", "out", &more);
+    let card = text(&desk.read("out/README.md"));
+    assert!(
+        card.starts_with("---\nlicense: apache-2.0\nlibrary_name: transformers\npipeline_tag: text-generation\n"),
+        "{card}"
+    );
+    for part in [
+        "\n# out\n",
+        "`averaged-dpo`, ",
+        "| averaging | `mean` |",
+        "| optimality | `reverse_kl` | beta = 2 |",
+        "| train | 24 | 24 | 24 |",
+        "| `eval_loss` |",
+        "![Curves of training](curves.svg)",
+        "| `learning_rate` | 0.0010 |",
+    ] {
+        assert!(card.contains(part), "no {part:?} in {card}");
+    }
+    assert!(text(&desk.read("out/curves.svg")).starts_with("<svg"));
+    assert!(!card.contains(&desk.root.path().display().to_string()), "{card}");
+    // A run over it writes its own; what somebody has changed is left, and that is said.
+    desk.trained("sft", "pairs.jsonl", "out", &["--overwrite_output_dir", "true"]);
+    assert!(text(&desk.read("out/README.md")).contains("fine-tuned on texts"));
+    desk.write("out/README.md", &text(&desk.read("out/README.md")).replace("# out", "# Mine"));
+    let mine = desk.read("out/README.md");
+    let run = desk.trained("reward", "pairs.jsonl", "out", &["--overwrite_output_dir", "true"]);
+    assert_eq!(desk.read("out/README.md"), mine);
+    assert!(text(&run.stderr).contains("README.md is not this program's, or was changed"), "{}", text(&run.stderr));
+}
+
+#[test]
+fn shells_and_manuals_know_every_command() {
+    let desk = Desk::new();
+    for shell in ["bash", "zsh", "fish"] {
+        let run = collimate(&["completions", shell]);
+        assert!(run.status.success(), "{}", text(&run.stderr));
+        let said = text(&run.stdout);
+        assert!(said.contains("resume_from_checkpoint") && said.contains("plot"), "{shell}");
+    }
+    assert!(text(&collimate(&["man"]).stdout).contains(".TH collimate 1"));
+    let run = collimate(&["man", "--output", &desk.arg("man")]);
+    assert!(run.status.success(), "{}", text(&run.stderr));
+    for (page, part) in
+        [("collimate.1", "align"), ("collimate-align.1", "save_total_limit"), ("collimate-plot.1", "RUN")]
+    {
+        assert!(text(&desk.read(&format!("man/{page}"))).contains(part), "{page}");
+    }
+}
+
 #[test]
 fn rewards_are_listed_beside_methods() {
     let said = text(&collimate(&["methods"]).stdout);

@@ -120,6 +120,9 @@ pub fn command() -> Command {
         .subcommand(commands::world::command())
         .subcommand(commands::demo::command())
         .subcommand(commands::study::command())
+        .subcommand(commands::plot::command())
+        .subcommand(commands::shell::completions_command())
+        .subcommand(commands::shell::man_command())
 }
 
 fn switch(name: &'static str, help: &'static str) -> Arg {
@@ -196,6 +199,9 @@ fn dispatch(matches: &ArgMatches) -> Result<()> {
         Some(("world", m)) => commands::world::run(m),
         Some(("demo", m)) => commands::demo::run(m),
         Some(("study", m)) => commands::study::run(m),
+        Some(("plot", m)) => commands::plot::run(m),
+        Some(("completions", m)) => commands::shell::completions(m),
+        Some(("man", m)) => commands::shell::man(m),
         _ => bail!("no command given; see --help"),
     }
 }

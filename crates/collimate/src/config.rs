@@ -147,7 +147,8 @@ pub const KEYS: &[Key] = &[
     text(
         RUN,
         "resume_from_checkpoint",
-        "Go on from a checkpoint folder that an earlier run of the same configuration saved; max_steps may say more",
+        "Go on from a checkpoint folder that an earlier run of the same configuration saved, or from the latest (also: true) \
+         of output_dir; max_steps may say more",
     ),
     text(RUN, "backend", "Tensors: see `collimate backends` [default: the first that is usable]"),
     text(METHOD, "method", "The method by name: see `collimate methods` [default: averaged-dpo]"),
@@ -196,6 +197,33 @@ pub const KEYS: &[Key] = &[
         "Texts written while the run goes: {prompts = \"file\", steps = n (0: at both ends), reward = {type = …}, max_new_tokens, temperature, num_return_sequences, …} [default: none]",
     ),
     key(TRAIN, "save_steps", "Optimiser steps between checkpoints to go on from; 0: none [default: 0]"),
+    key(
+        TRAIN,
+        "save_total_limit",
+        "Checkpoints kept, the best and the one gone on from in any case; 0: all [default: 0]",
+    ),
+    key(
+        TRAIN,
+        "load_best_model_at_end",
+        "The result is the best of the checkpoints; save_steps is then a multiple of eval_steps [default: false]",
+    ),
+    text(
+        TRAIN,
+        "metric_for_best_model",
+        "What says which is the best: a metric of evaluations, with or without eval_ [default: loss]",
+    ),
+    key(
+        TRAIN,
+        "greater_is_better",
+        "Whether more of that metric is better [default: unless its name ends with \"loss\"]",
+    ),
+    key(
+        TRAIN,
+        "early_stopping_patience",
+        "Evaluations in a row without a better one after which the run ends; 0: none end it [default: 0]",
+    ),
+    key(TRAIN, "early_stopping_threshold", "By how much one must be better to count [default: 0]"),
+    key(TRAIN, "report_to", "Where else metrics go: none or tensorboard (output_dir/runs) [default: none]"),
     key(TRAIN, "seed", "What the order of the data and all else that is random is drawn from [default: 42]"),
     key(TRAIN, "shuffle", "Whether the data is shuffled, anew for each epoch [default: true]"),
     key(PART, "trainable", "What is trained, by names or patterns: [\"norm\", \"layers.1*\"] [default: all]"),
@@ -305,6 +333,47 @@ pub enum What {
     Reward(collimate_train::Reward),
 }
 
+/// Where a run goes on from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Resume {
+    /// The last checkpoint of its output folder.
+    Latest,
+    /// A checkpoint.
+    At(PathBuf),
+}
+
+/// What `resume_from_checkpoint` may say that is no folder: whether to go on from the last checkpoint.
+fn latest(value: &Value) -> Option<bool> {
+    match value {
+        Value::Bool(b) => Some(*b),
+        Value::String(s) => match s.to_lowercase().as_str() {
+            "latest" | "true" => Some(true),
+            "false" => Some(false),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+/// Whether `report_to` has TensorBoard in it.
+fn tensorboard(value: Value) -> Result<bool> {
+    let all = match value {
+        Value::Array(list) => list,
+        one => vec![one],
+    };
+    let mut asked = false;
+    for one in all {
+        match one.as_str() {
+            Some("none") => {}
+            Some("tensorboard") => asked = true,
+            _ => bail!(
+                "report_to: {one} is not there; expected \"none\" or \"tensorboard\" (metrics.jsonl has all figures)"
+            ),
+        }
+    }
+    Ok(asked)
+}
+
 /// A run, read and checked as far as that goes without its files.
 #[derive(Debug)]
 pub struct Run {
@@ -335,7 +404,9 @@ pub struct Run {
     /// Whether an earlier run there may be replaced.
     pub overwrite: bool,
     /// A checkpoint of an earlier run, to go on from.
-    pub resume: Option<PathBuf>,
+    pub resume: Option<Resume>,
+    /// Whether events for TensorBoard are written.
+    pub tensorboard: bool,
     /// What is optimised.
     pub what: What,
     /// Texts that are written while the run goes.
@@ -481,6 +552,7 @@ const PATH_LISTS: [&str; 2] = ["data", "eval_data"];
 /// Applies `to` to every path of a table, with whether it is read from; URLs are none, nor are names on the Hub where there is no
 /// such folder.
 fn each_path(table: &mut Map<String, Value>, to: &dyn Fn(&Path, bool) -> PathBuf) {
+    let table_says_folder = table.get("resume_from_checkpoint").is_none_or(|v| latest(v).is_none());
     let set_as = |value: &mut Value, input: bool| {
         if let Value::String(path) = value
             && !path.is_empty()
@@ -493,7 +565,8 @@ fn each_path(table: &mut Map<String, Value>, to: &dyn Fn(&Path, bool) -> PathBuf
         }
     };
     let set = |value: &mut Value| set_as(value, true);
-    PATHS.iter().filter_map(|k| table.get_mut(*k).map(set)).for_each(drop);
+    let folder = |k: &&&str| **k != "resume_from_checkpoint" || table_says_folder;
+    PATHS.iter().filter(folder).filter_map(|k| table.get_mut(*k).map(set)).for_each(drop);
     PATHS_OUT.iter().filter_map(|k| table.get_mut(*k).map(|v| set_as(v, false))).for_each(drop);
     for key in PATH_LISTS {
         let Some(value) = table.get_mut(key) else { continue };
@@ -652,8 +725,14 @@ impl Run {
             None => false,
             Some(v) => v.as_bool().ok_or_else(|| anyhow!("overwrite_output_dir: expected true or false, got {v}"))?,
         };
-        let resume = take("resume_from_checkpoint").map(|v| string("resume_from_checkpoint", v)).transpose()?;
-        let resume = resume.map(PathBuf::from);
+        let resume = match take("resume_from_checkpoint") {
+            None => None,
+            Some(v) => match latest(&v) {
+                Some(on) => on.then_some(Resume::Latest),
+                None => Some(Resume::At(PathBuf::from(string("resume_from_checkpoint", v)?))),
+            },
+        };
+        let tensorboard = take("report_to").map_or(Ok(false), tensorboard)?;
         let method = take("method").map(|v| string("method", v)).transpose()?;
         let triple = take("objective");
 
@@ -688,6 +767,14 @@ impl Run {
         if settings.eval_steps > 0 && !evaluated {
             bail!("eval_steps: there is nothing to evaluate on; eval_data or eval_split says on what");
         }
+        for (key, given) in [
+            ("metric_for_best_model", settings.metric_for_best_model.is_some()),
+            ("greater_is_better", settings.greater_is_better.is_some()),
+        ] {
+            if given && !evaluated {
+                bail!("{key}: there is nothing to evaluate on; eval_data or eval_split says on what");
+            }
+        }
         if settings.per_device_eval_batch_size != Settings::default().per_device_eval_batch_size
             && !evaluated
             && !referred
@@ -717,6 +804,7 @@ impl Run {
             output_dir,
             overwrite,
             resume,
+            tensorboard,
             what,
             generations,
             settings,
@@ -777,6 +865,7 @@ impl Run {
             all.insert("backend".into(), b.clone().into());
         }
         all.insert("output_dir".into(), path(&self.output_dir));
+        all.insert("report_to".into(), if self.tensorboard { "tensorboard" } else { "none" }.into());
         let tables = [serde_json::to_value(&self.settings)?, serde_json::to_value(&self.data_options)?];
         for table in tables {
             let Value::Object(table) = table else { unreachable!("settings are a table") };
@@ -864,7 +953,7 @@ mod tests {
             ["model", "ref_model", "data", "eval_data", "eval_split", "backend", "output_dir", "overwrite_output_dir"]
                 .map(String::from),
         );
-        settings.extend(["method", "objective", "resume_from_checkpoint"].map(String::from));
+        settings.extend(["method", "objective", "resume_from_checkpoint", "report_to"].map(String::from));
         settings.extend(["center_rewards_coefficient", "eval_generations"].map(String::from));
         settings.extend(["trainable", "freeze", "use_peft", "base_model"].into_iter().chain(LORA).map(String::from));
         settings.sort();
@@ -958,6 +1047,16 @@ mod tests {
             ("method = 'simpo'\nref_model = 'r'", "ref_model: this method has no reference"),
             ("lr_scheduler_type = 'constant'\nwarmup_steps = 5", "\"constant_with_warmup\" has one"),
             ("lr_scheduler_type = 'constant'\nwarmup_steps = 0.1", "\"constant_with_warmup\" has one"),
+            ("metric_for_best_model = 'loss'", "metric_for_best_model: there is nothing to evaluate on"),
+            ("greater_is_better = true", "greater_is_better: there is nothing to evaluate on"),
+            ("save_total_limit = 2", "save_total_limit: nothing is saved on the way"),
+            ("eval_split = 0.1\neval_steps = 2\nsave_steps = 3\nload_best_model_at_end = true", "eval_steps (2) and"),
+            ("load_best_model_at_end = true\neval_steps = 2\nsave_steps = 2", "eval_steps: there is nothing"),
+            ("eval_split = 0.1\nearly_stopping_patience = 2", "early_stopping_patience: nothing is evaluated"),
+            ("eval_split = 0.1\neval_steps = 2\nearly_stopping_threshold = 0.1", "without early_stopping_patience"),
+            ("report_to = 'wandb'", "report_to: \"wandb\" is not there; expected \"none\" or"),
+            ("report_to = ['tensorboard', 3]", "report_to: 3 is not there"),
+            ("resume_from_checkpoint = 3", "resume_from_checkpoint: expected text, got 3"),
             ("lora_r = 8", "lora_r: does nothing without use_peft"),
             ("use_peft = true\nfreeze = 'norm'", "freeze: with use_peft the adapters are trained"),
             ("use_peft = true\nuse_dora = true\nlora_dropout = 0.1", "set lora_dropout = 0"),
@@ -973,6 +1072,23 @@ mod tests {
         align(table(&format!("{LEAST}loss_type = 'sigmoid'\nlabel_smoothing = 0.0\ndiscopop_tau = 0.05"))).unwrap();
         align(table(&format!("{LEAST}loss_type = 'robust'\nlabel_smoothing = 0.1"))).unwrap();
         align(table(&format!("{LEAST}eval_split = 0.1\neval_steps = 5"))).unwrap();
+    }
+
+    #[test]
+    fn a_run_goes_on_from_the_latest_as_trl_spells_it_too() {
+        let of = |said: &str| align(table(&format!("{LEAST}resume_from_checkpoint = {said}"))).unwrap().resume;
+        for said in ["'latest'", "true", "'true'", "'True'"] {
+            assert_eq!(of(said), Some(Resume::Latest), "{said}");
+        }
+        assert_eq!(of("false"), None);
+        assert_eq!(of("'o/checkpoint-2'"), Some(Resume::At("o/checkpoint-2".into())));
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("run.toml");
+        std::fs::write(&file, "resume_from_checkpoint = 'latest'").unwrap();
+        assert_eq!(read_file(&file).unwrap()["resume_from_checkpoint"], "latest");
+        std::fs::write(&file, "resume_from_checkpoint = 'c'").unwrap();
+        let there = folder.path().join("c").display().to_string();
+        assert_eq!(read_file(&file).unwrap()["resume_from_checkpoint"], there);
     }
 
     #[test]

@@ -8,6 +8,8 @@
 #[macro_use]
 mod say;
 
+mod card;
+
 pub mod cli;
 mod commands;
 pub mod config;
@@ -18,6 +20,7 @@ mod output;
 mod progress;
 mod reward_model;
 mod signals;
+mod tensorboard;
 
 pub use collimate_backend as backend;
 pub use collimate_core as core;

@@ -2,22 +2,28 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, TryLockError};
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, BufRead, BufReader, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail};
-use collimate_model::files::{beside, read_settings, sweep, sync_folder};
+use collimate_model::files::{Aside, beside, read_at_most, read_settings, sweep, sync_folder};
 use collimate_model::{Checkpoint, Decoder, Moments, remove_saved, write_whole};
-use collimate_train::{Progress, State, StepInfo, content};
+use collimate_train::{Best, Progress, Settings, State, StepInfo, content};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
+use crate::card;
 use crate::measure::Measured;
+use crate::tensorboard::{self, Events};
 
 const CONFIG: &str = "collimate.toml";
-const METRICS: &str = "metrics.jsonl";
+pub(crate) const METRICS: &str = "metrics.jsonl";
 const TIMING: &str = "timing.jsonl";
-const STATE: &str = "trainer_state.json";
+const STATE: &str = "collimate_state.json";
+/// The same for readers of transformers' checkpoints.
+const TRAINER_STATE: &str = "trainer_state.json";
+/// Its lines of metrics may be many.
+const HISTORY_BYTES: u64 = 1 << 30;
 const MOMENTS: &str = "optimizer.safetensors";
 const GENERATIONS: &str = "generations.jsonl";
 const LOCK: &str = ".collimate.lock";
@@ -31,13 +37,19 @@ pub(crate) struct Output {
     /// What was made to hold the lock, from the outermost on; removed again if no run begins.
     made: Vec<PathBuf>,
     _lock: Lock,
-    /// Whether the run goes on from a checkpoint of this folder.
+    /// The checkpoint that the run goes on from.
+    resume: Option<PathBuf>,
+    /// Whether it is one of this folder.
     continued: bool,
+    /// Lines of metrics of a run in another folder that this one goes on with.
+    earlier: String,
     metrics: Option<Lines>,
     /// Apart from the metrics, which are the same bits each time.
     timing: Option<Lines>,
     /// Texts that were written on the way, where any are asked for.
     generations: Option<Lines>,
+    /// The metrics once more, where that is asked for.
+    events: Option<Events>,
 }
 
 /// A file that says which process writes to a folder. A process that is gone holds no lock, whatever it left.
@@ -201,11 +213,16 @@ pub(crate) struct Saved {
 
 /// Keys that may differ between a run and its continuation: where things lie (their content is compared), what decides
 /// only what is written when, and how far the run goes.
-const FREE: [&str; 12] = [
+const FREE: [&str; 17] = [
     "base_model",
     "output_dir",
     "save_steps",
+    "save_total_limit",
+    "load_best_model_at_end",
     "eval_steps",
+    "early_stopping_patience",
+    "early_stopping_threshold",
+    "report_to",
     "cache_dir",
     "model",
     "ref_model",
@@ -288,7 +305,18 @@ impl Output {
             }
         };
         let (metrics, timing, generations) = (None, None, None);
-        let new = Self { folder: folder.to_owned(), made, _lock: lock, continued, metrics, timing, generations };
+        let new = Self {
+            folder: folder.to_owned(),
+            made,
+            _lock: lock,
+            resume: resume.map(Path::to_owned),
+            continued,
+            earlier: String::new(),
+            metrics,
+            timing,
+            generations,
+            events: None,
+        };
         new.examine(overwrite)?;
         Ok(new)
     }
@@ -320,9 +348,23 @@ impl Output {
         Ok(())
     }
 
+    /// The last checkpoint of a folder.
+    ///
+    /// # Errors
+    /// A folder without one, or that can't be read.
+    pub fn latest(folder: &Path) -> Result<PathBuf> {
+        let none =
+            || anyhow!("resume_from_checkpoint: output_dir {} holds no checkpoint-N to go on from", folder.display());
+        if !folder.is_dir() {
+            return Err(none());
+        }
+        checkpoints(folder)?.pop().map(|(_, last)| last).ok_or_else(none)
+    }
+
     /// Removes what an earlier run left behind step `from`, writes the configuration and opens the metrics; lines of the
-    /// run that goes on are kept up to step `from`. `generations` says whether texts are written on the way.
-    pub fn begin(&mut self, config: &str, from: usize, generations: bool) -> Result<()> {
+    /// run that goes on are kept up to step `from`. `generations` says whether texts are written on the way, `events` whether
+    /// TensorBoard's are.
+    pub fn begin(&mut self, config: &str, from: usize, generations: bool, events: bool) -> Result<()> {
         let from = if self.continued { from } else { 0 };
         for (step, folder) in checkpoints(&self.folder)? {
             if step > from {
@@ -336,6 +378,7 @@ impl Output {
                 _ => {}
             }
         }
+        card::clear(&self.folder)?;
         // First, as it is what tells a run's folder from others.
         write_whole(&self.folder.join(CONFIG), config.as_bytes())?;
         let open = |name: &str| {
@@ -346,7 +389,14 @@ impl Output {
             Lines::open(path, &kept.map(|l| format!("{l}\n")).collect::<String>())
         };
         let (metrics, timing) = (open(METRICS)?, open(TIMING)?);
+        if let Some(resume) = self.resume.as_ref().filter(|_| !self.continued) {
+            self.earlier = history(resume)?;
+        }
         self.generations = generations.then(|| open(GENERATIONS)).transpose()?;
+        if from == 0 || !events {
+            tensorboard::clear(&self.folder)?;
+        }
+        self.events = events.then(|| Events::open(&self.folder, from)).transpose()?;
         (self.metrics, self.timing) = (Some(metrics), Some(timing));
         self.made.clear();
         Ok(())
@@ -375,12 +425,14 @@ impl Output {
         &self,
         checkpoint: &Checkpoint,
         state: &State<'_>,
+        settings: &Settings,
         config: &Map<String, Value>,
         content: &Content,
     ) -> Result<()> {
         let folder = self.checkpoint(state.progress.step);
         let aside = beside(&folder);
-        let written = write_checkpoint(&aside, checkpoint, state, config, content).and_then(|()| {
+        let theirs = |inside: &Path| self.trainer_state(inside, state, settings);
+        let written = write_checkpoint(&aside, checkpoint, state, &theirs, config, content).and_then(|()| {
             if folder.exists() {
                 retire(&folder)?;
             }
@@ -393,6 +445,83 @@ impl Output {
         written
     }
 
+    /// Writes the state as transformers does, with all lines of metrics so far, which are never in memory together.
+    fn trainer_state(&self, inside: &Path, state: &State<'_>, settings: &Settings) -> Result<()> {
+        let p = &state.progress;
+        let lines = self.metrics.as_ref().expect("begun before anything is saved");
+        let best = p.best_saved.map(|b| self.best(b).display().to_string());
+        let waited = match settings.early_stopping_patience {
+            0 => json!({}),
+            patience => json!({"EarlyStoppingCallback": {
+                "args": {
+                    "early_stopping_patience": patience,
+                    "early_stopping_threshold": settings.early_stopping_threshold
+                },
+                "attributes": {"early_stopping_patience_counter": p.waited},
+            }}),
+        };
+        let table = json!({
+            "best_global_step": p.best.map(|b| b.step),
+            "best_metric": p.best.map(|b| b.metric),
+            "best_model_checkpoint": best,
+            "epoch": state.epoch,
+            "eval_steps": settings.eval_steps,
+            "global_step": p.step,
+            "is_hyper_param_search": false,
+            "is_local_process_zero": true,
+            "is_world_process_zero": true,
+            "log_history": [],
+            "logging_steps": settings.logging_steps,
+            "max_steps": state.steps,
+            "num_input_tokens_seen": p.num_tokens,
+            "num_train_epochs": settings.num_train_epochs.ceil(),
+            "save_steps": settings.save_steps,
+            "stateful_callbacks": waited,
+            // Nothing here counts these.
+            "total_flos": 0.0,
+            "train_batch_size": settings.per_device_train_batch_size,
+            "trial_name": null,
+            "trial_params": null,
+        });
+        let text = serde_json::to_string_pretty(&table)?;
+        let (head, tail) = text.split_once("\"log_history\": []").expect("it is in the table");
+        let failed = || lines.path.display().to_string();
+        let written = File::open(&lines.path).with_context(failed)?;
+        let size = written.metadata().with_context(failed)?.len() + self.earlier.len() as u64;
+        let mut to = Aside::new(&inside.join(TRAINER_STATE), size)?;
+        to.write(format!("{head}\"log_history\": [").as_bytes())?;
+        let known = self.earlier.lines().map(|l| Ok(l.to_owned()));
+        let pending = lines.pending.lines().map(|l| Ok(l.to_owned()));
+        for (i, line) in known.chain(BufReader::new(written).lines()).chain(pending).enumerate() {
+            let between = if i == 0 { "" } else { "," };
+            to.write(format!("{between}\n    {}", line.with_context(failed)?).as_bytes())?;
+        }
+        to.write(format!("\n  ]{tail}\n").as_bytes())?;
+        Ok(to.place()?)
+    }
+
+    /// The checkpoint of an evaluation: here, or beside the one that the run goes on from.
+    pub fn best(&self, best: Best) -> PathBuf {
+        let own = self.checkpoint(best.step);
+        match &self.resume {
+            Some(resume) if !own.is_dir() => resume.with_file_name(format!("{CHECKPOINT}{}", best.step)),
+            _ => own,
+        }
+    }
+
+    /// Removes the oldest checkpoints until `limit` (0: any number) are left. The last one, the best one and the one that
+    /// the run goes on from stay, as with transformers.
+    pub fn rotate(&self, limit: usize, best: Option<Best>) -> Result<()> {
+        let all = checkpoints(&self.folder)?;
+        let (Some(last), true) = (all.last().map(|(step, _)| *step), limit > 0) else { return Ok(()) };
+        let from =
+            self.resume.as_ref().filter(|_| self.continued).and_then(|r| step_of(&r.file_name()?.to_string_lossy()));
+        let stays = |step: &usize| *step == last || Some(*step) == best.map(|b| b.step) || Some(*step) == from;
+        let staying = all.iter().filter(|(step, _)| stays(step)).count();
+        let excess = all.len() - limit.max(staying).min(all.len());
+        all.iter().filter(|(step, _)| !stays(step)).take(excess).try_for_each(|(_, folder)| retire(folder))
+    }
+
     /// Where the state after `step` steps is saved.
     pub fn checkpoint(&self, step: usize) -> PathBuf {
         self.folder.join(format!("{CHECKPOINT}{step}"))
@@ -401,12 +530,17 @@ impl Output {
     /// Writes a line of metrics.
     pub fn metrics(&mut self, line: &Map<String, Value>) -> Result<()> {
         let text = serde_json::to_string(line).expect("numbers serialise");
-        self.metrics.as_mut().expect("begun before metrics come").add(&text)
+        let written = self.metrics.as_mut().expect("begun before metrics come").add(&text);
+        written.and(self.events.as_mut().map_or(Ok(()), |events| events.add(line)))
     }
 
     /// Writes the lines that could not be written when they came.
     pub fn finish(&mut self) -> Result<()> {
-        [&mut self.metrics, &mut self.timing, &mut self.generations].into_iter().flatten().try_for_each(Lines::flush)
+        [&mut self.metrics, &mut self.timing, &mut self.generations]
+            .into_iter()
+            .flatten()
+            .try_for_each(Lines::flush)?;
+        self.events.as_mut().map_or(Ok(()), Events::flush)
     }
 
     /// Writes a report beside the metrics.
@@ -431,15 +565,30 @@ impl Drop for Output {
     }
 }
 
+/// The lines of metrics that the state of a checkpoint holds.
+fn history(checkpoint: &Path) -> Result<String> {
+    #[derive(Deserialize)]
+    struct History {
+        log_history: Vec<Map<String, Value>>,
+    }
+    let path = checkpoint.join(TRAINER_STATE);
+    let failed = || format!("resume_from_checkpoint: {} can't be read", path.display());
+    let bytes = read_at_most(&path, HISTORY_BYTES).with_context(failed)?;
+    let all: History = serde_json::from_slice(&bytes).with_context(failed)?;
+    Ok(all.log_history.into_iter().map(|line| format!("{}\n", Value::Object(line))).collect())
+}
+
 fn write_checkpoint(
     folder: &Path,
     checkpoint: &Checkpoint,
     state: &State<'_>,
+    trainer_state: &dyn Fn(&Path) -> Result<()>,
     config: &Map<String, Value>,
     content: &Content,
 ) -> Result<()> {
     checkpoint.save(state.policy.parameters(), folder)?;
     checkpoint.save_moments(state.moments, &folder.join(MOMENTS))?;
+    trainer_state(folder)?;
     let mut files = BTreeMap::new();
     for entry in fs::read_dir(folder).with_context(|| folder.display().to_string())? {
         let path = entry?.path();
@@ -478,6 +627,11 @@ impl Saved {
         Ok(saved)
     }
 
+    /// The best of the checkpoints that the run had saved.
+    pub fn best_saved(&self) -> Option<Best> {
+        self.progress.best_saved
+    }
+
     /// The value that a key had.
     pub fn said(&self, key: &str) -> Option<&Value> {
         self.config.get(key)
@@ -514,8 +668,7 @@ impl Saved {
     /// Files that are not of one step, or not of a checkpoint.
     pub fn load(self, folder: &Path, run: &Checkpoint, initial: &Decoder) -> Result<(Decoder, Moments, Progress)> {
         let device = initial.device();
-        // Of adapters, the base is there already.
-        let checkpoint = if run.lora().is_some() { run.clone() } else { Checkpoint::open(folder)? };
+        let checkpoint = opened(folder, run)?;
         let moments = checkpoint.load_moments(&folder.join(MOMENTS), device)?;
         if moments.steps != self.progress.step as u64 {
             bail!(
@@ -525,13 +678,23 @@ impl Saved {
                 self.progress.step
             );
         }
-        let policy = match run.lora() {
-            Some(_) => {
-                let tensors = run.load_adapter(folder, initial.parameters(), device)?;
-                Decoder::new(run.config.clone(), tensors, device)
-            }
-            None => Decoder::load(&checkpoint, device)?,
-        };
-        Ok((policy, moments, self.progress))
+        Ok((policy(folder, run, initial)?, moments, self.progress))
     }
+}
+
+/// A checkpoint of a run; of adapters, the base is there already.
+fn opened(folder: &Path, run: &Checkpoint) -> Result<Checkpoint> {
+    Ok(if run.lora().is_some() { run.clone() } else { Checkpoint::open(folder)? })
+}
+
+/// The model that a run has saved in `folder`; `other` is one of the same run.
+pub(crate) fn policy(folder: &Path, run: &Checkpoint, other: &Decoder) -> Result<Decoder> {
+    let device = other.device();
+    Ok(match run.lora() {
+        Some(_) => {
+            let tensors = run.load_adapter(folder, other.parameters(), device)?;
+            Decoder::new(run.config.clone(), tensors, device)
+        }
+        None => Decoder::load(&opened(folder, run)?, device)?,
+    })
 }

@@ -1,7 +1,7 @@
-//! What a run shows while it goes: a bar on a terminal, plain lines elsewhere.
+//! What a run shows while it goes: a display that is drawn anew on a terminal, plain lines elsewhere.
 
 use std::io::IsTerminal;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use collimate_train::{Event, StepInfo};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -11,9 +11,16 @@ pub(crate) struct Progress {
     bar: Option<ProgressBar>,
     quiet: bool,
     begun: Instant,
+    /// Tokens, seconds and steps of this process: what a run that goes on had before is not among them.
     tokens: u64,
     seconds: f64,
+    steps: usize,
     last: Option<StepInfo>,
+    /// The last norm that a line of metrics had.
+    grad_norm: Option<f64>,
+    /// MiB held now and at most, and when that was looked at.
+    memory: Option<(u64, u64)>,
+    looked: Option<Instant>,
     first_loss: Option<f64>,
     /// Whether the chosen completions have been less likely than under the reference in every step since the last line of
     /// metrics, where that is known.
@@ -24,6 +31,7 @@ pub(crate) struct Progress {
 
 fn seconds(s: f64) -> String {
     match s as u64 {
+        0 if s < 0.1 => format!("{:.1} ms", s * 1e3),
         0..60 => format!("{s:.1} s"),
         60..3600 => format!("{} min {:02} s", s as u64 / 60, s as u64 % 60),
         s => format!("{} h {:02} min", s / 3600, s % 3600 / 60),
@@ -42,10 +50,66 @@ fn short(metric: impl Fn(&str) -> Option<f64>, digits: usize) -> String {
     text
 }
 
+/// A metric, the word for it, its digits, and whether it has a sign.
+type Cell = (&'static str, &'static str, usize, bool);
+/// What stands before a line, and what is in it.
+type Row = (&'static str, &'static [Cell]);
+
+/// What a display says of a step.
+const SHOWN: [Row; 3] = [
+    (
+        "",
+        &[
+            ("loss", "loss", 4, false),
+            ("rewards/margins", "margin", 4, true),
+            ("margin", "margin", 4, true),
+            ("rewards/accuracies", "accuracy", 3, false),
+            ("accuracy", "accuracy", 3, false),
+            ("mean_reward", "reward", 4, true),
+        ],
+    ),
+    ("log-ratios", &[("logratios/chosen", "chosen", 3, true), ("logratios/rejected", "rejected", 3, true)]),
+    (
+        "lengths",
+        &[
+            ("completion_tokens/chosen", "chosen", 1, false),
+            ("completion_tokens/rejected", "rejected", 1, false),
+            ("completion_tokens", "completion", 1, false),
+        ],
+    ),
+];
+
+/// The lines of a display, of those metrics that there are.
+fn shown(metric: impl Fn(&str) -> Option<f64>) -> Vec<String> {
+    let row = |(head, of): &Row| {
+        let cells: Vec<String> = of
+            .iter()
+            .filter_map(|(key, word, digits, signed)| {
+                let value = metric(key)?;
+                let number = if *signed { format!("{value:+.digits$}") } else { format!("{value:.digits$}") };
+                Some(format!("{word:<8}{number:>8}"))
+            })
+            .collect();
+        (!cells.is_empty()).then(|| format!("{head:<11}{}", cells.join("  ")))
+    };
+    SHOWN.iter().filter_map(row).collect()
+}
+
+/// MiB that this process holds, and the most that it has held, where the system says so.
+fn held() -> Option<(u64, u64)> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let of = |key: &str| {
+        let line = status.lines().find_map(|l| l.strip_prefix(key)?.strip_prefix(':'))?;
+        line.split_whitespace().next()?.parse::<u64>().ok().map(|kib| kib.div_ceil(1024))
+    };
+    Some((of("VmRSS")?, of("VmHWM")?))
+}
+
 impl Progress {
     pub fn new(quiet: bool) -> Self {
-        let shown = !quiet && std::io::stderr().is_terminal();
-        let style = ProgressStyle::with_template("{prefix} {wide_bar} {pos}/{len} {msg}").expect("a valid template");
+        let dumb = std::env::var_os("TERM").is_some_and(|t| t == "dumb");
+        let shown = !quiet && !dumb && std::io::stderr().is_terminal();
+        let style = ProgressStyle::with_template("{prefix} {wide_bar} {pos}/{len}{msg}").expect("a valid template");
         let bar = shown.then(|| ProgressBar::new(0).with_style(style));
         Self {
             bar,
@@ -53,7 +117,11 @@ impl Progress {
             begun: Instant::now(),
             tokens: 0,
             seconds: 0.0,
+            steps: 0,
             last: None,
+            grad_norm: None,
+            memory: None,
+            looked: None,
             first_loss: None,
             fallen: None,
             alarmed: false,
@@ -102,22 +170,46 @@ impl Progress {
     }
 
     fn left(&self, s: &StepInfo) -> String {
-        let done = self.seconds / s.step as f64;
-        seconds(done * (s.steps - s.step) as f64)
+        let each = self.seconds / self.steps.max(1) as f64;
+        seconds(each * (s.steps - s.step) as f64)
+    }
+
+    /// What stands under the bar, in lines that are no wider than the terminal.
+    fn display(&mut self, s: &StepInfo) -> String {
+        if self.looked.is_none_or(|at| at.elapsed() > Duration::from_millis(250)) {
+            (self.memory, self.looked) = (held(), Some(Instant::now()));
+        }
+        let mut lines = vec![String::new()];
+        lines.extend(shown(|name| s.metric(name)));
+        if let (Some(norm), Some(first)) = (self.grad_norm, lines.get_mut(1)) {
+            *first += &format!("  norm{norm:>9.4}");
+        }
+        lines.push(format!(
+            "{:<11}{:.0} tokens/s  {} a step  {} left",
+            "speed",
+            self.rate(),
+            seconds(self.seconds / self.steps.max(1) as f64),
+            self.left(s)
+        ));
+        if let Some((now, most)) = self.memory {
+            lines.push(format!("{:<11}{now} MiB, at most {most}", "memory"));
+        }
+        let width = usize::from(console::Term::stderr().size().1).saturating_sub(1);
+        lines.iter().map(|line| line.chars().take(width).collect()).collect::<Vec<String>>().join("\n")
     }
 
     fn step(&mut self, s: &StepInfo) {
         self.tokens += s.tokens;
         self.seconds += s.seconds;
+        self.steps += 1;
         self.first_loss.get_or_insert(s.loss());
         self.last = Some(s.clone());
         if let Some(ratio) = s.metric("logratios/chosen") {
             self.fallen = Some(self.fallen.unwrap_or(true) && ratio < 0.0);
         }
-        if let Some(bar) = &self.bar {
+        if let Some(bar) = self.bar.clone() {
             bar.set_position(s.step as u64);
-            let text = short(|name| s.metric(name), 4);
-            bar.set_message(format!("{text}, {:.0} tokens/s, {} left", self.rate(), self.left(s)));
+            bar.set_message(self.display(s));
         }
     }
 
@@ -131,7 +223,13 @@ impl Progress {
             text +=
                 &format!(", grad_norm {:.4}, {:.0} tokens/s, {} left", number("grad_norm"), self.rate(), self.left(s));
         }
-        self.line(&text);
+        if prefix.is_empty() {
+            self.grad_norm = line.get("grad_norm").and_then(Value::as_f64);
+        }
+        // The display says as much of a step.
+        if self.bar.is_none() || !prefix.is_empty() {
+            self.line(&text);
+        }
         if prefix.is_empty() {
             let fallen = self.fallen.take() == Some(true);
             if fallen && !self.alarmed {

@@ -35,6 +35,9 @@ pub const STYLE: &str = "\
 .fig .area{fill:var(--soft);opacity:.28}.fig .k{color:var(--ink)}.fig .c0{color:var(--c0)}.fig .c1{color:var(--c1)}\
 .fig .c2{color:var(--c2)}.fig .c3{color:var(--c3)}.fig .c4{color:var(--c4)}.fig .c5{color:var(--c5)}";
 
+/// The style of a page around them.
+pub(crate) const PAGE: &str = include_str!("page.css");
+
 /// A figure: panels that can stand side by side or below each other.
 #[derive(Clone, Debug, Serialize)]
 pub struct Figure {
@@ -94,7 +97,7 @@ fn fitting(text: &str) -> String {
 
 /// From where to where an axis goes, and its ticks.
 #[derive(Clone, Debug)]
-struct Scale {
+pub(crate) struct Scale {
     from: f64,
     to: f64,
     ticks: Vec<f64>,
@@ -103,7 +106,7 @@ struct Scale {
 
 impl Scale {
     /// That of values: whole steps of 1, 2 or 5.
-    fn of(values: impl Iterator<Item = f64>) -> Self {
+    pub fn of(values: impl Iterator<Item = f64>) -> Self {
         let (low, high) =
             values.filter(|v| v.is_finite()).fold((f64::INFINITY, f64::NEG_INFINITY), |(l, h), v| (l.min(v), h.max(v)));
         let (low, high) = match (low.is_finite(), high - low > 1e-9) {
@@ -132,7 +135,7 @@ impl Scale {
 }
 
 /// A panel under way.
-struct Panel {
+pub(crate) struct Panel {
     x: Scale,
     y: Scale,
     body: String,
@@ -140,12 +143,16 @@ struct Panel {
 
 impl Panel {
     /// With `condition` under its title.
-    fn new(title: &str, condition: &str, x_label: &str, y_label: &str, x: Scale, y: Scale) -> Self {
+    pub fn new(title: &str, condition: &str, x_label: &str, y_label: &str, x: Scale, y: Scale) -> Self {
         let mut body = format!(
             "<svg class=\"fig\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" xmlns=\"http://www.w3.org/2000/svg\" role=\"img\" \
              aria-label=\"{}\"><text class=\"title\" x=\"{LEFT}\" y=\"16\">{}</text><text class=\"soft\" x=\"{LEFT}\" \
              y=\"33\">{}</text>",
-            escape(&format!("{title}, {condition}: {y_label} over {x_label}")),
+            escape(&if condition.is_empty() {
+                format!("{title}: {y_label} over {x_label}")
+            } else {
+                format!("{title}, {condition}: {y_label} over {x_label}")
+            }),
             escape(&fitting(title)),
             escape(&fitting(condition))
         );
@@ -193,13 +200,18 @@ impl Panel {
         HEIGHT - BOTTOM - self.y.share(v) * (HEIGHT - TOP - BOTTOM)
     }
 
-    fn line(&mut self, class: &str, extra: &str, points: &[(f64, f64)]) {
+    pub fn line(&mut self, class: &str, extra: &str, points: &[(f64, f64)]) {
         if points.len() < 2 {
             return;
         }
         let at: Vec<String> =
             points.iter().map(|(x, y)| format!("{:.1} {:.1}", self.at_x(*x), self.at_y(*y))).collect();
         let _ = write!(self.body, "<g class=\"{class}\"><path class=\"line {extra}\" d=\"M{}\"/></g>", at.join("L"));
+    }
+
+    /// A point that stands alone.
+    pub fn dot(&mut self, class: &str, (x, y): (f64, f64)) {
+        let _ = write!(self.body, "<g class=\"{class}\">{}</g>", Shape::Circle.at(self.at_x(x), self.at_y(y)));
     }
 
     fn area(&mut self, points: &[(f64, f64)]) {
@@ -243,7 +255,7 @@ impl Panel {
         );
     }
 
-    fn done(self) -> String {
+    pub fn done(self) -> String {
         self.body + "</svg>\n"
     }
 }
@@ -308,20 +320,20 @@ impl Looks {
 
     fn legend(&self, marks: bool, exact: bool, others: bool, sft: bool) -> String {
         let mut items: Vec<(String, String)> = Vec::new();
-        let sample = |class: &str, extra: &str, shape: Option<Shape>| {
+        let drawn = |class: &str, extra: &str, shape: Option<Shape>| {
             let mark = shape.filter(|_| marks).map_or_else(String::new, |s| s.at(15.0, 9.0));
-            format!("<g class=\"{class}\"><path class=\"line {extra}\" d=\"M1 9h28\"/>{mark}</g>")
+            sample(class, extra, &mark)
         };
         for (i, family) in self.pairs.iter().enumerate() {
-            items.push((sample(&format!("c{} sum", i % 6), "", Some(Shape::Circle)), family.clone()));
+            items.push((drawn(&format!("c{} sum", i % 6), "", Some(Shape::Circle)), family.clone()));
             let averaged = format!("averaged-{family}");
-            items.push((sample(&format!("c{} mean", i % 6), "", Some(Shape::Square)), averaged));
+            items.push((drawn(&format!("c{} mean", i % 6), "", Some(Shape::Square)), averaged));
         }
         if others {
             let mark = if marks {
                 format!("<g class=\"k\">{}</g>", Shape::Diamond.at(15.0, 9.0))
             } else {
-                sample("k", "", None)
+                drawn("k", "", None)
             };
             items.push((mark, "other methods, by name".into()));
         }
@@ -333,26 +345,42 @@ impl Looks {
             items.push((mark, "SFT policy".into()));
         }
         if exact {
-            items.push((sample("k sum", "exact", None), "exact optimum, sum".into()));
-            items.push((sample("k mean", "exact", None), "exact optimum, mean".into()));
+            items.push((drawn("k sum", "exact", None), "exact optimum, sum".into()));
+            items.push((drawn("k mean", "exact", None), "exact optimum, mean".into()));
         }
-        // Two columns.
-        let rows = items.len().div_ceil(2);
-        let height = 22.0 * rows as f64 + 8.0;
-        let mut out = format!(
-            "<svg class=\"fig\" viewBox=\"0 0 {WIDTH} {height}\" xmlns=\"http://www.w3.org/2000/svg\" role=\"img\" \
-             aria-label=\"Legend\">"
-        );
-        for (i, (mark, text)) in items.iter().enumerate() {
-            let (x, y) = (10.0 + (i % 2) as f64 * WIDTH / 2.0, 22.0 * (i / 2) as f64);
-            let _ = write!(
-                out,
-                "<g transform=\"translate({x} {y})\">{mark}<text x=\"37\" y=\"13.5\">{}</text></g>",
-                escape(text)
-            );
-        }
-        out + "</svg>\n"
+        columns(&items)
     }
+}
+
+/// A sample of a line, for a legend.
+fn sample(class: &str, extra: &str, mark: &str) -> String {
+    format!("<g class=\"{class}\"><path class=\"line {extra}\" d=\"M1 9h28\"/>{mark}</g>")
+}
+
+/// A legend of lines: the classes of each, that of the line itself, and what it is.
+pub(crate) fn legend(lines: &[(String, &str, String)]) -> String {
+    let items: Vec<_> = lines.iter().map(|(class, extra, text)| (sample(class, extra, ""), text.clone())).collect();
+    columns(&items)
+}
+
+/// Samples and what they are.
+fn columns(items: &[(String, String)]) -> String {
+    // Two columns.
+    let rows = items.len().div_ceil(2);
+    let height = 22.0 * rows as f64 + 8.0;
+    let mut out = format!(
+        "<svg class=\"fig\" viewBox=\"0 0 {WIDTH} {height}\" xmlns=\"http://www.w3.org/2000/svg\" role=\"img\" \
+         aria-label=\"Legend\">"
+    );
+    for (i, (mark, text)) in items.iter().enumerate() {
+        let (x, y) = (10.0 + (i % 2) as f64 * WIDTH / 2.0, 22.0 * (i / 2) as f64);
+        let _ = write!(
+            out,
+            "<g transform=\"translate({x} {y})\">{mark}<text x=\"37\" y=\"13.5\">{}</text></g>",
+            escape(text)
+        );
+    }
+    out + "</svg>\n"
 }
 
 fn metric(m: &BTreeMap<&'static str, Option<Interval>>, which: Metric) -> Option<Interval> {

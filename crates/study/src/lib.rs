@@ -1,8 +1,9 @@
 //! Studies: a grid of alignment runs from one policy on one set of pairs, measured on held-out prompts.
 //!
 //! [`Plan`] reads a study's file, [`run`] runs its commands, [`Results`] holds what the measurements say, with intervals,
-//! and [`report`] draws and tells it. Nothing here trains: each run is a command of its own.
+//! and [`report`] draws and tells it; [`curves`] draws what any runs have measured. Nothing here trains: each run is a command of its own.
 
+pub mod curves;
 mod error;
 pub mod figures;
 pub mod plan;

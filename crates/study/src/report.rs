@@ -9,7 +9,7 @@ use minijinja::{AutoEscape, Environment};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::figures::{self, STYLE, conditions};
+use crate::figures::{self, PAGE, STYLE, conditions};
 use crate::plan::Vocabulary;
 use crate::predictions::{self, Outcome, Prediction};
 use crate::results::{Comparison, Measured, Quantity, Row, Verdict};
@@ -230,7 +230,7 @@ pub fn write(plan: &Plan, vocabulary: &Vocabulary, host: &Host<'_>) -> Result<St
         "samples": results.samples,
         "confidence": format!("{}", (1000.0 * results.confidence).round() / 10.0),
         "matched": MATCHED,
-        "style": STYLE,
+        "style": format!("{PAGE}{STYLE}"),
         "predictions": lines,
         "tally": tally(&outcomes),
         "has_conditions": has_conditions,

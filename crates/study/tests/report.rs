@@ -1,4 +1,4 @@
-//! The report in a browser: Debian's chromium, or that of `CHROMIUM`. Without one these tests are ignored.
+//! The report, and the page of curves, in a browser: Debian's chromium, or that of `CHROMIUM`. Without one these tests are ignored.
 //!
 //! The page stands in frames of a phone's and a desktop's width, under a policy that turns any request into an error, and
 //! measures itself.
@@ -9,7 +9,7 @@ use std::fs;
 use std::path::Path;
 
 use collimate_browser::chromium;
-use collimate_study::{Host, report};
+use collimate_study::{Host, curves, report};
 use common::{Desk, STUDY, vocabulary, write};
 use libtest_mimic::{Arguments, Failed, Trial};
 use serde_json::Value;
@@ -77,9 +77,40 @@ fn page() -> String {
     fs::read_to_string(desk.path("out/report.html")).unwrap()
 }
 
-fn reads_well(dark: bool) -> Result<(), Failed> {
+/// The curves of two runs, one of them evaluated, with numbers of many sizes.
+fn curves_page() -> String {
+    let run = |name: &str, evaluated: bool| {
+        let line = |step: u64| {
+            let x = step as f64;
+            let mut line = serde_json::json!({
+                "loss": 0.7 - 0.1 * (x / 20.0).sin(), "rewards/margins": 0.01 * x, "rewards/accuracies": 0.5 + 0.001 * x,
+                "logratios/chosen": -12.5 * x, "logratios/rejected": -20.0 * x, "logps/chosen": -1e4 - x,
+                "grad_norm": 1e6 + x, "learning_rate": 1e-6 * (1.0 - x / 500.0), "num_tokens": 1000 * step, "epoch": x / 100.0,
+            });
+            line["step"] = step.into();
+            line.as_object().unwrap().clone()
+        };
+        let mut lines: Vec<_> = (1..=400).map(line).collect();
+        let evaluation = |step: u64| serde_json::json!({"eval_loss": 0.69 - 0.0001 * step as f64, "step": step});
+        lines.extend((0..8).filter(|_| evaluated).map(|i| evaluation(50 * (i + 1)).as_object().unwrap().clone()));
+        curves::Run { name: name.to_owned(), lines }
+    };
+    let runs = [run("averaged-dpo", true), run("a run of another kind", false)];
+    curves::page(&runs, &curves::figures(&runs).unwrap())
+}
+
+fn report_reads_well(dark: bool) -> Result<(), Failed> {
+    reads_well(&page(), 5, 2 * 3 + 2 * 3 + 2 * 2, dark)
+}
+
+fn curves_read_well(dark: bool) -> Result<(), Failed> {
+    reads_well(&curves_page(), 3, 3 + 2 + 2, dark)
+}
+
+/// The page, which has so many figures, of so many panels together.
+fn reads_well(page: &str, figures: u64, panels: u64, dark: bool) -> Result<(), Failed> {
     let browser = chromium().expect("ignored without one");
-    for said in look(&browser, &page(), dark)? {
+    for said in look(&browser, page, dark)? {
         let fault = |what: &str| Err(Failed::from(format!("{what}: {said}")));
         if said["dark"] != dark {
             return fault("not the colours that were asked for");
@@ -87,7 +118,7 @@ fn reads_well(dark: bool) -> Result<(), Failed> {
         if said["faults"] != Value::Array(Vec::new()) || said["requests"] != Value::Array(Vec::new()) {
             return fault("an error or a request");
         }
-        if said["figures"] != 5 || said["panels"] != 2 * 3 + 2 * 3 + 2 * 2 || said["drawn"] != true {
+        if said["figures"] != figures || said["panels"] != panels || said["drawn"] != true {
             return fault("figures that are not drawn");
         }
         if said["scroll"].as_u64() > said["width"].as_u64() {
@@ -123,8 +154,10 @@ fn faults_are_seen() -> Result<(), Failed> {
 fn main() {
     let none = chromium().is_none();
     let tests = vec![
-        Trial::test("the_report_reads_well_in_light", || reads_well(false)),
-        Trial::test("the_report_reads_well_in_dark", || reads_well(true)),
+        Trial::test("the_report_reads_well_in_light", || report_reads_well(false)),
+        Trial::test("the_report_reads_well_in_dark", || report_reads_well(true)),
+        Trial::test("curves_read_well_in_light", || curves_read_well(false)),
+        Trial::test("curves_read_well_in_dark", || curves_read_well(true)),
         Trial::test("faults_of_a_page_are_seen", faults_are_seen),
     ];
     let tests = tests.into_iter().map(|t| t.with_ignored_flag(none)).collect();

@@ -17,6 +17,9 @@ pub enum Error {
     /// Settings that exclude each other.
     #[error("{0}")]
     Conflict(&'static str),
+    /// What the best policy is can't be told as it was asked for.
+    #[error("{0}")]
+    Best(String),
     /// The data set has no pairs.
     #[error("there are no pairs to train on")]
     NoPairs,

@@ -22,4 +22,4 @@ pub use schedule::Schedule;
 pub use settings::{Dtype, Settings};
 pub use task::{Judgement, Pool, Said, Seen, Size, Source, Task, Unit};
 pub use tasks::{Preference, Reward, Supervised};
-pub use trainer::{Event, Observer, Progress, State, StepInfo, Trainer, Units, loss_and_gradients};
+pub use trainer::{Best, Event, Observer, Progress, State, StepInfo, Trainer, Units, loss_and_gradients};

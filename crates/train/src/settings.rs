@@ -44,6 +44,18 @@ pub struct Settings {
     pub per_device_eval_batch_size: usize,
     /// Optimiser steps between checkpoints to go on from; 0: none.
     pub save_steps: usize,
+    /// Checkpoints kept; the best one and the one gone on from beside them. 0: all.
+    pub save_total_limit: usize,
+    /// Whether the result is the best of the checkpoints, and not the last policy.
+    pub load_best_model_at_end: bool,
+    /// The metric of evaluations that says which is the best, with or without `eval_`; None: the loss.
+    pub metric_for_best_model: Option<String>,
+    /// Whether more of that metric is better; None: unless its name ends with "loss".
+    pub greater_is_better: Option<bool>,
+    /// Evaluations in a row without a better one after which the run ends; 0: none end it.
+    pub early_stopping_patience: usize,
+    /// By how much an evaluation must be better to count as one.
+    pub early_stopping_threshold: f64,
     /// What the order of the data and everything else that is random is drawn from.
     pub seed: u64,
     /// Whether the data is shuffled, anew for each epoch.
@@ -97,6 +109,12 @@ impl Default for Settings {
             eval_steps: 0,
             per_device_eval_batch_size: 8,
             save_steps: 0,
+            save_total_limit: 0,
+            load_best_model_at_end: false,
+            metric_for_best_model: None,
+            greater_is_better: None,
+            early_stopping_patience: 0,
+            early_stopping_threshold: 0.0,
             seed: 42,
             shuffle: true,
             prefix_sharing: true,
@@ -170,6 +188,8 @@ impl Settings {
         not_negative("weight_decay", self.weight_decay)?;
         not_negative("max_grad_norm", self.max_grad_norm)?;
         not_negative("router_aux_loss_coef", self.router_aux_loss_coef.unwrap_or(0.0))?;
+        not_negative("early_stopping_threshold", self.early_stopping_threshold)?;
+        self.validate_keeping()?;
         match (self.dtype, self.bf16, self.fp16) {
             (_, true, true) => Err(Error::Conflict("bf16 and fp16 both say what to compute in: give one")),
             (Dtype::Bfloat16, _, true) => {
@@ -180,6 +200,46 @@ impl Settings {
             )),
             _ => Ok(()),
         }
+    }
+
+    /// What is kept of what is saved, and what ends a run early.
+    fn validate_keeping(&self) -> Result<(), Error> {
+        let (eval, save) = (self.eval_steps, self.save_steps);
+        if self.save_total_limit > 0 && save == 0 {
+            return Err(Error::Conflict("save_total_limit: nothing is saved on the way; save_steps says how often"));
+        }
+        if self.load_best_model_at_end && (eval == 0 || save == 0 || !save.is_multiple_of(eval)) {
+            return Err(Error::Best(format!(
+                "load_best_model_at_end: what is saved must have been evaluated: eval_steps ({eval}) and save_steps \
+                 ({save}) must be above 0, and save_steps a multiple of eval_steps"
+            )));
+        }
+        if self.early_stopping_patience > 0 && eval == 0 {
+            return Err(Error::Conflict(
+                "early_stopping_patience: nothing is evaluated on the way; eval_steps says how often",
+            ));
+        }
+        if self.early_stopping_threshold > 0.0 && self.early_stopping_patience == 0 {
+            return Err(Error::Conflict("early_stopping_threshold: does nothing without early_stopping_patience"));
+        }
+        Ok(())
+    }
+
+    /// The metric that says which evaluation is the best, and whether more of it is better; `names` are those of a task.
+    ///
+    /// # Errors
+    /// A metric that no evaluation has; the message lists those that there are.
+    pub fn best_metric(&self, names: &[&str]) -> Result<(String, bool), Error> {
+        let asked = self.metric_for_best_model.as_deref().unwrap_or("loss");
+        let name = asked.strip_prefix("eval_").unwrap_or(asked);
+        if !names.contains(&name) {
+            let all: Vec<_> = names.iter().map(|n| format!("eval_{n}")).collect();
+            return Err(Error::Best(format!(
+                "metric_for_best_model: evaluations of this run have no \"{asked}\"; they have {}",
+                all.join(", ")
+            )));
+        }
+        Ok((format!("eval_{name}"), self.greater_is_better.unwrap_or(!name.ends_with("loss"))))
     }
 
     /// What to compute in, and whether weights are kept in f32 beside it.
@@ -233,6 +293,47 @@ mod tests {
         }
         let both = Settings { warmup_steps: 5, warmup_ratio: 0.1, ..Settings::default() };
         assert!(both.validate().unwrap_err().to_string().ends_with("give one"));
+    }
+
+    #[test]
+    fn the_best_is_of_what_is_evaluated_and_saved() {
+        let said = |s: Settings| s.validate().unwrap_err().to_string();
+        let best = |eval_steps, save_steps| Settings {
+            load_best_model_at_end: true,
+            eval_steps,
+            save_steps,
+            ..Settings::default()
+        };
+        for (eval, save) in [(0, 4), (4, 0), (4, 6), (4, 2)] {
+            let said = said(best(eval, save));
+            assert!(said.contains(&format!("eval_steps ({eval}) and save_steps ({save})")), "{said}");
+        }
+        best(2, 6).validate().unwrap();
+        assert!(said(Settings { save_total_limit: 2, ..Settings::default() }).starts_with("save_total_limit: nothing"));
+        let early = Settings { early_stopping_patience: 2, ..Settings::default() };
+        assert!(said(early).starts_with("early_stopping_patience: nothing is evaluated"));
+        let alone = Settings { early_stopping_threshold: 0.1, ..Settings::default() };
+        assert!(said(alone).starts_with("early_stopping_threshold: does nothing"));
+        let below = Settings { early_stopping_threshold: -0.1, early_stopping_patience: 1, ..Settings::default() };
+        assert!(said(below).starts_with("early_stopping_threshold must be 0 or more"));
+    }
+
+    #[test]
+    fn the_metric_of_the_best_is_one_that_there_is() {
+        let of = |name: Option<&str>, greater| {
+            let s = Settings {
+                metric_for_best_model: name.map(str::to_owned),
+                greater_is_better: greater,
+                ..Settings::default()
+            };
+            s.best_metric(&["loss", "rewards/margins"]).map_err(|e| e.to_string())
+        };
+        let is = |name: &str, greater| Ok((name.to_owned(), greater));
+        assert_eq!(of(None, None), is("eval_loss", false));
+        assert_eq!(of(Some("eval_loss"), Some(true)), is("eval_loss", true));
+        assert_eq!(of(Some("rewards/margins"), None), is("eval_rewards/margins", true));
+        let said = of(Some("accuracy"), None).unwrap_err();
+        assert!(said.ends_with("have no \"accuracy\"; they have eval_loss, eval_rewards/margins"), "{said}");
     }
 
     #[test]

@@ -87,6 +87,10 @@ pub struct State<'a> {
     pub moments: &'a Moments,
     /// Counters.
     pub progress: Progress,
+    /// Passes over the data so far.
+    pub epoch: f64,
+    /// Optimiser steps in all.
+    pub steps: usize,
 }
 
 /// Counters of a run.
@@ -96,7 +100,22 @@ pub struct Progress {
     pub step: usize,
     /// Tokens read, the prompt counted for each completion.
     pub num_tokens: u64,
+    /// The best evaluation so far.
+    pub best: Option<Best>,
+    /// The best of those after which a checkpoint was due.
+    pub best_saved: Option<Best>,
+    /// Evaluations since one was better by more than `early_stopping_threshold`.
+    pub waited: usize,
     window: Window,
+}
+
+/// An evaluation, by the metric that compares them.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Best {
+    /// Optimiser steps taken.
+    pub step: usize,
+    /// What `metric_for_best_model` was.
+    pub metric: f64,
 }
 
 /// Who watches a run; a fault stops it.
@@ -207,11 +226,18 @@ impl<T: Task> Trainer<T> {
         if train.is_empty() || eval.as_ref().is_some_and(|e| e.is_empty()) {
             return Err(Error::NoPairs);
         }
+        let task = task.into();
+        settings.best_metric(&task.metrics())?;
+        if eval.is_none() && (settings.load_best_model_at_end || settings.early_stopping_patience > 0) {
+            return Err(Error::Conflict(
+                "load_best_model_at_end, early_stopping_patience: there is nothing to evaluate on",
+            ));
+        }
         let (precision, masters) = settings.precision();
         let policy = policy.with_precision(precision, masters)?;
         let balance = router_aux_loss_coef(&policy, &settings)?;
         let (moments, progress, train) = (Moments::new(&policy), Progress::default(), Box::new(train));
-        let (task, reference, scores, stop, looks) = (task.into(), None, None, None, None);
+        let (reference, scores, stop, looks) = (None, None, None, None);
         Ok(Self { policy, reference, task, settings, train, eval, moments, progress, scores, stop, looks, balance })
     }
 
@@ -258,6 +284,17 @@ impl<T: Task> Trainer<T> {
     /// The policy as it is.
     pub fn policy(&self) -> &Decoder {
         &self.policy
+    }
+
+    /// The counters as they are.
+    pub fn progress(&self) -> &Progress {
+        &self.progress
+    }
+
+    /// Whether so many evaluations in a row were no better that the run ends before its steps do.
+    pub fn stopped_early(&self) -> bool {
+        let patience = self.settings.early_stopping_patience;
+        patience > 0 && self.progress.waited >= patience
     }
 
     /// The policy, trained.
@@ -411,23 +448,35 @@ impl<T: Task> Trainer<T> {
         if self.looks.is_some() && self.progress.step == 0 {
             self.look(observer)?;
         }
-        while self.progress.step < steps {
+        while self.progress.step < steps && !self.stopped_early() {
             let units = self.units_of(self.progress.step, &mut order);
             let items = self.items(self.train.as_ref(), &known, units.into_iter())?;
             self.step(&items, initial && self.progress.step == 0, steps, observer)?;
-            let at = |every: usize| every > 0 && self.progress.step.is_multiple_of(every);
+            let step = self.progress.step;
+            let at = |every: usize| every > 0 && step.is_multiple_of(every);
             let (evaluate, save) = (at(self.settings.eval_steps), at(self.settings.save_steps));
-            let last = self.progress.step == steps;
-            if self.eval.is_some() && (evaluate || last) {
-                self.evaluate(&known, observer)?;
+            let end = step == steps;
+            let mut evaluated = None;
+            if self.eval.is_some() && (evaluate || end) {
+                evaluated = Some(self.evaluate(&known, observer)?);
+            }
+            if let Some(new) = evaluated {
+                self.compare(new)?;
+            }
+            let last = end || self.stopped_early();
+            // What is loaded at the end may be what the end is.
+            let save = save || (end && self.settings.load_best_model_at_end);
+            if save && let Some(new) = evaluated {
+                // Only where it is due: a run that was interrupted elsewhere ends with the same one.
+                self.progress.best_saved = Some(self.better(new, self.progress.best_saved)?);
             }
             if self.looks.is_some_and(|every| at(every) || last) {
                 self.look(observer)?;
             }
             let stopped = self.stop.as_ref().is_some_and(|stop| stop.load(Ordering::Relaxed) != 0);
             if save || (stopped && !last) {
-                let progress = self.progress.clone();
-                observer(Event::Save(&State { policy: &self.policy, moments: &self.moments, progress }))?;
+                let (progress, epoch) = (self.progress.clone(), self.epoch());
+                observer(Event::Save(&State { policy: &self.policy, moments: &self.moments, progress, epoch, steps }))?;
                 if stopped && !last {
                     return Err(Error::Stopped(self.progress.step));
                 }
@@ -516,16 +565,40 @@ impl<T: Task> Trainer<T> {
         observer(Event::Look { policy: &policy, step: self.progress.step })
     }
 
+    fn epoch(&self) -> f64 {
+        self.progress.step as f64 / self.steps_per_epoch() as f64
+    }
+
     fn finish_line(&self, line: &mut Map<String, Value>) {
-        let epoch = self.progress.step as f64 / self.steps_per_epoch() as f64;
         line.insert("num_tokens".into(), self.progress.num_tokens.into());
-        line.insert("epoch".into(), epoch.into());
+        line.insert("epoch".into(), self.epoch().into());
         line.insert("step".into(), self.progress.step.into());
     }
 
+    /// The better of two evaluations; of equal ones the earlier.
+    fn better(&self, new: Best, old: Option<Best>) -> Result<Best, Error> {
+        let (_, greater) = self.settings.best_metric(&self.task.metrics())?;
+        Ok(match old {
+            Some(old) if !(if greater { new.metric > old.metric } else { new.metric < old.metric }) => old,
+            _ => new,
+        })
+    }
+
+    /// Takes account of an evaluation, as transformers' `EarlyStoppingCallback` and `Trainer` do: what is better by less
+    /// than the threshold is the best all the same, and does not end the wait.
+    fn compare(&mut self, new: Best) -> Result<(), Error> {
+        let old = self.progress.best;
+        let best = self.better(new, old)?;
+        let enough = |old: Best| (new.metric - old.metric).abs() > self.settings.early_stopping_threshold;
+        let improved = old.is_none_or(|old| best == new && old != new && enough(old));
+        self.progress.waited = if improved { 0 } else { self.progress.waited + 1 };
+        self.progress.best = Some(best);
+        Ok(())
+    }
+
     /// The loss of an evaluation is that of all its units taken for one batch, whatever they were scored in.
-    fn evaluate(&self, known: &Reference, observer: &mut Observer<'_>) -> Result<(), Error> {
-        let Some(eval) = &self.eval else { return Ok(()) };
+    fn evaluate(&self, known: &Reference, observer: &mut Observer<'_>) -> Result<Best, Error> {
+        let eval = self.eval.as_ref().expect("asked for where there is an evaluation");
         let mut how = how(&self.settings, self.settings.per_device_eval_batch_size);
         how.engine.router_aux_loss_coef = self.balance;
         // Not a part of a step.
@@ -533,9 +606,14 @@ impl<T: Task> Trainer<T> {
         let items = self.items(eval.as_ref(), known, 0..eval.len())?;
         let mut window = Window::default();
         window.add(&step::evaluate(&policy, &self.task, &items, how)?, &pools(&self.task));
-        let mut line = window.means(&self.metrics(), "eval_");
+        let names = self.metrics();
+        let mut line = window.means(&names, "eval_");
         self.finish_line(&mut line);
-        observer(Event::Metrics(&line))
+        observer(Event::Metrics(&line))?;
+        let (name, _) = self.settings.best_metric(&names)?;
+        // What is no number is null there.
+        let metric = line[&name].as_f64().unwrap_or(f64::NAN);
+        Ok(Best { step: self.progress.step, metric })
     }
 }
 
@@ -712,6 +790,64 @@ mod tests {
         on.run(&mut |_| Ok(())).unwrap();
         let end = |t: &Trainer<Preference>| t.policy().parameters().0.iter().map(|p| p.to_data()).collect::<Vec<_>>();
         assert_eq!(end(&on), end(&trainer));
+    }
+
+    #[test]
+    fn a_run_ends_when_nothing_gets_better_and_keeps_the_best() {
+        // Too long a step: the loss on what is evaluated falls, and then rises.
+        let lessons = |from: usize| {
+            let of = |t: Tokens| Lesson { prompt: t.prompt, completion: t.chosen, row: t.row, ..Lesson::default() };
+            pairs().into_iter().skip(from).take(5).map(of).collect::<Vec<_>>()
+        };
+        let settings = Settings {
+            learning_rate: 5e-2,
+            lr_scheduler_type: crate::Schedule::Constant,
+            max_steps: 60,
+            eval_steps: 1,
+            save_steps: 2,
+            early_stopping_patience: 3,
+            load_best_model_at_end: true,
+            ..Settings::default()
+        };
+        let run = |settings: Settings| {
+            let eval: Option<Units<Supervised>> = Some(Box::new(lessons(5)));
+            let mut trainer = Trainer::<Supervised>::new(decoder(), Supervised, settings, lessons(0), eval).unwrap();
+            let (mut losses, mut saved) = (Vec::new(), Vec::new());
+            trainer
+                .run(&mut |event| {
+                    match event {
+                        Event::Metrics(line) if line.contains_key("eval_loss") => {
+                            losses.push(line["eval_loss"].as_f64().unwrap());
+                        }
+                        Event::Save(state) => saved.push(state.progress.clone()),
+                        _ => {}
+                    }
+                    Ok(())
+                })
+                .unwrap();
+            (losses, saved, trainer)
+        };
+        let (losses, saved, trainer) = run(settings.clone());
+        let least = |of: &mut dyn Iterator<Item = (usize, f64)>| of.min_by(|a, b| a.1.total_cmp(&b.1)).unwrap();
+        let (at, metric) = least(&mut losses.iter().copied().enumerate());
+        assert!(trainer.stopped_early() && losses.len() == at + 1 + 3 && losses.len() < 60, "{losses:?}");
+        let p = trainer.progress();
+        assert_eq!((p.best, p.step), (Some(Best { step: at + 1, metric }), losses.len()));
+        let (at, metric) = least(&mut losses.iter().copied().enumerate().filter(|(i, _)| i % 2 == 1));
+        assert_eq!(p.best_saved, Some(Best { step: at + 1, metric }));
+        assert_eq!(saved.last().unwrap().best_saved, p.best_saved);
+        // Of a metric that only rises while the loss does, the first is best, and no step is one.
+        let high = Settings { greater_is_better: Some(true), early_stopping_patience: 0, ..settings.clone() };
+        let (losses, _, trainer) = run(Settings { max_steps: 3, ..high });
+        assert!(trainer.progress().best.unwrap().step == 1 && losses[0] > losses[1], "{losses:?}");
+        assert!(!trainer.stopped_early());
+        // A threshold that nothing exceeds: what is better is the best, and the wait goes on.
+        let (losses, _, trainer) = run(Settings { early_stopping_threshold: 100.0, ..settings.clone() });
+        assert_eq!((losses.len(), trainer.progress().waited), (4, 3));
+        assert!(trainer.progress().best.unwrap().step > 1);
+        // Nothing to evaluate on.
+        let said = Trainer::<Supervised>::new(decoder(), Supervised, settings, lessons(0), None).err().unwrap();
+        assert!(said.to_string().ends_with("there is nothing to evaluate on"), "{said}");
     }
 
     /// Supervised training whose judgement is short of a coefficient.

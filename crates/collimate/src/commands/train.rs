@@ -11,17 +11,18 @@ use collimate_data::hub::{self, Kind};
 use collimate_data::{ChatTemplate, Dataset, Lesson, Options, Record as _, Report, Source, Tokenizer, Tokens};
 use collimate_model::{Checkpoint, Decoder, Precision, Profile, Selection};
 use collimate_train::{
-    Error as TrainError, Event, Part, Preference, Rated, Reward, Source as _, Stored, Supervised, Task, Trainer, Units,
-    content, reference_file_name,
+    Best, Error as TrainError, Event, Part, Preference, Rated, Reward, Source as _, Stored, Supervised, Task, Trainer,
+    Units, content, reference_file_name,
 };
 use comfy_table::{Table, presets::UTF8_HORIZONTAL_ONLY};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use crate::config::{self, Run, What};
+use crate::card::Card;
+use crate::config::{self, Resume, Run, What};
 use crate::generations::Watch;
-use crate::output::{Content, Output, Saved, use_cache};
+use crate::output::{self, Content, Output, Saved, use_cache};
 use crate::progress::Progress;
 use crate::say::print;
 use crate::signals::{Interrupted, Signals};
@@ -97,12 +98,26 @@ fn go<T: Trained>(mut run: Run, task: T, quiet: bool, profile: Profile) -> Resul
     let mut inputs: Vec<&Path> = vec![&run.model];
     inputs.extend(run.ref_model.as_deref());
     inputs.extend(run.base_model.as_deref());
-    let mut output = Output::check(&run.output_dir, &inputs, run.resume.as_deref(), run.overwrite)?;
+    let resume = match &run.resume {
+        Some(Resume::Latest) => Some(Output::latest(&run.output_dir)?),
+        Some(Resume::At(folder)) => Some(folder.clone()),
+        None => None,
+    };
+    let (best_name, _) = run.settings.best_metric(&task.metrics())?;
+    let mut output = Output::check(&run.output_dir, &inputs, resume.as_deref(), run.overwrite)?;
     let _cache = run.data_options.cache_dir.as_deref().map(use_cache).transpose()?;
     let (backend, device) = super::device(run.backend.as_deref())?;
     let (precision, _) = run.settings.precision();
     precision.check(&device).with_context(|| format!("backend {backend}"))?;
-    let saved = run.resume.as_deref().map(Saved::open).transpose()?;
+    let saved = resume.as_deref().map(Saved::open).transpose()?;
+    if let (true, Some(best)) = (run.settings.load_best_model_at_end, saved.as_ref().and_then(Saved::best_saved))
+        && !output.best(best).is_dir()
+    {
+        bail!(
+            "load_best_model_at_end: the best checkpoint so far, {}, is not there any more",
+            output.best(best).display()
+        );
+    }
     let model = hub::locate(&run.model, Kind::Model)?;
     let ref_model = run.ref_model.as_ref().map(|folder| hub::locate(folder, Kind::Model)).transpose()?;
     let checkpoint = super::open(&model, run.base_model.as_deref())?;
@@ -216,7 +231,7 @@ fn go<T: Trained>(mut run: Run, task: T, quiet: bool, profile: Profile) -> Resul
         .as_ref()
         .is_some_and(|s| ["max_steps", "num_train_epochs"].iter().any(|k| s.said(k) != run.effective.get(*k)));
     let initial = Decoder::load(&checkpoint, &device)?.with_profile(profile.clone());
-    let resumed = match (saved, &run.resume) {
+    let resumed = match (saved, &resume) {
         (Some(saved), Some(folder)) => {
             saved.check(folder, &run.effective, &content)?;
             Some(saved.load(folder, &checkpoint, &initial)?)
@@ -249,7 +264,7 @@ fn go<T: Trained>(mut run: Run, task: T, quiet: bool, profile: Profile) -> Resul
         // In the numbers of the policy: what these alone make is no divergence.
         let reference = reference.as_ref().unwrap_or(&policy).clone().with_precision(precision, false)?;
         let new = Watch::new(generations, &checkpoint, &tokenizer, options, &ends, reference)?;
-        watch = Some(match &run.resume {
+        watch = Some(match &resume {
             Some(folder) => new.resumed(folder),
             None => new,
         });
@@ -335,7 +350,7 @@ fn go<T: Trained>(mut run: Run, task: T, quiet: bool, profile: Profile) -> Resul
             Event::Begin { from, .. } => {
                 // What scoring the reference took is no part of a step.
                 profile.clear();
-                output.begin(&config, from, run.generations.is_some()).map_err(io)
+                output.begin(&config, from, run.generations.is_some(), run.tensorboard).map_err(io)
             }
             Event::Look { policy, step } => {
                 let watch = watch.as_mut().expect("looks are asked for where somebody watches");
@@ -350,7 +365,13 @@ fn go<T: Trained>(mut run: Run, task: T, quiet: bool, profile: Profile) -> Resul
                 later(output.timing(s));
                 Ok(())
             }
-            Event::Save(state) => output.save(&checkpoint, state, &run.effective, &content).map_err(io),
+            Event::Save(state) => {
+                output.save(&checkpoint, state, &run.settings, &run.effective, &content).map_err(io)?;
+                if let Err(e) = output.rotate(run.settings.save_total_limit, state.progress.best_saved) {
+                    say!("an old checkpoint can't be removed: {e:#}; the run goes on");
+                }
+                Ok(())
+            }
             Event::Metrics(line) => {
                 if let Some((key, _)) = line.iter().find(|(k, v)| k.starts_with("eval_") && v.is_null()) {
                     let step = &line["step"];
@@ -379,10 +400,38 @@ fn go<T: Trained>(mut run: Run, task: T, quiet: bool, profile: Profile) -> Resul
         }
         (trained, _) => trained?,
     }
-    checkpoint.save(trainer.policy().parameters(), output.folder()).context("the trained model can't be saved")?;
+    if trainer.stopped_early() && !quiet {
+        let (p, patience) = (trainer.progress(), run.settings.early_stopping_patience);
+        say!("stopped after step {} of {}: {patience} evaluations in a row were no better", p.step, trainer.steps());
+    }
+    let best = trainer.progress().best_saved.filter(|_| run.settings.load_best_model_at_end);
+    let best = best.filter(|b| b.step != trainer.progress().step);
+    let loaded = best.map(|best| load_best(&output, best, &checkpoint, trainer.policy(), &run)).transpose()?;
+    if let (Some(best), false) = (best, quiet) {
+        say!("the result is {}, the best: {} {}", output.best(best).display(), best_name, best.metric);
+    }
+    let result = loaded.as_ref().unwrap_or_else(|| trainer.policy());
+    checkpoint.save(result.parameters(), output.folder()).context("the trained model can't be saved")?;
     let shares = Shares::of(&profile, &steps);
     let mut written = vec![output.finish(), output.report("data_report.json", &reports)];
     written.extend(shares.as_ref().map(|s| output.report("profile.json", s)));
+    let name = |source: &Source| source.path.to_string_lossy().into_owned();
+    let card = Card {
+        kind: run.kind,
+        model: &run.model,
+        base: &checkpoint.folder,
+        adapter: checkpoint.lora().is_some(),
+        datasets: run.data.iter().map(name).filter(|n| hub::is_name(n) && !Path::new(n).exists()).collect(),
+        config: &run.effective,
+        data: &reports,
+        backend: &backend,
+        best: best.map(|b| b.step),
+    };
+    written.push(card.write(output.folder()).map(|done| {
+        if !done && !quiet {
+            say!("README.md is not this program's, or was changed, and stays as it is");
+        }
+    }));
     let summary = progress.finish();
     let mut text = format!("{summary}\nsaved to {}", output.folder().display());
     if let Some(shares) = shares {
@@ -394,6 +443,14 @@ fn go<T: Trained>(mut run: Run, task: T, quiet: bool, profile: Profile) -> Resul
     drop(held);
     let saved = || format!("the trained checkpoint is saved to {}, but not all of the rest", output.folder().display());
     written.into_iter().collect::<Result<()>>().with_context(saved)
+}
+
+/// The policy of the best checkpoint, which is still what was saved.
+fn load_best(output: &Output, best: Best, run: &Checkpoint, last: &Decoder, config: &Run) -> Result<Decoder> {
+    let folder = output.best(best);
+    Saved::open(&folder).context("load_best_model_at_end")?;
+    let (precision, masters) = config.settings.precision();
+    Ok(output::policy(&folder, run, last)?.with_precision(precision, masters)?)
 }
 
 /// What is trained, where that is not all of the network: a line for each pattern, or for the adapters.
