@@ -133,6 +133,51 @@ pub fn narrow(from: &[f32], to: &mut [bf16]) {
     each(from.chunks(PIECE).zip(to.chunks_mut(PIECE)), |(from, to)| narrow_piece(from, to.reinterpret_cast_mut()));
 }
 
+thread_local! {
+    static WIDE: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
+}
+
+/// Runs a kernel that treats each element alone: on pieces that are widened into a cache, and rounded on the way back. It is
+/// given what is read, and what is written, as it was.
+///
+/// # Panics
+/// When the lengths disagree.
+pub fn by_pieces<const R: usize, const W: usize>(
+    read: [&[bf16]; R],
+    write: [&mut [bf16]; W],
+    run: impl Fn([&[f32]; R], [&mut [f32]; W]) + Send + Sync,
+) {
+    let len = write.first().map_or(0, |w| w.len());
+    assert!(read.iter().all(|r| r.len() == len) && write.iter().all(|w| w.len() == len), "as many numbers");
+    let mut write = write.map(|w| w.chunks_mut(PIECE));
+    let pieces = (0..len).step_by(PIECE).map(|at| {
+        let read = read.map(|r| &r[at..len.min(at + PIECE)]);
+        (read, write.each_mut().map(|w| w.next().expect("as many pieces")))
+    });
+    each(pieces.collect::<Vec<_>>().into_iter(), |(read, mut write)| {
+        let len = write.first().map_or(0, |w| w.len());
+        let mut buffer = WIDE.take();
+        buffer.resize(buffer.len().max((R + W) * len), 0.0);
+        let (wide_read, wide_write) = buffer.split_at_mut(R * len);
+        for (from, to) in read.iter().zip(wide_read.chunks_exact_mut(len)) {
+            widen_piece(from.reinterpret_cast(), to);
+        }
+        for (from, to) in write.iter().zip(wide_write.chunks_exact_mut(len)) {
+            widen_piece(from.reinterpret_cast(), to);
+        }
+        let mut reads = wide_read.chunks_exact(len);
+        let mut writes = wide_write.chunks_exact_mut(len);
+        run(
+            std::array::from_fn(|_| reads.next().expect("one for each")),
+            std::array::from_fn(|_| writes.next().expect("one for each")),
+        );
+        for (from, to) in wide_write.chunks_exact(len).zip(&mut write) {
+            narrow_piece(from, to.reinterpret_cast_mut());
+        }
+        WIDE.set(buffer);
+    });
+}
+
 dispatched! {
     pub(crate) fn widen_piece<S>(_simd, from: &'a [u16], to: &'a mut [f32]) {
         to.iter_mut().zip(from).for_each(#[inline(always)] |(to, x)| *to = wide(*x));
@@ -809,6 +854,18 @@ mod tests {
             linear_backward_weight(Numbers::F32(&dy), Numbers::F32(&x), i, o, &mut dw);
             [y, dx, dw].concat()
         });
+    }
+
+    #[test]
+    fn pieces_are_the_whole() {
+        let mut seeded = Seeded(35);
+        for n in [0, 5, PIECE, 2 * PIECE + 7] {
+            let (x, y) = (halves(&seeded.vec(n, 1.0)), halves(&seeded.vec(n, 1.0)));
+            let [mut got, mut kept] = [y.clone(), x.clone()];
+            by_pieces([&x], [&mut got, &mut kept], |[x], [y, _]| y.iter_mut().zip(x).for_each(|(y, x)| *y += 2.0 * x));
+            let expected = x.iter().zip(&y).map(|(x, y)| bf16::from_f32(y.to_f32() + 2.0 * x.to_f32()));
+            assert!(got.into_iter().eq(expected) && kept == x, "{n}");
+        }
     }
 
     #[test]

@@ -85,11 +85,9 @@ impl Memory {
         // A bias of the head stands beside it in a copy.
         let biased = if c.network.head_bias.is_some() { (4 + bytes) * c.vocab_size * (d + 1) } else { 0 };
         let chunk = (options.logits / c.head_width()).max(1).min(scored);
-        // A unit for bf16 wants the operands of a product in an order of its own: those of the head are the largest. What
-        // has no kernel in bf16 is widened beside.
+        // A unit for bf16 wants the operands of a product in an order of its own: those of the head are the largest.
         let half = how.precision == Precision::Bf16 && how.kernels.linear.half_unit().is_some();
         let packed = if half { 2 * (chunk + d) * c.head_width() } else { 0 };
-        let held = if half { 2 * held } else { held };
         Self {
             parameters: (elements - lean) * (how.kept_in.bytes() + if copy { bytes } else { 0 }) + lean * bytes,
             gradients: 4 * trained,
@@ -154,11 +152,11 @@ mod tests {
         assert_eq!((m.attention, m.logits), (4 * (72 + 4 * 2 * 72), 4 * 3 * 4 * 100));
         let pure = predict(100, Options::default(), (Precision::Bf16, Precision::Bf16), false);
         assert_eq!(pure.parameters, 2 * n);
-        // On kernels: what is widened, and four hidden states and the weight in the unit's order.
+        // On kernels: four hidden states and the weight in the unit's order.
         let own = predict(100, Options::default(), (Precision::Bf16, Precision::F32), true);
         let unit = Kernels::on(&Device::flex()).linear.half_unit().is_some();
-        let (held, packed) = if unit { (2 * 64, 2 * (4 + 8) * 100) } else { (64, 0) };
-        assert_eq!(own.activations, 2 * (10 * 3 * 82 + 3 * 4 * 8) + 4 * 10 * held);
+        let packed = if unit { 2 * (4 + 8) * 100 } else { 0 };
+        assert_eq!(own.activations, 2 * (10 * 3 * 82 + 3 * 4 * 8) + 4 * 10 * 64);
         assert_eq!((own.logits, own.attention), (4 * 4 * 100 + packed, 0));
     }
 

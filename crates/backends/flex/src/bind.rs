@@ -176,6 +176,11 @@ impl Rope for Cpu {
 
 impl Gated for Cpu {
     fn forward(&self, activation: Activation, gate: &Tensor<2>, up: &Tensor<2>) -> Tensor<2> {
+        if let Some([g, u]) = HalfView::all([gate, up]).filter(|_| activation == Activation::Silu) {
+            let mut y = vec![bf16::ZERO; g.slice().len()];
+            half::by_pieces([g.slice(), u.slice()], [&mut y], |[g, u], [y]| swiglu::forward(g, u, y));
+            return host::half_tensor(y, gate.dims());
+        }
         match View::all([gate, up]) {
             Some([g, u]) if activation == Activation::Silu => {
                 let mut y = vec![0.0; g.slice().len()];
@@ -193,11 +198,20 @@ impl Gated for Cpu {
         mut gate: Tensor<2>,
         mut up: Tensor<2>,
     ) -> (Tensor<2>, Tensor<2>) {
-        let in_place = |dy: View| {
-            host::change(&mut gate, |g| host::change(&mut up, |u| swiglu::backward(dy.slice(), g, u))).flatten()
-        };
         let silu = activation == Activation::Silu;
-        match View::or_wide(dy).filter(|_| silu).and_then(in_place) {
+        if let Some(dy) = HalfView::of(dy).filter(|_| silu) {
+            let run = |g: &mut [bf16], u: &mut [bf16]| {
+                half::by_pieces([dy.slice()], [g, u], |[dy], [g, u]| swiglu::backward(dy, g, u));
+            };
+            host::update_half(&mut gate, |g| host::update_half(&mut up, |u| run(g, u)))
+                .flatten()
+                .expect("gate and up lie where their gradient lies");
+            return (gate, up);
+        }
+        let in_place = |dy: View| {
+            host::update(&mut gate, |g| host::update(&mut up, |u| swiglu::backward(dy.slice(), g, u))).flatten()
+        };
+        match View::of(dy).filter(|_| silu).and_then(in_place) {
             Some(()) => (gate, up),
             None => Gated::backward(&Plain, activation, dy, gate, up),
         }
