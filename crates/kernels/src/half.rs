@@ -154,7 +154,7 @@ pub fn by_pieces<const R: usize, const W: usize>(
         let read = read.map(|r| &r[at..len.min(at + PIECE)]);
         (read, write.each_mut().map(|w| w.next().expect("as many pieces")))
     });
-    each(pieces.collect::<Vec<_>>().into_iter(), |(read, mut write)| {
+    each(pieces, |(read, mut write)| {
         let len = write.first().map_or(0, |w| w.len());
         let mut buffer = WIDE.take();
         buffer.resize(buffer.len().max((R + W) * len), 0.0);
@@ -298,16 +298,6 @@ fn widened(a: Side<'_>, b: Side<'_>, bias: Option<&[f32]>, c: Sums<'_>, accumula
     }
 }
 
-/// Numbers that fill a cache line: a vector or a tile's row that lies across two takes twice the time.
-#[derive(Clone, Copy)]
-#[repr(align(64))]
-struct Line<T>([T; 16]);
-
-thread_local! {
-    static PACKED: Cell<[Vec<Line<u32>>; 2]> = const { Cell::new([Vec::new(), Vec::new()]) };
-    static SUMS: Cell<Vec<Line<f32>>> = const { Cell::new(Vec::new()) };
-}
-
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     //! Blocks, tiles and vectors.
@@ -329,6 +319,24 @@ mod x86 {
     const DEPTH: usize = 32;
     /// Panels that are packed beside each other where lines are: whole cache lines, in a row.
     const BESIDE: usize = 4;
+
+    /// Numbers that fill a cache line: a vector or a tile's row that lies across two takes twice the time.
+    #[derive(Clone, Copy)]
+    #[repr(align(64))]
+    struct Line<T>([T; SIDE]);
+
+    thread_local! {
+        static PACKED: Cell<[Vec<Line<u32>>; 2]> = const { Cell::new([Vec::new(), Vec::new()]) };
+        static SUMS: Cell<Vec<Line<f32>>> = const { Cell::new(Vec::new()) };
+    }
+
+    /// The first lines of a buffer that is made larger where it must be. What is overwritten need not be copied first.
+    fn room<T: Copy + Default>(buffer: &mut Vec<Line<T>>, lines: usize) -> &mut [Line<T>] {
+        if buffer.len() < lines {
+            *buffer = vec![Line([T::default(); SIDE]); lines];
+        }
+        &mut buffer[..lines]
+    }
 
     pub(super) fn has_avx512() -> bool {
         is_x86_feature_detected!("avx512f")
@@ -375,12 +383,7 @@ mod x86 {
     /// Packs an operand; `across` says that the pairs of one k are to be beside each other.
     fn pack<'a>(side: Side<'_>, across: bool, buffer: &'a mut Vec<Line<u32>>) -> Packed<'a> {
         let (panels, depth) = (side.lines.div_ceil(PANEL), side.k.div_ceil(PANEL));
-        let lines = PANEL * panels * depth;
-        if buffer.len() < lines {
-            // What is overwritten need not be copied first.
-            *buffer = vec![Line([0; SIDE]); lines];
-        }
-        let (blocks, _) = buffer[..lines].as_chunks_mut::<PANEL>();
+        let (blocks, _) = room(buffer, PANEL * panels * depth).as_chunks_mut::<PANEL>();
         each(blocks.chunks_mut((BESIDE * depth).max(1)).enumerate(), |(i, to)| {
             for k in 0..depth {
                 for (j, to) in to.chunks_exact_mut(depth).enumerate() {
@@ -393,7 +396,7 @@ mod x86 {
                 }
             }
         });
-        Packed { blocks: buffer[..lines].as_chunks().0, depth }
+        Packed { blocks, depth }
     }
 
     /// Two blocks, from a line and a k on; 0 beyond the ends.
@@ -522,8 +525,8 @@ mod x86 {
             // SAFETY: rows of a block inside C, which no other task writes; the processor has these vectors.
             unsafe {
                 match target {
-                    Target::F32(c) => write_f32(sums, bias, c.add(at), n, accumulate),
-                    Target::Bf16(c) => write_bf16(sums, bias, c.add(at), n, accumulate),
+                    Target::F32(c) => write_rows(sums, bias, c.add(at), n, accumulate),
+                    Target::Bf16(c) => write_rows(sums, bias, c.add(at), n, accumulate),
                 }
             }
         };
@@ -562,11 +565,7 @@ mod x86 {
             } else {
                 let stride = across * PANEL;
                 let mut buffer = SUMS.take();
-                let lines = down * across * 2 * PANEL;
-                if buffer.len() < lines {
-                    buffer = vec![Line([0.0; SIDE]); lines];
-                }
-                let sums = flat(&mut buffer[..lines]);
+                let sums = flat(room(&mut buffer, down * across * 2 * PANEL));
                 for k in (0..pa.depth).step_by(DEPTH) {
                     for (i, j) in panels.clone() {
                         multiply(i, j, k, &mut sums[i * PANEL * stride + j * PANEL..], stride);
@@ -579,16 +578,45 @@ mod x86 {
         PACKED.set([left, right]);
     }
 
+    /// What sums are written as.
+    trait Stored: Copy {
+        fn of(sum: f32) -> Self;
+        fn wide(self) -> f32;
+    }
+
+    impl Stored for f32 {
+        #[inline(always)]
+        fn of(sum: f32) -> Self {
+            sum
+        }
+        #[inline(always)]
+        fn wide(self) -> f32 {
+            self
+        }
+    }
+
+    /// The bits of a bf16.
+    impl Stored for u16 {
+        #[inline(always)]
+        fn of(sum: f32) -> Self {
+            rounded(sum)
+        }
+        #[inline(always)]
+        fn wide(self) -> f32 {
+            wide(self)
+        }
+    }
+
     /// Writes rows of sums to `c`, a row of which is `stride` behind the one before.
     ///
     /// # Safety
     /// They must lie inside of what the caller may write.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
     #[allow(unsafe_code)]
-    unsafe fn write_f32<'a>(
+    unsafe fn write_rows<'a, E: Stored>(
         rows: impl Iterator<Item = &'a [f32]>,
         bias: Option<&[f32]>,
-        mut c: *mut f32,
+        mut c: *mut E,
         stride: usize,
         accumulate: bool,
     ) {
@@ -597,34 +625,9 @@ mod x86 {
             let to = unsafe { std::slice::from_raw_parts_mut(c, sums.len()) };
             c = c.wrapping_add(stride);
             match (bias, accumulate) {
-                (Some(bias), _) => to.iter_mut().zip(sums).zip(bias).for_each(|((c, s), b)| *c = s + b),
-                (None, true) => to.iter_mut().zip(sums).for_each(|(c, s)| *c += s),
-                (None, false) => to.copy_from_slice(sums),
-            }
-        }
-    }
-
-    /// As [`write_f32`], rounded.
-    ///
-    /// # Safety
-    /// As there.
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
-    #[allow(unsafe_code)]
-    unsafe fn write_bf16<'a>(
-        rows: impl Iterator<Item = &'a [f32]>,
-        bias: Option<&[f32]>,
-        mut c: *mut u16,
-        stride: usize,
-        accumulate: bool,
-    ) {
-        for sums in rows {
-            // SAFETY: as the caller promised.
-            let to = unsafe { std::slice::from_raw_parts_mut(c, sums.len()) };
-            c = c.wrapping_add(stride);
-            match (bias, accumulate) {
-                (Some(bias), _) => to.iter_mut().zip(sums).zip(bias).for_each(|((c, s), b)| *c = rounded(s + b)),
-                (None, true) => to.iter_mut().zip(sums).for_each(|(c, s)| *c = rounded(s + wide(*c))),
-                (None, false) => to.iter_mut().zip(sums).for_each(|(c, s)| *c = rounded(*s)),
+                (Some(bias), _) => to.iter_mut().zip(sums).zip(bias).for_each(|((c, s), b)| *c = E::of(s + b)),
+                (None, true) => to.iter_mut().zip(sums).for_each(|(c, s)| *c = E::of(s + c.wide())),
+                (None, false) => to.iter_mut().zip(sums).for_each(|(c, s)| *c = E::of(*s)),
             }
         }
     }

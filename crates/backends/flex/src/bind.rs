@@ -113,21 +113,15 @@ impl Linear for Cpu {
         dx
     }
 
-    fn backward_weight(&self, dy: &Tensor<2>, x: &Tensor<2>, mut sum: Sum<'_>) {
+    fn backward_weight(&self, dy: &Tensor<2>, x: &Tensor<2>, sum: Sum<'_>) {
         let (inp, out) = (x.dims()[1], dy.dims()[1]);
         if let Some([g, xs]) = HalfView::all([dy, x]) {
             let (g, xs) = (Numbers::Bf16(g.slice()), Numbers::Bf16(xs.slice()));
             add(sum, [out, inp], |dw| half::linear_backward_weight(g, xs, inp, out, dw));
             return;
         }
-        let done = View::all([dy, x]).and_then(|[g, xs]| {
-            add_in_place(&mut sum, [out, inp], |dw| {
-                gemm::linear_backward_weight(g.slice(), xs.slice(), inp, out, dw, None);
-            })
-        });
-        if done.is_none() {
-            Linear::backward_weight(&Plain, dy, x, sum);
-        }
+        let Some([g, xs]) = View::all([dy, x]) else { return Linear::backward_weight(&Plain, dy, x, sum) };
+        add(sum, [out, inp], |dw| gemm::linear_backward_weight(g.slice(), xs.slice(), inp, out, dw, None));
     }
 }
 
@@ -176,19 +170,19 @@ impl Rope for Cpu {
 
 impl Gated for Cpu {
     fn forward(&self, activation: Activation, gate: &Tensor<2>, up: &Tensor<2>) -> Tensor<2> {
-        if let Some([g, u]) = HalfView::all([gate, up]).filter(|_| activation == Activation::Silu) {
+        // The kernel knows no other.
+        if activation != Activation::Silu {
+            return Gated::forward(&Plain, activation, gate, up);
+        }
+        if let Some([g, u]) = HalfView::all([gate, up]) {
             let mut y = vec![bf16::ZERO; g.slice().len()];
             half::by_pieces([g.slice(), u.slice()], [&mut y], |[g, u], [y]| swiglu::forward(g, u, y));
             return host::half_tensor(y, gate.dims());
         }
-        match View::all([gate, up]) {
-            Some([g, u]) if activation == Activation::Silu => {
-                let mut y = vec![0.0; g.slice().len()];
-                swiglu::forward(g.slice(), u.slice(), &mut y);
-                host::like(gate, y, gate.dims())
-            }
-            _ => Gated::forward(&Plain, activation, gate, up),
-        }
+        let Some([g, u]) = View::all([gate, up]) else { return Gated::forward(&Plain, activation, gate, up) };
+        let mut y = vec![0.0; g.slice().len()];
+        swiglu::forward(g.slice(), u.slice(), &mut y);
+        host::like(gate, y, gate.dims())
     }
 
     fn backward(
@@ -243,7 +237,8 @@ fn with_kernel<R>(mask: &Mask, heads: Heads, run: impl FnOnce(attention::Attenti
 impl Attention for Cpu {
     fn forward(&self, [q, k, v]: [&Tensor<2>; 3], mask: &Mask, heads: Heads) -> (Tensor<2>, Option<Tensor<2>>) {
         // The kernel knows no cap.
-        let Some([qs, ks, vs]) = View::all([q, k, v]).filter(|_| heads.cap.is_none()) else {
+        let views = heads.cap.is_none().then(|| View::all([q, k, v])).flatten();
+        let Some([qs, ks, vs]) = views else {
             return Attention::forward(&Plain, [q, k, v], mask, heads);
         };
         let [n, width] = q.dims();

@@ -1,7 +1,7 @@
 //! `collimate backends`.
 
 use anyhow::Result;
-use burn::tensor::DType;
+use burn::tensor::{DType, Device};
 use collimate_backend::kernels::Kernels;
 use collimate_backend::{Backend, Capabilities};
 use collimate_model::Precision;
@@ -10,12 +10,14 @@ use serde_json::{Map, Value, json};
 
 use crate::say::print;
 
+/// The first device, where there is one.
+fn first(b: &Backend) -> Option<Device> {
+    (b.devices)().is_ok_and(|d| !d.is_empty()).then(|| (b.open)(0))
+}
+
 /// What the first device can do, where there is one: data types differ between cards. Else what the plug-in declares.
 fn capabilities(b: &Backend) -> Capabilities {
-    if !(b.devices)().is_ok_and(|d| !d.is_empty()) {
-        return b.capabilities;
-    }
-    let device = (b.open)(0);
+    let Some(device) = first(b) else { return b.capabilities };
     Capabilities {
         kernels: Kernels::on(&device).any(),
         f64: device.supports_dtype(DType::F64),
@@ -27,7 +29,7 @@ fn capabilities(b: &Backend) -> Capabilities {
 
 /// What multiplies bf16 faster than f32 on the first device, where there is such a unit.
 fn half_unit(b: &Backend) -> Option<&'static str> {
-    (b.devices)().is_ok_and(|d| !d.is_empty()).then(|| Kernels::on(&(b.open)(0)).linear.half_unit()).flatten()
+    first(b).and_then(|device| Kernels::on(&device).linear.half_unit())
 }
 
 pub(crate) fn run(with_capabilities: bool, as_json: bool) -> Result<()> {
@@ -59,9 +61,9 @@ pub(crate) fn run(with_capabilities: bool, as_json: bool) -> Result<()> {
     table.load_style(UTF8_HORIZONTAL_ONLY);
     if with_capabilities {
         for b in Backend::all() {
-            let able = capabilities(b).each();
+            let (able, unit) = (capabilities(b).each(), half_unit(b));
             table.set_header(["backend"].into_iter().chain(able.map(|(what, _)| what)));
-            let cell = |(what, has): (&str, bool)| match half_unit(b) {
+            let cell = |(what, has): (&str, bool)| match unit {
                 Some(unit) if has && what == "bf16" => format!("yes, by {unit}"),
                 _ => (if has { "yes" } else { "no" }).to_owned(),
             };
