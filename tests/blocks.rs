@@ -13,7 +13,7 @@ use collimate::model::blocks::{
     Recompute, Residual, Shared, Then,
 };
 use collimate::model::{
-    Adapted, Decoder, Grads, Inventory, Layout, ModelConfig, Options, Params, Profile, Role, RopeScaling, Rotary,
+    ALL, Adapted, Decoder, Grads, Inventory, Layout, ModelConfig, Options, Params, Profile, Role, RopeScaling, Rotary,
     Scores, Tensors, Text, model_types,
 };
 use serde_json::{Value, json};
@@ -397,8 +397,8 @@ fn a_stack_of_every_architecture_is_that_of_the_tape() {
             let ids: Tensor<2, Int> = Tensor::from_data(TensorData::new(ids, [n, 1]), &tape);
             let c: Tensor<2> = Tensor::from_data(TensorData::new(coefficients.clone(), [n, 1]), &tape);
             let expected = (log_softmax(logits, 1).gather(1, ids) * c).sum().backward();
-            for gradient_checkpointing in [false, true] {
-                let options = Options { gradient_checkpointing, logits: 8 * 40, ..Options::default() };
+            for recomputed in [0, 1, ALL] {
+                let options = Options { recomputed, logits: 8 * 40, ..Options::default() };
                 let units = layout.scored_by_unit();
                 let mut judge = |group: std::ops::Range<usize>, _: &Scores| {
                     coefficients[units[group.start].start..units[group.end - 1].end].to_vec()
@@ -435,21 +435,21 @@ fn the_balance_of_experts_has_the_gradient_of_differences() {
         }
         let d = wide(&config, &device);
         let loss = |d: &Decoder, share| d.score_and_balance(&laid_out(share), options(coefficient)).unwrap().1;
-        let gradients = |share, gradient_checkpointing| {
+        let gradients = |share, recomputed| {
             let (layout, mut grads) = (laid_out(share), d.no_gradients());
             let mut judge = |units: std::ops::Range<usize>, _: &Scores| {
                 let all = layout.scored_by_unit();
                 vec![0.0; all[units.end - 1].end - all[units.start].start]
             };
-            let options = Options { gradient_checkpointing, ..options(coefficient) };
+            let options = Options { recomputed, ..options(coefficient) };
             let said = d.learn(&layout, options, &mut judge, &mut grads).unwrap();
             assert!((said - loss(&d, share)).abs() < 1e-6);
             grads
         };
         // A prompt that is computed once counts as often as it is read.
         assert!((loss(&d, true) - loss(&d, false)).abs() < 1e-5, "{}", config.model_type);
-        let grads = gradients(true, false);
-        for other in [gradients(false, false), gradients(true, true)] {
+        let grads = gradients(true, 0);
+        for other in [gradients(false, 0), gradients(true, ALL)] {
             for (a, b) in grads.all().iter().zip(other.all()) {
                 assert_close(a.as_ref().unwrap(), b.as_ref().unwrap());
             }

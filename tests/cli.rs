@@ -14,7 +14,7 @@ use collimate::backend::Backend;
 use collimate::backend::kernels::Kernels;
 use command::{collimate, metrics, text};
 use common::{small_checkpoint, small_pairs};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// A checkpoint, pairs, and a place for output, in a folder of their own.
 struct Desk {
@@ -374,6 +374,60 @@ fn bad_flags_are_named() {
     let run = desk.align("refused", &["--betta", "1"]);
     assert_eq!(run.status.code(), Some(2));
     assert!(text(&run.stderr).contains("--beta"), "{}", text(&run.stderr));
+}
+
+/// The number behind `before` in what a run said.
+fn said(run: &Output, before: &str) -> usize {
+    let all = text(&run.stderr);
+    let rest = all.split_once(before).unwrap_or_else(|| panic!("no {before:?} in: {all}")).1;
+    rest.split(|c: char| !c.is_ascii_digit()).next().unwrap().parse().unwrap()
+}
+
+#[test]
+fn a_run_keeps_to_its_memory_and_stays_the_same_run() {
+    let desk = Desk::new();
+    let story = |what: &str, n: usize| format!(" The {what} sat on a mat and saw a big red sun.").repeat(n);
+    let row = |i: usize| {
+        let (chosen, rejected) = (story("cat", 8 + i % 7), story("dog", 6 + i % 5));
+        json!({"prompt": story("bird", 4 + i % 3).trim(), "chosen": chosen, "rejected": rejected})
+    };
+    let pairs: String = (0..48).map(|i| format!("{}\n", row(i))).collect();
+    fs::write(desk.path("pairs.jsonl"), pairs).unwrap();
+    let model = golden::fixture("stories260k-hf").display().to_string();
+    let run = |out: &str, more: &[&str]| {
+        let usual = ["--model", &model, "--max_steps", "2", "--per_device_train_batch_size", "24", "--backend", "flex"];
+        desk.align(out, &[&usual, more].concat())
+    };
+    let losses = |out: &str| metrics(&desk.path(out)).iter().filter_map(|l| l["loss"].as_f64()).collect::<Vec<_>>();
+    let free = run("free", &[]);
+    assert!(free.status.success(), "{}", text(&free.stderr));
+    assert!(!text(&free.stderr).contains("max_memory_mib"));
+    let all = said(&free, "predicted peak memory ");
+    let rest = said(&free, "program and data ");
+    // Room for a third of what a step would hold.
+    let bound = (rest + (all - rest) / 3 + 5).to_string();
+    let kept = run("kept", &["--max_memory_mib", &bound]);
+    assert!(kept.status.success(), "{}", text(&kept.stderr));
+    let tokens = said(&kept, &format!("max_memory_mib {bound}: at most "));
+    assert!((1024..10_000).contains(&tokens), "{tokens}");
+    assert!(said(&kept, "predicted peak memory ") <= bound.parse().unwrap());
+    let (free, kept) = (losses("free"), losses("kept"));
+    assert!(free.len() == 2 && kept.len() == 2);
+    for (a, b) in free.iter().zip(&kept) {
+        assert!((a - b).abs() < 1e-6, "{free:?} {kept:?}");
+    }
+    let enough = run("enough", &["--max_memory_mib", &(all + 50).to_string()]);
+    assert!(text(&enough.stderr).contains("any number of tokens and 32768 rows of logits at a time, 0 of 5 layers"));
+    // What can't be kept is said before anything is written.
+    let (backend, model) = (["--backend", "flex"], ["--model", &model[..]]);
+    let refused = |mib: &str, parts: &[&str]| {
+        desk.refused(&[&backend[..], &model, &["--max_memory_mib", mib]].concat(), parts);
+    };
+    refused("1", &["max_memory_mib 1: ", "alone take "]);
+    refused(
+        &(rest + 4).to_string(),
+        &["max_memory_mib ", "the smallest micro-batch", "parameters, gradients and moments"],
+    );
 }
 
 #[test]

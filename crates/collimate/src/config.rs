@@ -253,6 +253,11 @@ pub const KEYS: &[Key] = &[
         "gradient_checkpointing",
         "Recompute layers in the backward pass instead of storing them [default: false]",
     ),
+    key(
+        ENGINE,
+        "max_memory_mib",
+        "Most memory of the process, in MiB: micro-batches, logits and recomputed layers follow; 0: no bound [default: 0]",
+    ),
     key(ENGINE, "logits_chunk", "Logits held at a time, in numbers [default: 16777216]"),
     key(ENGINE, "bf16", "Compute in bfloat16 with a copy of weights kept in float32 [default: false]"),
     key(ENGINE, "fp16", "Compute in float16 with a copy of weights kept in float32 [default: false]"),

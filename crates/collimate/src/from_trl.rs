@@ -53,7 +53,7 @@ pub const KEYS: &[(&str, &str)] = &[
     ("tf32", "leave it out: float32 is float32"),
     ("attn_implementation", "leave it out: attention never stores its scores"),
     ("gradient_checkpointing_kwargs", "leave it out: `gradient_checkpointing` says all"),
-    ("auto_find_batch_size", "`max_tokens_per_batch`"),
+    ("auto_find_batch_size", "`max_memory_mib`"),
     ("per_gpu_train_batch_size", "`per_device_train_batch_size`"),
     ("eval_accumulation_steps", "leave it out: evaluation keeps no logits"),
     ("generate_during_eval", "`eval_generations`"),

@@ -96,7 +96,7 @@ fn shown(metric: impl Fn(&str) -> Option<f64>) -> Vec<String> {
 }
 
 /// MiB that this process holds, and the most that it has held, where the system says so.
-fn held() -> Option<(u64, u64)> {
+pub fn held() -> Option<(u64, u64)> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let of = |key: &str| {
         let line = status.lines().find_map(|l| l.strip_prefix(key)?.strip_prefix(':'))?;

@@ -154,6 +154,11 @@ impl Decoder {
         capped(logits, self.config.network.logits_cap)
     }
 
+    /// How many layers a backward pass goes through: from the first trained one on.
+    pub fn layers_kept(&self) -> usize {
+        self.config.network.layers.len() - self.config.first_trained(self.params.trainable())
+    }
+
     /// No gradients yet, for the parameters that are trained.
     pub fn no_gradients(&self) -> Grads {
         Grads::new(&self.params)
@@ -170,7 +175,7 @@ impl Decoder {
 
     pub(crate) fn cx<'a>(&'a self, batch: &'a Batch, options: Options) -> Cx<'a> {
         let (params, kernels, dropout) = (&self.params, &self.kernels, options.dropout);
-        let recompute = options.gradient_checkpointing;
+        let recompute = options.recomputed > 0;
         Cx { params, kernels, batch, packed: None, recompute, dropout, profile: &self.profile, device: &self.device }
     }
 
@@ -194,6 +199,7 @@ impl Decoder {
         for (i, layer) in network.layers.iter().enumerate() {
             if keep && i >= first {
                 let input = h.clone();
+                let cx = Cx { recompute: i - first < options.recomputed, ..cx };
                 let (out, saved) = layer.forward(&cx, h);
                 layers.push((input, saved));
                 h = out;

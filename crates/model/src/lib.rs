@@ -44,5 +44,5 @@ pub use params::{Adapted, Grads, Inventory, ParamId, Params, Role, Spec, Stacked
 pub use part::{Picked, Selection};
 pub use precision::Precision;
 pub use profile::{Piece, Profile};
-pub use readout::{Judge, Options, Pass, Scores};
+pub use readout::{ALL, Judge, Options, Pass, Scores};
 pub use rotary::{RopeScaling, Rotary};

@@ -73,12 +73,15 @@ impl Memory {
         let first = c.first_trained(how.trainable);
         let below: Vec<_> = c.network.layers[..first].iter().map(|l| l.numbers(&site)).collect();
         let layers: Vec<_> = c.network.layers[first..].iter().map(|l| l.numbers(&site)).collect();
-        // Each layer's input, and what the layers keep beside it: all of them, or the one that is recomputed.
+        // Each layer's input, and what the layers keep beside it; where one is computed anew, those above it keep nothing
+        // any more.
         let inputs = layers.len() * tokens * d;
+        let (anew, stored) = layers.split_at(options.recomputed.min(layers.len()));
+        let stored: usize = stored.iter().map(|n| n.kept).sum();
+        let anew = anew.iter().map(|n| n.kept).max().unwrap_or(0);
         // What a layer without gradients makes is gone behind it.
         let passing = below.iter().map(|n| n.kept + tokens * d).max().unwrap_or(0);
-        let inner = layers.iter().map(|n| n.kept);
-        let kept = inputs + if options.gradient_checkpointing { inner.max().unwrap_or(0) } else { inner.sum() };
+        let kept = inputs + stored.max(anew);
         let held = layers.iter().map(|n| n.held).max().unwrap_or(0) + c.inventory.held_by_adapters(tokens);
         // Frozen weights beside adapters are kept as they are computed with.
         let lean = if c.inventory.adapted.is_some() { elements - trained } else { 0 };
@@ -108,6 +111,7 @@ impl Memory {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::readout::ALL;
     use burn::tensor::Device;
     use collimate_backend_flex as _;
     use serde_json::json;
@@ -163,8 +167,11 @@ mod tests {
     #[test]
     fn recomputing_and_chunks_take_less() {
         let full = predict(100, Options::default(), F32, true);
-        let lean = Options { gradient_checkpointing: true, logits: 100, ..Options::default() };
-        let lean = predict(100, lean, F32, true);
-        assert!(lean.activations < full.activations && lean.logits == 400 && lean.total() < full.total());
+        let lean = |recomputed| predict(100, Options { recomputed, logits: 100, ..Options::default() }, F32, true);
+        assert_eq!(lean(0).activations, full.activations);
+        assert!(lean(0).logits == 400 && lean(0).total() < full.total());
+        // Of three layers each keeps 74 numbers a token beside its input, and one is there while it is computed anew.
+        let kept = |recomputed| (full.activations - lean(recomputed).activations) / 4 / 10;
+        assert_eq!([1, 2, 3, ALL].map(kept), [74, 148, 148, 148]);
     }
 }

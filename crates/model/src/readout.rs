@@ -21,14 +21,18 @@ use crate::params::Grads;
 use crate::precision::Precision;
 use crate::value::ValuePass;
 
+/// Every layer, however many there are.
+pub const ALL: usize = usize::MAX;
+
 /// How the engine goes about it; but for dropout and the loss that balances experts, none of these changes a result beyond
 /// rounding.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Options {
     /// Logits held at a time, in numbers: tokens of a group times vocabulary.
     pub logits: usize,
-    /// Whether layers keep their input alone and recompute the rest in the backward pass.
-    pub gradient_checkpointing: bool,
+    /// How many of the trained layers, from the first on, keep their input alone and compute the rest anew in the backward
+    /// pass; [`ALL`] of them, or none. The first, since theirs is wanted last: what the others keep is gone by then.
+    pub recomputed: usize,
     /// Whether ln Σ_v p² is computed too.
     pub collision: bool,
     /// In f16, how far below 1 the largest coefficient is put in the backward pass, in powers of two: it leaves room for
@@ -43,14 +47,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self {
-            logits: 1 << 24,
-            gradient_checkpointing: false,
-            collision: false,
-            headroom: 4,
-            dropout: None,
-            router_aux_loss_coef: 0.0,
-        }
+        Self { logits: 1 << 24, recomputed: 0, collision: false, headroom: 4, dropout: None, router_aux_loss_coef: 0.0 }
     }
 }
 

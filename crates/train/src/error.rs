@@ -20,6 +20,20 @@ pub enum Error {
     /// What the best policy is can't be told as it was asked for.
     #[error("{0}")]
     Best(String),
+    /// A step holds more than it may, however it is computed.
+    #[error(
+        "max_memory_mib {allowed}: the smallest micro-batch, with every layer recomputed and the fewest logits held, takes \
+         {needed} MiB, {fixed} of them parameters, gradients and moments; bf16 or adapters (use_peft) take less, and so do \
+         shorter texts (max_length)"
+    )]
+    Memory {
+        /// What it may hold, in MiB.
+        allowed: usize,
+        /// What it would hold, in MiB.
+        needed: usize,
+        /// What does not depend on the batch, in MiB.
+        fixed: usize,
+    },
     /// The data set has no pairs.
     #[error("there are no pairs to train on")]
     NoPairs,

@@ -4,6 +4,7 @@
 
 pub mod content;
 mod error;
+mod fit;
 mod metrics;
 mod part;
 mod reference;
@@ -16,6 +17,7 @@ mod trainer;
 
 pub use collimate_data::{Lesson, Rated};
 pub use error::Error;
+pub use fit::Plan;
 pub use part::{Part, Stored};
 pub use reference::file_name as reference_file_name;
 pub use schedule::Schedule;

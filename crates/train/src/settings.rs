@@ -66,6 +66,9 @@ pub struct Settings {
     pub max_tokens_per_batch: usize,
     /// Whether layers are recomputed in the backward pass instead of stored.
     pub gradient_checkpointing: bool,
+    /// Most memory that a step may hold, in MiB; 0: as much as it takes. Above 0 the trainer cuts micro-batches, holds fewer
+    /// logits and recomputes layers, as many as fit: see [`Plan`](crate::Plan).
+    pub max_memory_mib: usize,
     /// What the loss that balances the experts of a mixture is multiplied by; none: what the model's configuration says.
     pub router_aux_loss_coef: Option<f64>,
     /// Logits held at a time, in numbers.
@@ -120,6 +123,7 @@ impl Default for Settings {
             prefix_sharing: true,
             max_tokens_per_batch: 0,
             gradient_checkpointing: false,
+            max_memory_mib: 0,
             router_aux_loss_coef: None,
             logits_chunk: 1 << 24,
             dtype: Dtype::Float32,

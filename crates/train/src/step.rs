@@ -349,7 +349,7 @@ mod tests {
         share: true,
         engine: Options {
             logits: 1 << 24,
-            gradient_checkpointing: false,
+            recomputed: 0,
             collision: false,
             headroom: 4,
             dropout: None,

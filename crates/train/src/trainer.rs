@@ -13,11 +13,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::error::Error;
+use crate::fit::{Bounds, Plan};
 use crate::metrics::{Window, pools};
 use crate::reference::Reference;
 use crate::settings::Settings;
 use crate::step::{self, How, Items};
-use crate::task::{Source, Task, Unit};
+use crate::task::{Size, Source, Task, Unit};
 
 /// What a run tells whoever watches it.
 #[derive(Clone, Debug)]
@@ -106,6 +107,10 @@ pub struct Progress {
     pub best_saved: Option<Best>,
     /// Evaluations since one was better by more than `early_stopping_threshold`.
     pub waited: usize,
+    /// How much is computed and held at a time, where `max_memory_mib` had a say in it: what was found to fit stays, as other
+    /// numbers of tokens are other roundings.
+    #[serde(default)]
+    pub plan: Option<Plan>,
     window: Window,
 }
 
@@ -141,17 +146,9 @@ pub struct Trainer<T: Task> {
     balance: f64,
 }
 
-fn how(s: &Settings, units: usize) -> How {
-    How {
-        units,
-        tokens: s.max_tokens_per_batch,
-        share: s.prefix_sharing,
-        engine: Options {
-            logits: s.logits_chunk,
-            gradient_checkpointing: s.gradient_checkpointing,
-            ..Options::default()
-        },
-    }
+fn how(s: &Settings, plan: Plan, units: usize) -> How {
+    let Plan { tokens, logits, recomputed } = plan;
+    How { units, tokens, share: s.prefix_sharing, engine: Options { logits, recomputed, ..Options::default() } }
 }
 
 /// What the loss that balances experts is multiplied by: as TRL has it, what the settings say, or else the configuration
@@ -192,7 +189,7 @@ where
     if units.is_empty() {
         return Err(Error::NoPairs);
     }
-    let mut how = how(settings, settings.per_device_train_batch_size);
+    let mut how = how(settings, Plan::of(settings), settings.per_device_train_batch_size);
     let mut items = Items { units: units.to_vec(), reference: Vec::new() };
     if task.needs_reference() {
         for unit in units {
@@ -238,7 +235,23 @@ impl<T: Task> Trainer<T> {
         let balance = router_aux_loss_coef(&policy, &settings)?;
         let (moments, progress, train) = (Moments::new(&policy), Progress::default(), Box::new(train));
         let (reference, scores, stop, looks) = (None, None, None, None);
-        Ok(Self { policy, reference, task, settings, train, eval, moments, progress, scores, stop, looks, balance })
+        let mut run =
+            Self { policy, reference, task, settings, train, eval, moments, progress, scores, stop, looks, balance };
+        if run.settings.max_memory_mib > 0 {
+            run.progress.plan = Some(run.fitting()?);
+        }
+        Ok(run)
+    }
+
+    /// The plan that fits `max_memory_mib`.
+    fn fitting(&self) -> Result<Plan, Error> {
+        let sizes = self.sizes();
+        let (plan, config) = (Plan::of(&self.settings), self.policy.config());
+        let load = self.load(plan, &sizes);
+        let longest = sizes[0].inputs + self.how(plan, 1).more_inputs();
+        let (width, layers) = (config.head_width(), self.policy.layers_kept());
+        let bounds = Bounds { most: load.tokens, longest, width, layers };
+        plan.fitting(self.settings.max_memory_mib, &bounds, |plan| self.memory_of(plan, &sizes))
     }
 
     /// Another model as the reference; it computes in what the policy computes in, and is let go once it has scored
@@ -277,7 +290,7 @@ impl<T: Task> Trainer<T> {
     /// The reference must be given too, since the policy is not what it was at the start.
     pub fn resume(mut self, moments: Moments, progress: Progress) -> Self {
         self.moments = moments;
-        self.progress = progress;
+        self.progress = Progress { plan: progress.plan.or(self.progress.plan), ..progress };
         self
     }
 
@@ -305,11 +318,36 @@ impl<T: Task> Trainer<T> {
     /// What a step will hold at its peak: that of a micro-batch of the longest units, one sequence of temporaries aside.
     /// A reference is gone by then.
     pub fn memory(&self) -> Memory {
-        let s = &self.settings;
-        let mut how = how(s, s.per_device_train_batch_size);
-        how.engine.router_aux_loss_coef = self.balance;
-        let mut sizes: Vec<_> = (0..self.train.len()).map(|i| self.train.size(i, how.share)).collect();
+        self.memory_of(self.plan(), &self.sizes())
+    }
+
+    /// How much is computed and held at a time.
+    pub fn plan(&self) -> Plan {
+        self.progress.plan.unwrap_or_else(|| Plan::of(&self.settings))
+    }
+
+    /// The sizes of all units to train on, the largest first.
+    fn sizes(&self) -> Vec<Size> {
+        let share = self.settings.prefix_sharing;
+        let mut sizes: Vec<_> = (0..self.train.len()).map(|i| self.train.size(i, share)).collect();
         sizes.sort_unstable_by_key(|l| std::cmp::Reverse((l.inputs, l.scored)));
+        sizes
+    }
+
+    fn how(&self, plan: Plan, units: usize) -> How {
+        let mut how = how(&self.settings, plan, units);
+        how.engine.router_aux_loss_coef = self.balance;
+        how
+    }
+
+    fn memory_of(&self, plan: Plan, sizes: &[Size]) -> Memory {
+        let options = self.how(plan, self.settings.per_device_train_batch_size).engine;
+        self.policy.memory(self.load(plan, sizes), options)
+    }
+
+    /// A micro-batch of the largest units.
+    fn load(&self, plan: Plan, sizes: &[Size]) -> Load {
+        let how = self.how(plan, self.settings.per_device_train_batch_size);
         let mut load = sizes.iter().take(how.units).fold(Load::default(), |a, b| Load {
             tokens: a.tokens + b.inputs + how.more_inputs(),
             scored: a.scored + b.scored,
@@ -319,7 +357,7 @@ impl<T: Task> Trainer<T> {
         let bound = if how.tokens > 0 { how.tokens.max(sizes[0].inputs + how.more_inputs()) } else { usize::MAX };
         load.tokens = load.tokens.min(bound);
         load.scored = load.scored.min(load.tokens);
-        self.policy.memory(load, how.engine)
+        load
     }
 
     fn per_step(&self) -> usize {
@@ -372,7 +410,7 @@ impl<T: Task> Trainer<T> {
         known: &mut Reference,
         progress: &mut dyn FnMut(usize) -> Result<(), Error>,
     ) -> Result<(), Error> {
-        let how = how(&self.settings, self.settings.per_device_eval_batch_size);
+        let how = how(&self.settings, self.plan(), self.settings.per_device_eval_batch_size);
         let sizes: Vec<usize> = wanted.iter().map(|i| data.size(*i, how.share).inputs).collect();
         // Cut before what is known is left out: the bits of a score may depend on its batch, and are to be the same
         // wherever a run that was stopped goes on.
@@ -494,10 +532,9 @@ impl<T: Task> Trainer<T> {
     ) -> Result<(), Error> {
         let s = &self.settings;
         let begun = Instant::now();
-        let mut how = how(s, s.per_device_train_batch_size);
+        let mut how = self.how(self.plan(), s.per_device_train_batch_size);
         // Each step has its own, which a run that goes on finds again.
         let seed = s.seed.wrapping_mul(0x9E37_79B9_7F4A_7C15).wrapping_add(self.progress.step as u64 + 1);
-        how.engine.router_aux_loss_coef = self.balance;
         how.engine.dropout = self.policy.params().has_dropout().then_some(seed);
         let (outcome, norm) = step::learn(&self.policy, &self.task, items, how)?;
         let number = self.progress.step + 1;
@@ -599,8 +636,7 @@ impl<T: Task> Trainer<T> {
     /// The loss of an evaluation is that of all its units taken for one batch, whatever they were scored in.
     fn evaluate(&self, known: &Reference, observer: &mut Observer<'_>) -> Result<Best, Error> {
         let eval = self.eval.as_ref().expect("asked for where there is an evaluation");
-        let mut how = how(&self.settings, self.settings.per_device_eval_batch_size);
-        how.engine.router_aux_loss_coef = self.balance;
+        let how = self.how(self.plan(), self.settings.per_device_eval_batch_size);
         // Not a part of a step.
         let policy = self.policy.clone().with_profile(Profile::default());
         let items = self.items(eval.as_ref(), known, 0..eval.len())?;

@@ -11,8 +11,8 @@ use collimate_data::hub::{self, Kind};
 use collimate_data::{ChatTemplate, Dataset, Lesson, Options, Record as _, Report, Source, Tokenizer, Tokens};
 use collimate_model::{Checkpoint, Decoder, Precision, Profile, Selection};
 use collimate_train::{
-    Best, Error as TrainError, Event, Part, Preference, Rated, Reward, Source as _, Stored, Supervised, Task, Trainer,
-    Units, content, reference_file_name,
+    Best, Error as TrainError, Event, Part, Preference, Rated, Reward, Settings, Source as _, Stored, Supervised, Task,
+    Trainer, Units, content, reference_file_name,
 };
 use comfy_table::{Table, presets::UTF8_HORIZONTAL_ONLY};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -23,7 +23,7 @@ use crate::card::Card;
 use crate::config::{self, Resume, Run, What};
 use crate::generations::Watch;
 use crate::output::{self, Content, Output, Saved, use_cache};
-use crate::progress::Progress;
+use crate::progress::{self, Progress};
 use crate::say::print;
 use crate::signals::{Interrupted, Signals};
 
@@ -230,6 +230,8 @@ fn go<T: Trained>(mut run: Run, task: T, quiet: bool, profile: Profile) -> Resul
     let longer = saved
         .as_ref()
         .is_some_and(|s| ["max_steps", "num_train_epochs"].iter().any(|k| s.said(k) != run.effective.get(*k)));
+    // What is here without a model stays: text, tokenizer, the program itself.
+    let process = progress::held().map_or(0, |(now, _)| now as usize);
     let initial = Decoder::load(&checkpoint, &device)?.with_profile(profile.clone());
     let resumed = match (saved, &resume) {
         (Some(saved), Some(folder)) => {
@@ -270,7 +272,15 @@ fn go<T: Trained>(mut run: Run, task: T, quiet: bool, profile: Profile) -> Resul
         });
     }
     let (train, eval) = (T::units(train), eval.map(T::units));
-    let mut trainer = Trainer::<T>::new(policy, task, run.settings.clone(), train, eval)?.with_stop(signals.flag());
+    let settings = beside(&run.settings, process)?;
+    let mut trainer = Trainer::<T>::new(policy, task, settings, train, eval)
+        .map_err(|e| match e {
+            TrainError::Memory { allowed, needed, fixed } => {
+                TrainError::Memory { allowed: allowed + process, needed: needed + process, fixed }
+            }
+            other => other,
+        })?
+        .with_stop(signals.flag());
     if let Some(generations) = &run.generations {
         trainer = trainer.with_looks(generations.steps);
     }
@@ -317,12 +327,25 @@ fn go<T: Trained>(mut run: Run, task: T, quiet: bool, profile: Profile) -> Resul
         for line in trained(&checkpoint, part.as_ref()) {
             say!("{line}");
         }
+        if run.settings.max_memory_mib > 0 {
+            let (plan, layers) = (trainer.plan(), trainer.policy().layers_kept());
+            let tokens = match plan.tokens {
+                0 => "any number of".to_owned(),
+                n => format!("at most {n}"),
+            };
+            say!(
+                "max_memory_mib {}: {tokens} tokens and {} rows of logits at a time, {} of {layers} layers recomputed",
+                run.settings.max_memory_mib,
+                plan.logits / checkpoint.config.head_width(),
+                plan.recomputed.min(layers)
+            );
+        }
         let m = trainer.memory();
         let mib = |bytes: usize| bytes.div_ceil(1 << 20);
         say!(
-            "predicted peak memory {} MiB: parameters {}, gradients {}, moments {}, activations {}, \
-             attention {}, logits {}",
-            mib(m.total()),
+            "predicted peak memory {} MiB: program and data {process}, parameters {}, gradients {}, moments {}, activations \
+             {}, attention {}, logits {}",
+            process + mib(m.total()),
             mib(m.parameters),
             mib(m.gradients),
             mib(m.moments),
@@ -451,6 +474,18 @@ fn load_best(output: &Output, best: Best, run: &Checkpoint, last: &Decoder, conf
     Saved::open(&folder).context("load_best_model_at_end")?;
     let (precision, masters) = config.settings.precision();
     Ok(output::policy(&folder, run, last)?.with_precision(precision, masters)?)
+}
+
+/// The settings of a trainer that has what `process` MiB leave of `max_memory_mib`.
+fn beside(settings: &Settings, process: usize) -> Result<Settings> {
+    let mut settings = settings.clone();
+    if settings.max_memory_mib > 0 {
+        if settings.max_memory_mib <= process {
+            bail!("max_memory_mib {}: program, tokenizer and data alone take {process} MiB", settings.max_memory_mib);
+        }
+        settings.max_memory_mib -= process;
+    }
+    Ok(settings)
 }
 
 /// What is trained, where that is not all of the network: a line for each pattern, or for the adapters.

@@ -54,7 +54,7 @@ pub struct Cx<'a> {
     pub batch: &'a Batch,
     /// Where the batch has the newest tokens of texts in progress: what the kernels made of each parameter.
     pub packed: Option<&'a [Option<Packed>]>,
-    /// Whether layers are to be recomputed in the backward pass.
+    /// Whether this layer is to be recomputed in the backward pass.
     pub recompute: bool,
     /// While training: what dropout in this pass is drawn from.
     pub dropout: Option<u64>,

@@ -4,7 +4,7 @@ use super::*;
 use crate::layout::Text;
 use crate::oracle::{assert_close, elsewhere};
 use crate::params::Role;
-use crate::readout::{Options, Scores};
+use crate::readout::{ALL, Options, Scores};
 use burn::tensor::activation::log_softmax;
 use burn::tensor::{DType, Int, TensorData};
 use serde_json::{Value, json};
@@ -97,9 +97,9 @@ fn gradients_are_those_of_the_tape() {
             let d = decoder(&config, &device);
             let l = layout(true);
             let expected = on_tape(&d, &l);
-            for gradient_checkpointing in [false, true] {
+            for recomputed in [0, 1, ALL] {
                 for logits in HEADS {
-                    let options = Options { gradient_checkpointing, logits, ..Options::default() };
+                    let options = Options { recomputed, logits, ..Options::default() };
                     let got = gradients(&d, &l, options, 1.0);
                     for ((spec, got), expected) in d.specs().iter().zip(got.all()).zip(&expected) {
                         eprintln!("{name}, {}", spec.name);
@@ -157,7 +157,7 @@ fn fewer_bits_change_gradients_by_their_rounding() {
         assert!(sum.all().iter().flatten().all(|g| g.dtype() == DType::F32));
         sum
     };
-    let lean = Options { gradient_checkpointing: true, logits: 3 * 40, ..Options::default() };
+    let lean = Options { recomputed: ALL, logits: 3 * 40, ..Options::default() };
     for (name, config) in architectures() {
         let d = decoder(&config, &Device::flex());
         for precision in [Precision::Bf16, Precision::F16] {
