@@ -46,14 +46,14 @@ impl Linear for Cpu {
         let (n, [out, inp]) = (x.dims()[0], weight.dims());
         let wide_bias = || bias.map(|b| View::or_wide(b).expect("a bias lies where its weight lies"));
         if let Some([xs, ws]) = HalfView::all([x, weight]) {
-            let (bias, mut y) = (wide_bias(), vec![bf16::ZERO; n * out]);
+            let (bias, mut y) = (wide_bias(), host::unwritten(n * out));
             let (xs, ws) = (Numbers::Bf16(xs.slice()), Numbers::Bf16(ws.slice()));
             half::linear(xs, ws, bias.as_ref().map(View::slice), inp, out, Sums::Bf16(&mut y));
             return host::half_tensor(y, [n, out]);
         }
         let Some([xs, ws]) = View::all([x, weight]) else { return Linear::forward(&Plain, x, weight, bias) };
         let bias = wide_bias();
-        let mut y = vec![0.0; n * out];
+        let mut y = host::unwritten(n * out);
         gemm::linear(xs.slice(), ws.slice(), bias.as_ref().map(View::slice), inp, out, &mut y);
         host::like(x, y, [n, out])
     }
@@ -79,7 +79,7 @@ impl Linear for Cpu {
         };
         let [n, inp] = x.dims();
         let (xs, biases) = (View::wide(x), maps.iter().map(|m| m.bias.map(View::wide)).collect::<Vec<_>>());
-        let mut ys: Vec<Vec<f32>> = packed.iter().map(|p| vec![0.0; n * p.outputs()]).collect();
+        let mut ys: Vec<Vec<f32>> = packed.iter().map(|p| host::unwritten(n * p.outputs())).collect();
         let each = packed.iter().zip(&biases).zip(&mut ys);
         let products = each.map(|((p, bias), y)| (*p, bias.as_ref().map(View::slice), &mut y[..])).collect();
         rows::linear(xs.slice(), inp, products);
@@ -100,16 +100,20 @@ impl Linear for Cpu {
         let (n, [out, inp]) = (dy.dims()[0], weight.dims());
         let accumulate = sum.is_some();
         if let Some([g, w]) = HalfView::all([dy, weight]) {
-            let mut dx = sum.unwrap_or_else(|| host::half_tensor(vec![bf16::ZERO; n * inp], [n, inp]));
+            let mut dx = sum.unwrap_or_else(|| host::half_tensor(host::unwritten(n * inp), [n, inp]));
             let (g, w) = (Numbers::Bf16(g.slice()), Numbers::Bf16(w.slice()));
             host::update_half(&mut dx, |dx| half::linear_backward_input(g, w, inp, out, Sums::Bf16(dx), accumulate))
                 .expect("the sum lies where the gradient lies");
             return dx;
         }
         let Some([g, w]) = View::all([dy, weight]) else { return Linear::backward_input(&Plain, dy, weight, sum) };
-        let mut dx = sum.unwrap_or_else(|| host::like(dy, vec![0.0; n * inp], [n, inp]));
-        host::change(&mut dx, |dx| gemm::linear_backward_input(g.slice(), w.slice(), inp, out, dx, accumulate))
-            .expect("the sum lies where the gradient lies");
+        let multiply = |dx: &mut [f32]| gemm::linear_backward_input(g.slice(), w.slice(), inp, out, dx, accumulate);
+        let Some(mut dx) = sum else {
+            let mut dx = host::unwritten(n * inp);
+            multiply(&mut dx);
+            return host::like(dy, dx, [n, inp]);
+        };
+        host::change(&mut dx, multiply).expect("the sum lies where the gradient lies");
         dx
     }
 
@@ -129,7 +133,7 @@ impl RmsNorm for Cpu {
     fn forward(&self, x: &Tensor<2>, weight: &Tensor<2>, eps: f64) -> (Tensor<2>, Tensor<2>) {
         let Some([xs, w]) = View::all([x, weight]) else { return RmsNorm::forward(&Plain, x, weight, eps) };
         let [n, d] = x.dims();
-        let (mut y, mut r) = (vec![0.0; n * d], vec![0.0; n]);
+        let (mut y, mut r) = (host::unwritten(n * d), host::unwritten(n));
         rms_norm::forward(xs.slice(), w.slice(), eps as f32, &mut y, &mut r);
         (host::like(x, y, [n, d]), host::tensor(r, [n, 1]))
     }
@@ -139,7 +143,7 @@ impl RmsNorm for Cpu {
             return RmsNorm::backward(&Plain, dy, x, weight, r);
         };
         let [n, d] = x.dims();
-        let (mut dx, mut dw) = (vec![0.0; n * d], vec![0.0; d]);
+        let (mut dx, mut dw) = (host::unwritten(n * d), vec![0.0; d]);
         rms_norm::backward(g.slice(), xs.slice(), w.slice(), rs.slice(), &mut dx, false, &mut dw);
         (host::like(x, dx, [n, d]), host::tensor(dw, [1, d]))
     }
@@ -175,12 +179,12 @@ impl Gated for Cpu {
             return Gated::forward(&Plain, activation, gate, up);
         }
         if let Some([g, u]) = HalfView::all([gate, up]) {
-            let mut y = vec![bf16::ZERO; g.slice().len()];
+            let mut y = host::unwritten(g.slice().len());
             half::by_pieces([g.slice(), u.slice()], [&mut y], |[g, u], [y]| swiglu::forward(g, u, y));
             return host::half_tensor(y, gate.dims());
         }
         let Some([g, u]) = View::all([gate, up]) else { return Gated::forward(&Plain, activation, gate, up) };
-        let mut y = vec![0.0; g.slice().len()];
+        let mut y = host::unwritten(g.slice().len());
         swiglu::forward(g.slice(), u.slice(), &mut y);
         host::like(gate, y, gate.dims())
     }
@@ -242,7 +246,7 @@ impl Attention for Cpu {
             return Attention::forward(&Plain, [q, k, v], mask, heads);
         };
         let [n, width] = q.dims();
-        let (mut out, mut lse) = (vec![0.0; n * width], vec![0.0; n * heads.queries]);
+        let (mut out, mut lse) = (host::unwritten(n * width), host::unwritten(n * heads.queries));
         with_kernel(mask, heads, |a| a.forward(qs.slice(), ks.slice(), vs.slice(), &mut out, &mut lse));
         (host::like(q, out, [n, width]), Some(host::tensor(lse, [n, heads.queries])))
     }
@@ -345,7 +349,7 @@ impl HeadPass for Pass {
         let (n, [vocab, width]) = (targets.len(), weight.dims());
         if self.logits.len() < n * vocab {
             // What is overwritten need not be copied first.
-            self.logits = vec![0.0; n * vocab];
+            self.logits = host::unwritten(n * vocab);
         }
         let logits = &mut self.logits[..n * vocab];
         match &factors {
@@ -355,8 +359,8 @@ impl HeadPass for Pass {
                 half::linear(h, w, None, width, vocab, Sums::F32(logits));
             }
         }
-        let [mut log_probs, mut log_sum_exp] = [(); 2].map(|()| vec![0.0; n]);
-        let mut squares = collision.then(|| vec![0.0; n]);
+        let [mut log_probs, mut log_sum_exp] = [(); 2].map(|()| host::unwritten(n));
+        let mut squares = collision.then(|| host::unwritten(n));
         head::forward(logits, targets, vocab, &mut log_sum_exp, &mut log_probs, squares.as_deref_mut());
         let targets = targets.to_vec();
         self.group = Some(Group { factors, dims: [vocab, width], targets, log_sum_exp });
@@ -373,7 +377,7 @@ impl HeadPass for Pass {
         head::backward(logits, &targets, vocab, &log_sum_exp, coefficients);
         match &factors {
             Factors::Wide([h, w]) => {
-                let mut dh = vec![0.0; n * width];
+                let mut dh = host::unwritten(n * width);
                 gemm::linear_backward_input(logits, w.slice(), width, vocab, &mut dh, false);
                 if let Some(sum) = weight_sum {
                     add(sum, dims, |dw| gemm::linear_backward_weight(logits, h.slice(), width, vocab, dw, None));
@@ -382,7 +386,7 @@ impl HeadPass for Pass {
             }
             Factors::Half([h, w]) => {
                 let (logits, h, w) = (Numbers::F32(logits), Numbers::Bf16(h.slice()), Numbers::Bf16(w.slice()));
-                let mut dh = vec![bf16::ZERO; n * width];
+                let mut dh = host::unwritten(n * width);
                 half::linear_backward_input(logits, w, width, vocab, Sums::Bf16(&mut dh), false);
                 if let Some(sum) = weight_sum {
                     add(sum, dims, |dw| half::linear_backward_weight(logits, h, width, vocab, dw));
@@ -410,6 +414,63 @@ impl AdamW for Cpu {
         match View::of(gradient) {
             Some(g) => adamw::sum_of_squares(g.slice()),
             None => AdamW::sum_of_squares(&Plain, gradient),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use burn::tensor::DType;
+
+    fn numbers<const D: usize>(dims: [usize; D], seed: usize, dtype: DType) -> Tensor<D> {
+        let n = dims.iter().product();
+        let values = (0..n).map(|i| ((i * 37 + seed * 11) % 101) as f32 / 50.0 - 1.0).collect();
+        host::tensor(values, dims).cast(dtype)
+    }
+
+    fn assert_near(got: &Tensor<2>, expected: &Tensor<2>, what: &str) {
+        let far = (got.clone().cast(DType::F32) - expected.clone().cast(DType::F32)).abs().max().into_scalar::<f32>();
+        let most = expected.clone().cast(DType::F32).abs().max().into_scalar::<f32>();
+        // NaN is far too.
+        assert!(far <= most * if got.dtype() == DType::BF16 { 0.02 } else { 1e-5 }, "{what}: {far} of {most}");
+    }
+
+    #[test]
+    fn what_is_not_zeroed_is_written() {
+        for dtype in [DType::F32, DType::BF16] {
+            for (n, inp, out) in [(1, 3, 5), (60, 32, 48), (7, 70, 2)] {
+                let (x, w) = (numbers([n, inp], 1, dtype), numbers([out, inp], 2, dtype));
+                let (dy, b) = (numbers([n, out], 3, dtype), numbers([1, out], 4, dtype));
+                for bias in [None, Some(&b)] {
+                    let got = Linear::forward(&Cpu, &x, &w, bias);
+                    assert_near(&got, &Linear::forward(&Plain, &x, &w, bias), "linear");
+                }
+                for sum in [None, Some(x.clone())] {
+                    let got = Linear::backward_input(&Cpu, &dy, &w, sum.clone());
+                    assert_near(&got, &Linear::backward_input(&Plain, &dy, &w, sum), "linear, back");
+                }
+                let scale = numbers([1, inp], 5, DType::F32);
+                let ((got, r), (y, plain_r)) =
+                    (RmsNorm::forward(&Cpu, &x, &scale, 1e-5), RmsNorm::forward(&Plain, &x, &scale, 1e-5));
+                assert_near(&got, &y.cast(dtype), "norm");
+                assert_near(&r, &plain_r.clone().cast(DType::F32), "norm, r");
+                let dx = RmsNorm::backward(&Cpu, &x, &x, &scale, &r).0;
+                assert_near(&dx, &RmsNorm::backward(&Plain, &x, &x, &scale, &plain_r).0, "norm, back");
+                let got = Gated::forward(&Cpu, Activation::Silu, &dy, &dy);
+                assert_near(&got, &Gated::forward(&Plain, Activation::Silu, &dy, &dy), "gate");
+                let targets: Vec<u32> = (0..n).map(|i| (i % out) as u32).collect();
+                let pass = |head: &dyn Head| {
+                    let mut pass = head.begin(None);
+                    let scores = pass.scores(&x, &w, &targets, true);
+                    let mut all = scores.log_probs;
+                    all.extend(scores.log_collisions.unwrap());
+                    (host::tensor(all, [2, n]), pass.gradient(&vec![0.5; n], None))
+                };
+                let (got, plain) = (pass(&Cpu), pass(&Plain));
+                assert_near(&got.0.cast(dtype), &plain.0, "log-probs");
+                assert_near(&got.1, &plain.1, "head, back");
+            }
         }
     }
 }

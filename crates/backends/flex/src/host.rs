@@ -21,7 +21,7 @@ impl View {
     pub fn or_wide<const D: usize>(t: &Tensor<D>) -> Option<Self> {
         Self::of(t).or_else(|| {
             let half = HalfView::of(t)?;
-            let mut values = vec![0.0; half.slice().len()];
+            let mut values = unwritten(half.slice().len());
             widen(half.slice(), &mut values);
             Some(Self(FlexTensor::from_data(TensorData::new(values, t.dims()))))
         })
@@ -65,6 +65,18 @@ impl HalfView {
     }
 }
 
+/// A buffer of `len` numbers that hold anything (in this crate's tests NaN), for a kernel that writes each of them and reads
+/// none before: what is overwritten is not zeroed first.
+#[allow(unsafe_code, clippy::uninit_vec)]
+pub(crate) fn unwritten<E: Pod>(len: usize) -> Vec<E> {
+    let mut buffer = Vec::with_capacity(len);
+    // SAFETY: there is room for `len`, any bits are a number of a `Pod`, and no number is read that was not written.
+    unsafe { buffer.set_len(len) };
+    #[cfg(test)]
+    bytemuck::cast_slice_mut::<E, u8>(&mut buffer).fill(0xff);
+    buffer
+}
+
 /// A tensor that takes over a buffer.
 pub(crate) fn tensor<const D: usize>(values: Vec<f32>, dims: [usize; D]) -> Tensor<D> {
     Tensor::from_primitive::<Flex>(FlexTensor::from_data(TensorData::new(values, dims)))
@@ -80,7 +92,7 @@ pub(crate) fn like<const D: usize>(like: &Tensor<D>, values: Vec<f32>, dims: [us
     if like.dtype() != DType::BF16 {
         return tensor(values, dims);
     }
-    let mut rounded = vec![bf16::ZERO; values.len()];
+    let mut rounded = unwritten(values.len());
     narrow(&values, &mut rounded);
     half_tensor(rounded, dims)
 }
@@ -88,7 +100,7 @@ pub(crate) fn like<const D: usize>(like: &Tensor<D>, values: Vec<f32>, dims: [us
 /// Changes a tensor's numbers, widened for it where they are bf16: in place where they are not.
 pub(crate) fn change<const D: usize, R>(t: &mut Tensor<D>, change: impl FnOnce(&mut [f32]) -> R) -> Option<R> {
     let Some(half) = HalfView::of(t) else { return update(t, change) };
-    let mut values = vec![0.0; half.slice().len()];
+    let mut values = unwritten(half.slice().len());
     widen(half.slice(), &mut values);
     let result = change(&mut values);
     *t = like(t, values, t.dims());
