@@ -18,8 +18,11 @@ pub mod head;
 pub mod rms_norm;
 pub mod rope;
 pub mod rows;
+pub mod split;
 pub mod swiglu;
 
+#[cfg(target_arch = "x86_64")]
+mod panels;
 mod parallel;
 mod simd;
 #[cfg(test)]
