@@ -63,6 +63,11 @@ impl Linear for Cpu {
         (unit != half::Unit::Wide).then(|| unit.name())
     }
 
+    fn ample(&self) -> Option<usize> {
+        // Below it, the passes over weights and their gradients begin to cost more than a few hundredths of a step.
+        Some(1024)
+    }
+
     fn pack(&self, weight: &Tensor<2>) -> Option<Packed> {
         let [out, inp] = weight.dims();
         if let Some(w) = View::of(weight) {
