@@ -32,6 +32,8 @@ pub use collimate_train as train;
 // A plug-in that nobody names is dropped by the linker.
 #[cfg(feature = "cuda")]
 use collimate_backend_cuda as _;
+#[cfg(feature = "cube-cpu")]
+use collimate_backend_cube_cpu as _;
 #[cfg(feature = "flex")]
 use collimate_backend_flex as _;
 #[cfg(feature = "libtorch")]
