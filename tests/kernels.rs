@@ -364,7 +364,7 @@ fn optimiser() {
             k.adamw.step(&step(number), [&mut p, &mut m, &mut v], g.clone());
             AdamW::step(&Plain, &step(number), [&mut q, &mut qm, &mut qv], g.clone());
             [(&p, &q), (&m, &qm), (&v, &qv)].iter().for_each(|(got, expected)| close(got, expected));
-            let (a, b) = (k.adamw.sum_of_squares(&g), AdamW::sum_of_squares(&Plain, &g));
+            let (a, b) = (k.adamw.sum_of_squares(&[&g, &p]), AdamW::sum_of_squares(&Plain, &[&g, &p]));
             assert!((a / b - 1.0).abs() < 1e-5, "{a} is not {b}");
         }
         // m/(1−β₁) = g and v/(1−β₂) = g², so the first step moves θ by η g/(|g| + ε).

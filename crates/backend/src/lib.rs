@@ -25,6 +25,9 @@
 //! `use collimate_backend_ndarray as _;`.
 
 pub mod kernels;
+mod reading;
+
+pub use reading::{read, read_all, readings};
 
 use burn::tensor::Device;
 

@@ -30,6 +30,8 @@ pub use collimate_reward as reward;
 pub use collimate_train as train;
 
 // A plug-in that nobody names is dropped by the linker.
+#[cfg(feature = "cube-cpu")]
+use collimate_backend_cube_cpu as _;
 #[cfg(feature = "cuda")]
 use collimate_backend_cuda as _;
 #[cfg(feature = "flex")]

@@ -388,7 +388,7 @@ impl Grads {
 
     /// √Σ g² over all of them.
     pub(crate) fn norm(&self, kernel: &dyn Optimiser) -> f64 {
-        self.sums.iter().flatten().map(|g| kernel.sum_of_squares(g)).sum::<f64>().sqrt()
+        kernel.sum_of_squares(&self.sums.iter().flatten().collect::<Vec<_>>()).sqrt()
     }
 }
 

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use burn::tensor::Device;
+use collimate_backend::readings;
 
 /// A stopwatch for the pieces of a step. Off, as it is by default, it costs nothing; on, the device is waited for before
 /// and after each piece, which takes some speed from devices that work ahead.
@@ -20,6 +21,8 @@ pub struct Piece {
     pub calls: u64,
     /// How long, in all.
     pub time: Duration,
+    /// How often it read from the device, which is waited for then whether or not anybody measures.
+    pub readings: u64,
 }
 
 impl Profile {
@@ -33,13 +36,14 @@ impl Profile {
         let Some(pieces) = &self.0 else { return run() };
         let wait = || device.sync().expect("the device answers");
         wait();
-        let begun = Instant::now();
+        let (begun, read) = (Instant::now(), readings());
         let result = run();
         wait();
         let mut pieces = pieces.lock().expect("nothing panics under the lock");
         let entry = pieces.entry(piece).or_default();
         entry.calls += 1;
         entry.time += begun.elapsed();
+        entry.readings += readings() - read;
         result
     }
 

@@ -5,6 +5,7 @@
 
 use burn::tensor::{DType, Tensor, TensorData};
 use collimate_backend::kernels::{HeadPass, Scores, Sum};
+use collimate_backend::read;
 
 /// A value head on its way over the groups of a batch. Where a vocabulary's head says a log-probability of the target, this
 /// one says its number, whatever the target.
@@ -13,7 +14,7 @@ pub(crate) struct ValuePass(Option<(Tensor<2>, Tensor<2>)>);
 
 impl HeadPass for ValuePass {
     fn scores(&mut self, hidden: &Tensor<2>, weight: &Tensor<2>, _targets: &[u32], _collision: bool) -> Scores {
-        let values = hidden.clone().matmul(weight.clone().transpose()).cast(DType::F32).into_data();
+        let values = read(hidden.clone().matmul(weight.clone().transpose()).cast(DType::F32));
         self.0 = Some((hidden.clone(), weight.clone()));
         Scores { log_probs: values.try_to_vec().expect("it was cast"), log_collisions: None }
     }

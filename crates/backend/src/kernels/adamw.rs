@@ -5,6 +5,7 @@ use std::fmt::Debug;
 use burn::tensor::{DType, Tensor};
 
 use super::Plain;
+use crate::read_all;
 
 /// The constants of one step.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -48,9 +49,10 @@ pub trait AdamW: Debug + Sync {
     }
     // ANCHOR_END: formula
 
-    /// Σ g².
-    fn sum_of_squares(&self, gradient: &Tensor<2>) -> f64 {
-        f64::from(gradient.clone().square().sum().into_scalar::<f32>())
+    /// Σ g² over all gradients.
+    fn sum_of_squares(&self, gradients: &[&Tensor<2>]) -> f64 {
+        let sums = gradients.iter().map(|g| (*g).clone().square().sum());
+        read_all(sums.collect()).iter().flatten().sum()
     }
 }
 

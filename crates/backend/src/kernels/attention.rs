@@ -1,5 +1,6 @@
 //! o = softmax(q kᵀ/√d + mask) v, on rows whose branches share a prefix; where scores have a cap c, c·tanh(s/c) of each.
 
+use std::any::Any;
 use std::fmt::Debug;
 use std::ops::Range;
 use std::sync::OnceLock;
@@ -67,13 +68,14 @@ pub struct Mask {
     device: Device,
     scores: usize,
     rectangles: OnceLock<Vec<Rectangle>>,
+    prepared: OnceLock<Box<dyn Any + Send + Sync>>,
 }
 
 impl Mask {
     /// `window`: how many positions back a token sees, itself included; none: all.
     pub fn new(rows: &[Row], window: Option<usize>, device: &Device) -> Self {
-        let rectangles = OnceLock::new();
-        Self { rows: rows.to_vec(), window, device: device.clone(), scores: SCORES, rectangles }
+        let (rectangles, prepared) = (OnceLock::new(), OnceLock::new());
+        Self { rows: rows.to_vec(), window, device: device.clone(), scores: SCORES, rectangles, prepared }
     }
 
     /// The same, holding at most `scores` scores of a head at a time (or those of one row).
@@ -89,6 +91,12 @@ impl Mask {
     /// How many positions back a token sees, itself included; none: all.
     pub fn window(&self) -> Option<usize> {
         self.window
+    }
+
+    /// What a kernel makes of the rows once, for all layers: `make` is called where it is the first to ask. None if another
+    /// kernel keeps something else here.
+    pub fn prepared<T: Any + Send + Sync>(&self, make: impl FnOnce() -> T) -> Option<&T> {
+        self.prepared.get_or_init(|| Box::new(make())).downcast_ref()
     }
 
     /// The rows as rectangles, which only tensor operations need.

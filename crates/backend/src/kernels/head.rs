@@ -11,6 +11,7 @@ use burn::tensor::{DType, IndexingUpdateOp, Int, Tensor, TensorData};
 
 use super::cap::{capped, slope};
 use super::{Plain, Sum};
+use crate::read;
 
 /// What the head says of each token of a group, on the host.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -66,7 +67,7 @@ struct Group {
 }
 
 fn host(t: Tensor<2>) -> Vec<f32> {
-    t.into_data().convert::<f32>().try_to_vec().expect("it was converted")
+    read(t).convert::<f32>().try_to_vec().expect("it was converted")
 }
 
 // ANCHOR: formula

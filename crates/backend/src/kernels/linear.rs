@@ -6,6 +6,7 @@ use std::fmt::Debug;
 use burn::tensor::{DType, Tensor};
 
 use super::{Plain, Sum};
+use crate::read;
 
 /// What a kernel makes of a weight once, for many steps of texts in progress.
 pub type Packed = Box<dyn Any + Send + Sync>;
@@ -58,7 +59,7 @@ pub trait Linear: Debug + Sync {
     /// The same of one map, to the host's memory in f32: into `y`, whose room is used again from step to step.
     fn extend_into(&self, x: &Tensor<2>, map: Map<'_>, y: &mut Vec<f32>) {
         let made = self.extend(x, &[map]).remove(0);
-        *y = made.into_data().convert::<f32>().try_into_vec().expect("it was converted");
+        *y = read(made).convert::<f32>().try_into_vec().expect("it was converted");
     }
 
     /// dx = dy W, `[tokens, in]`, added to `sum` if there is one.

@@ -415,11 +415,12 @@ impl AdamW for Cpu {
         done.flatten().flatten().expect("moments and parameters lie where gradients lie");
     }
 
-    fn sum_of_squares(&self, gradient: &Tensor<2>) -> f64 {
-        match View::of(gradient) {
+    fn sum_of_squares(&self, gradients: &[&Tensor<2>]) -> f64 {
+        let each = gradients.iter().map(|g| match View::of(g) {
             Some(g) => adamw::sum_of_squares(g.slice()),
-            None => AdamW::sum_of_squares(&Plain, gradient),
-        }
+            None => AdamW::sum_of_squares(&Plain, &[g]),
+        });
+        each.sum()
     }
 }
 

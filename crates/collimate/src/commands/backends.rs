@@ -5,10 +5,15 @@ use burn::tensor::{DType, Device};
 use collimate_backend::kernels::Kernels;
 use collimate_backend::{Backend, Capabilities};
 use collimate_model::Precision;
-use comfy_table::{Table, presets::UTF8_HORIZONTAL_ONLY};
+use comfy_table::{ContentArrangement, Table, presets::UTF8_HORIZONTAL_ONLY};
 use serde_json::{Map, Value, json};
 
 use crate::say::print;
+
+/// Columns of a table whose cells are sentences: those of the terminal, or what a page takes where there is none.
+fn columns() -> u16 {
+    console::Term::stdout().size_checked().map_or(100, |(_, columns)| columns.max(60))
+}
 
 /// The first device, where there is one.
 fn first(b: &Backend) -> Option<Device> {
@@ -71,6 +76,7 @@ pub(crate) fn run(with_capabilities: bool, as_json: bool) -> Result<()> {
         }
         return print(&table.to_string());
     }
+    table.set_content_arrangement(ContentArrangement::Dynamic).set_width(columns());
     table.set_header(["backend", "what it is", "here"]);
     for b in Backend::all() {
         let here = match (b.devices)() {

@@ -552,6 +552,7 @@ struct Shares {
 struct Share {
     piece: &'static str,
     calls: u64,
+    readings: u64,
     seconds: f64,
     share: f64,
 }
@@ -560,11 +561,13 @@ impl Shares {
     /// None if nothing was measured. What no piece accounts for is a row of its own.
     fn of(profile: &Profile, steps: &[f64]) -> Option<Self> {
         let seconds: f64 = steps.iter().sum();
-        let row = |piece, calls, s: f64| Share { piece, calls, seconds: s, share: s / seconds };
+        let row = |piece, calls, readings, s: f64| Share { piece, calls, readings, seconds: s, share: s / seconds };
         let pieces = profile.pieces();
-        let mut rows: Vec<_> = pieces.iter().map(|(name, p)| row(name, p.calls, p.time.as_secs_f64())).collect();
+        let mut rows: Vec<_> =
+            pieces.iter().map(|(name, p)| row(name, p.calls, p.readings, p.time.as_secs_f64())).collect();
         let known: f64 = rows.iter().map(|r| r.seconds).sum();
-        rows.push(row("everything else", steps.len() as u64, seconds - known));
+        // Whatever reads is a piece.
+        rows.push(row("everything else", steps.len() as u64, 0, seconds - known));
         (!pieces.is_empty()).then_some(Self { steps: steps.len(), seconds, pieces: rows })
     }
 }
@@ -572,12 +575,19 @@ impl Shares {
 impl Display for Shares {
     fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
         let mut table = Table::new();
-        table.load_style(UTF8_HORIZONTAL_ONLY).set_header(["piece", "calls a step", "ms a step", "share"]);
+        table.load_style(UTF8_HORIZONTAL_ONLY).set_header([
+            "piece",
+            "calls a step",
+            "readings a step",
+            "ms a step",
+            "share",
+        ]);
         let n = self.steps as f64;
         for p in &self.pieces {
             table.add_row([
                 p.piece.to_owned(),
                 format!("{:.0}", p.calls as f64 / n),
+                format!("{:.0}", p.readings as f64 / n),
                 format!("{:.2}", p.seconds / n * 1e3),
                 format!("{:.1} %", p.share * 100.0),
             ]);

@@ -2,6 +2,7 @@
 //! probabilities, w_e = p_e for the `top` largest of them, divided by their sum where the architecture says so.
 
 use burn::tensor::{DType, IndexingUpdateOp, Int, Tensor, activation::softmax};
+use collimate_backend::read;
 
 use super::{Block, Cx, GatedMlp, Linear, Numbers, Site, ints};
 use crate::params::{Grads, ParamId};
@@ -79,7 +80,8 @@ impl Block for Experts {
     fn forward(&self, cx: &Cx<'_>, x: Tensor<2>) -> (Tensor<2>, Saved) {
         let ([tokens, width], n) = (x.dims(), self.experts.len());
         let probabilities = softmax(self.router.apply(cx, &x).cast(DType::F32), 1);
-        let host: Vec<f32> = probabilities.to_data().try_to_vec().expect("probabilities are f32");
+        let host = cx.timed("router", || read(probabilities.clone()));
+        let host: Vec<f32> = host.try_to_vec().expect("probabilities are f32");
         let all = self.choose(&host);
         if let Some(balance) = &cx.batch.balance {
             balance.add(&host, &all);

@@ -1,6 +1,7 @@
 //! Direct alignment from pairs: an [`Objective`] on the log-probabilities of a preferred and a dispreferred completion.
 
 use burn::tensor::{DType, Device, Tensor, TensorData};
+use collimate_backend::read_all;
 use collimate_core::{Batch, Column, Completion, Objective, Pair, Totals};
 use collimate_data::Tokens;
 use collimate_model::{Error as ModelError, Layout, Text};
@@ -221,13 +222,16 @@ impl Task for Preference {
         let policy =
             side(|i| i.policy).map(|c| Completion { score: c.score.require_grad(), sum: c.sum.require_grad(), ..c });
         let evaluation = self.0.evaluate_batch(&policy, &side(|i| i.reference), totals);
-        let host = |t: Batch| -> Vec<f64> { t.into_data().convert::<f64>().try_to_vec().expect("it was converted") };
         let gradients = (evaluation.loss.clone().sum() / totals.pairs as f64).backward();
-        let gradient = |leaf: &Batch| leaf.grad(&gradients).map_or_else(|| vec![0.0; items.len()], host);
-        let d_score = policy.as_ref().map(|c| gradient(&c.score));
-        let d_sum = policy.as_ref().map(|c| gradient(&c.sum));
-        let loss = host(evaluation.loss.inner());
-        let reward = evaluation.reward.map(|r| host(r.inner()));
+        let none = || Tensor::zeros([items.len()], (&device.clone().inner(), dtype));
+        let gradient = |leaf: &Batch| leaf.grad(&gradients).unwrap_or_else(none);
+        let (d_score, d_sum) = (policy.as_ref().map(|c| gradient(&c.score)), policy.as_ref().map(|c| gradient(&c.sum)));
+        let reward = evaluation.reward.map(|r| r.inner());
+        // One reading for all of it.
+        let lines = [d_score, d_sum, reward].into_iter().flat_map(Pair::into_array).chain([evaluation.loss.inner()]);
+        let lines: [Vec<f64>; 7] = read_all(lines.collect()).try_into().expect("as many as there were");
+        let [c, c_, d, d_, r, r_, loss] = lines;
+        let (d_score, d_sum, reward) = (Pair::new(c, c_), Pair::new(d, d_), Pair::new(r, r_));
 
         let mut judgement = Judgement::default();
         for (i, item) in items.iter().enumerate() {
