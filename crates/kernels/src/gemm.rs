@@ -200,7 +200,7 @@ pub fn gemm(alpha: f32, c: MatMut<'_>, beta: f32, a: Mat<'_>, b: Mat<'_>, thread
     // SAFETY: each view holds the elements that its shape and strides reach (invariants of Mat and MatMut), C is
     // borrowed exclusively, so it overlaps neither A nor B, and distinct (row, column) of C are distinct elements.
     unsafe {
-        gemm::gemm(
+        crate::products::current()(
             c.rows,
             c.cols,
             a.cols,

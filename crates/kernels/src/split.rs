@@ -14,6 +14,7 @@
 //! bf16 (above 3.39·10³⁸), comes out as not finite, not always as infinite: its product with a piece that is 0 is NaN.
 
 use crate::half::{Numbers, Side, Sums, Unit, assert_fit};
+use crate::path::Path;
 
 /// Lines of either operand, and multiplications, from which a product is done this way.
 const LEAST: [usize; 2] = [16, 1 << 20];
@@ -41,7 +42,9 @@ pub(crate) fn product(
     accumulate: bool,
 ) -> bool {
     let worth = m.min(n) >= LEAST[0] && m.saturating_mul(n).saturating_mul(k) >= LEAST[1];
-    if worth && Unit::here() == Unit::Amx {
+    // Where a narrower path is wanted, it is for what that does.
+    let wanted = Path::current() == Path::Avx512;
+    if worth && wanted && Unit::here() == Unit::Amx {
         in_pieces(true, a, b, [m, n, k], bias, c, accumulate);
         return true;
     }

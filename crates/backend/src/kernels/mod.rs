@@ -77,6 +77,8 @@ pub struct Kernels {
     pub head: &'static dyn Head,
     /// The optimiser.
     pub adamw: &'static dyn AdamW,
+    /// The vectors of this processor that hand-made kernels run on, as the plug-in that put them in names them.
+    pub vectors: Option<&'static str>,
     /// Whether a plug-in by hand serves the device.
     by_hand: bool,
 }
@@ -91,6 +93,7 @@ impl Default for Kernels {
             attention: &Plain,
             head: &Plain,
             adamw: &Plain,
+            vectors: None,
             by_hand: false,
         }
     }

@@ -8,6 +8,7 @@ use collimate_backend::kernels::{
     Packed, Plain, RmsNorm, Rope, Scores, Step, Sum,
 };
 use collimate_kernels::half::{self, Numbers, Sums};
+use collimate_kernels::path::Path;
 use collimate_kernels::{adamw, attention, extend, gemm, head, rms_norm, rope, rows, swiglu};
 
 use crate::host::{self, HalfView, View};
@@ -24,6 +25,7 @@ pub(crate) fn install(kernels: &mut Kernels) {
     kernels.attention = &Cpu;
     kernels.head = &Cpu;
     kernels.adamw = &Cpu;
+    kernels.vectors = Some(Path::current().name());
 }
 
 /// Adds to a sum in place, which is 0 until then; none where terms are to be scaled first.
