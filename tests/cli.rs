@@ -395,7 +395,18 @@ fn a_run_keeps_to_its_memory_and_stays_the_same_run() {
     fs::write(desk.path("pairs.jsonl"), pairs).unwrap();
     let model = golden::fixture("stories260k-hf").display().to_string();
     let run = |out: &str, more: &[&str]| {
-        let usual = ["--model", &model, "--max_steps", "2", "--per_device_train_batch_size", "24", "--backend", "flex"];
+        let usual = [
+            "--model",
+            &model,
+            "--max_steps",
+            "2",
+            "--per_device_train_batch_size",
+            "24",
+            "--backend",
+            "flex",
+            "--max_tokens_per_batch",
+            "0",
+        ];
         desk.align(out, &[&usual, more].concat())
     };
     let losses = |out: &str| metrics(&desk.path(out)).iter().filter_map(|l| l["loss"].as_f64()).collect::<Vec<_>>();
