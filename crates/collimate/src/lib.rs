@@ -30,10 +30,10 @@ pub use collimate_reward as reward;
 pub use collimate_train as train;
 
 // A plug-in that nobody names is dropped by the linker.
-#[cfg(feature = "cuda")]
-use collimate_backend_cuda as _;
 #[cfg(feature = "cube-cpu")]
 use collimate_backend_cube_cpu as _;
+#[cfg(feature = "cuda-untuned")]
+use collimate_backend_cuda as _;
 #[cfg(feature = "flex")]
 use collimate_backend_flex as _;
 #[cfg(feature = "libtorch")]

@@ -586,7 +586,8 @@ impl Tiles {
             let end = row.start + row.tokens();
             // The prefix first; then each branch, of which a token sees the prefix too.
             let mut first = row.start;
-            let stretches = std::iter::once((row.prefix, 0, end)).chain(row.branches.iter().map(|n| (*n, row.prefix, 0)));
+            let stretches =
+                std::iter::once((row.prefix, 0, end)).chain(row.branches.iter().map(|n| (*n, row.prefix, 0)));
             for (tokens, before, end) in stretches {
                 for from in (0..tokens).step_by(block) {
                     let (count, position) = (block.min(tokens - from), before + from);

@@ -14,7 +14,7 @@ use cubecl::prelude::{BufferArg, CubeCount, CubeDim, CubeElement};
 use cubecl::server::Handle;
 
 use crate::attention::{self, KEY_FIELDS, QUERY_FIELDS, Shape, Tiles};
-use crate::device::{Buffer, line, units};
+use crate::device::{Buffer, is_processor, line, units};
 use crate::rows::{self, Curve};
 
 /// All of them.
@@ -252,8 +252,8 @@ fn numbers((handle, len): &(Handle, usize)) -> BufferArg {
 /// the heads are too wide for any.
 fn shape(client: &Client, heads: Heads) -> Option<Shape> {
     let hardware = &client.properties().hardware;
-    // A processor has few units, and keeps what they share in its nearest cache.
-    let most = if hardware.max_units_per_cube < 64 { 16 } else { 64 };
+    // A processor keeps what is shared in its nearest cache.
+    let most = if is_processor(client) { 16 } else { 64 };
     let shapes = [64, 32, 16, 8].into_iter().filter(|b| *b <= most).map(|block| Shape {
         dim: heads.dim,
         block,

@@ -10,8 +10,8 @@ use burn_cubecl::CubeDevice;
 use cubecl::Compiler;
 use cubecl::ir::nvidia::SmArch;
 use cubecl::ir::{
-    DeviceIdentity, DeviceProperties, ElemType, FloatKind, HardwareProperties, MemoryDeviceProperties, TargetProperties,
-    features::Features,
+    DeviceIdentity, DeviceProperties, ElemType, FloatKind, HardwareProperties, MemoryDeviceProperties,
+    TargetProperties, features::Features,
 };
 use cubecl::prelude::{BufferArg, CubeCount, CubeDim, CubeKernel};
 use cubecl::profile::TimingMethod;
@@ -84,33 +84,121 @@ pub fn ptx(architecture: u32) -> Result<Vec<(String, String)>, String> {
             }};
         }
         let units = 256;
-        kernel!("norm forward", 256, rows::rms_forward, buffer(), buffer(), buffer(), buffer(), 896, 1e-6, units, [number; 2]);
         kernel!(
-            "norm backward, input", 256, rows::rms_backward_input,
-            buffer(), buffer(), buffer(), buffer(), buffer(), 896, units, [number; 2]
+            "norm forward",
+            256,
+            rows::rms_forward,
+            buffer(),
+            buffer(),
+            buffer(),
+            buffer(),
+            896,
+            1e-6,
+            units,
+            [number; 2]
         );
         kernel!(
-            "norm backward, weight", 256, rows::rms_backward_weight, buffer(), buffer(), buffer(), buffer(), 1, 64, 896, number
+            "norm backward, input",
+            256,
+            rows::rms_backward_input,
+            buffer(),
+            buffer(),
+            buffer(),
+            buffer(),
+            buffer(),
+            896,
+            units,
+            [number; 2]
+        );
+        kernel!(
+            "norm backward, weight",
+            256,
+            rows::rms_backward_weight,
+            buffer(),
+            buffer(),
+            buffer(),
+            buffer(),
+            1,
+            64,
+            896,
+            number
         );
         kernel!("rotary positions", 256, rows::rotate, buffer(), buffer(), buffer(), 1, 32, 14, 1.0, number);
         for curve in [Curve::Silu, Curve::Gelu, Curve::GeluTanh, Curve::Relu] {
             let name = format!("{curve:?}");
-            kernel!(&format!("{name} forward"), 256, rows::gated_forward, buffer(), buffer(), buffer(), 1, curve, number);
-            kernel!(&format!("{name} backward"), 256, rows::gated_backward, buffer(), buffer(), buffer(), 1, curve, number);
+            kernel!(
+                &format!("{name} forward"),
+                256,
+                rows::gated_forward,
+                buffer(),
+                buffer(),
+                buffer(),
+                1,
+                curve,
+                number
+            );
+            kernel!(
+                &format!("{name} backward"),
+                256,
+                rows::gated_backward,
+                buffer(),
+                buffer(),
+                buffer(),
+                1,
+                curve,
+                number
+            );
         }
         kernel!(
-            "AdamW", 256, rows::adamw, buffer(), buffer(), buffer(), buffer(), 1, 0.9, 0.999, 0.1, 0.001, 1.0, 1.0, 1e-3, 1.0,
-            1e-8, [number, ElemType::Float(FloatKind::F32)]
+            "AdamW",
+            256,
+            rows::adamw,
+            buffer(),
+            buffer(),
+            buffer(),
+            buffer(),
+            1,
+            0.9,
+            0.999,
+            0.1,
+            0.001,
+            1.0,
+            1.0,
+            1e-3,
+            1.0,
+            1e-8,
+            [number, ElemType::Float(FloatKind::F32)]
         );
         for capped in [false, true] {
             let cap = if capped { ", capped" } else { "" };
             kernel!(
-                &format!("head scores{cap}"), 256, rows::head_scores,
-                buffer(), buffer(), buffer(), 1, 1000, 30.0, capped, units, number
+                &format!("head scores{cap}"),
+                256,
+                rows::head_scores,
+                buffer(),
+                buffer(),
+                buffer(),
+                1,
+                1000,
+                30.0,
+                capped,
+                units,
+                number
             );
             kernel!(
-                &format!("head gradient{cap}"), 256, rows::head_gradient,
-                buffer(), buffer(), buffer(), buffer(), 1, 1000, 30.0, capped, units, number
+                &format!("head gradient{cap}"),
+                256,
+                rows::head_gradient,
+                buffer(),
+                buffer(),
+                buffer(),
+                buffer(),
+                1,
+                1000,
+                30.0,
+                capped,
+                units,
+                number
             );
         }
         kernel!("attention, along", 256, attention::along, buffer(), buffer(), buffer(), 1, 64, number);
@@ -120,16 +208,64 @@ pub fn ptx(architecture: u32) -> Result<Vec<(String, String)>, String> {
             let units = shape.units as u32;
             let what = |pass: &str| format!("attention {pass}, heads of {dim}");
             kernel!(
-                &what("forward"), units, attention::forward, buffer(), buffer(), buffer(), buffer(), buffer(), buffer(), 14, 7,
-                4096, 0.125, 50.0, shape, number
+                &what("forward"),
+                units,
+                attention::forward,
+                buffer(),
+                buffer(),
+                buffer(),
+                buffer(),
+                buffer(),
+                buffer(),
+                14,
+                7,
+                4096,
+                0.125,
+                50.0,
+                shape,
+                number
             );
             kernel!(
-                &what("backward, queries"), units, attention::backward_queries, buffer(), buffer(), buffer(), buffer(),
-                buffer(), buffer(), buffer(), buffer(), 14, 7, 4096, 0.125, 50.0, shape, number
+                &what("backward, queries"),
+                units,
+                attention::backward_queries,
+                buffer(),
+                buffer(),
+                buffer(),
+                buffer(),
+                buffer(),
+                buffer(),
+                buffer(),
+                buffer(),
+                14,
+                7,
+                4096,
+                0.125,
+                50.0,
+                shape,
+                number
             );
             kernel!(
-                &what("backward, keys"), units, attention::backward_keys, buffer(), buffer(), buffer(), buffer(), buffer(),
-                buffer(), buffer(), buffer(), buffer(), buffer(), 14, 7, 4096, 0.125, 50.0, shape, number
+                &what("backward, keys"),
+                units,
+                attention::backward_keys,
+                buffer(),
+                buffer(),
+                buffer(),
+                buffer(),
+                buffer(),
+                buffer(),
+                buffer(),
+                buffer(),
+                buffer(),
+                buffer(),
+                14,
+                7,
+                4096,
+                0.125,
+                50.0,
+                shape,
+                number
             );
         }
     }

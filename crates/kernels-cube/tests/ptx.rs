@@ -8,10 +8,9 @@ use libtest_mimic::{Arguments, Completion, Failed, Trial};
 /// What is wanted beside the compiler: the assembler, and libdevice where the compiler looks for it.
 fn assembler() -> Result<PathBuf, String> {
     let brought = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../llvm/cuda");
-    let advice = || {
-        format!("scripts/setup-llvm.sh ptxas brings it, and CUDA_PATH={} names it", brought.display())
-    };
-    let root = std::env::var_os("CUDA_PATH").map(PathBuf::from).ok_or_else(|| format!("CUDA_PATH isn't set: {}", advice()))?;
+    let advice = || format!("scripts/setup-llvm.sh ptxas brings it, and CUDA_PATH={} names it", brought.display());
+    let root =
+        std::env::var_os("CUDA_PATH").map(PathBuf::from).ok_or_else(|| format!("CUDA_PATH isn't set: {}", advice()))?;
     for file in ["bin/ptxas", "nvvm/libdevice/libdevice.10.bc"] {
         if !root.join(file).is_file() {
             return Err(format!("{} has no {file}: {}", root.display(), advice()));
@@ -28,10 +27,11 @@ fn assemble(assembler: &Path, architecture: u32) -> Result<(), Failed> {
     assert_eq!(kernels.len(), 2 * 27);
     for (name, ptx) in kernels {
         std::fs::write(&source, &ptx)?;
-        let run = Command::new(assembler)
-            .args(["-v", &format!("-arch=sm_{architecture}"), "-o"])
-            .args([&made, &source])
-            .output()?;
+        // What an architecture alone has is a target of its own, as sm_90a.
+        let target = ptx.lines().find_map(|l| l.strip_prefix(".target ")).ok_or("no target")?;
+        assert!(target.starts_with(&format!("sm_{architecture}")), "{name}: {target}");
+        let run =
+            Command::new(assembler).args(["-v", &format!("-arch={target}"), "-o"]).args([&made, &source]).output()?;
         let said = String::from_utf8_lossy(&run.stderr);
         if !run.status.success() {
             return Err(format!("{name}, sm_{architecture}: {said}").into());
@@ -43,8 +43,9 @@ fn assemble(assembler: &Path, architecture: u32) -> Result<(), Failed> {
         };
         let (registers, spilled) = (numbers("registers"), numbers("bytes spill stores"));
         println!("sm_{architecture}, {name}: {registers} registers, {spilled} bytes spilled");
-        // What a unit holds of a product stays in registers, in heads of usual widths.
-        assert!(registers > 0 && (spilled == 0 || name.contains("256")), "{name}: {said}");
+        // What a unit holds of a product stays in registers, but for heads twice or four times as wide.
+        let wide = name.contains("heads of 128") || name.contains("heads of 256");
+        assert!(registers > 0 && (spilled == 0 || wide), "{name}: {said}");
     }
     Ok(())
 }

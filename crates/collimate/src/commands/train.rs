@@ -563,7 +563,8 @@ impl Shares {
         let seconds: f64 = steps.iter().sum();
         let row = |piece, calls, readings, s: f64| Share { piece, calls, readings, seconds: s, share: s / seconds };
         let pieces = profile.pieces();
-        let mut rows: Vec<_> = pieces.iter().map(|(name, p)| row(name, p.calls, p.readings, p.time.as_secs_f64())).collect();
+        let mut rows: Vec<_> =
+            pieces.iter().map(|(name, p)| row(name, p.calls, p.readings, p.time.as_secs_f64())).collect();
         let known: f64 = rows.iter().map(|r| r.seconds).sum();
         // Whatever reads is a piece.
         rows.push(row("everything else", steps.len() as u64, 0, seconds - known));
@@ -574,7 +575,13 @@ impl Shares {
 impl Display for Shares {
     fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
         let mut table = Table::new();
-        table.load_style(UTF8_HORIZONTAL_ONLY).set_header(["piece", "calls a step", "readings a step", "ms a step", "share"]);
+        table.load_style(UTF8_HORIZONTAL_ONLY).set_header([
+            "piece",
+            "calls a step",
+            "readings a step",
+            "ms a step",
+            "share",
+        ]);
         let n = self.steps as f64;
         for p in &self.pieces {
             table.add_row([
