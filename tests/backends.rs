@@ -78,8 +78,9 @@ fn the_page_has_every_backend_as_it_is() {
         let row = format!("| `{}` | {} |", b["name"].as_str().unwrap(), cells.join(" | "));
         assert!(page.contains(&row), "docs/src/backends.md lacks the row:\n{row}");
         let device = Backend::device(b["name"].as_str().unwrap()).ok();
-        let unit = device.and_then(|d| Kernels::on(&d).linear.half_unit());
-        assert_eq!(b["bf16_unit"].as_str(), unit, "{}", b["name"]);
+        let kernels = device.map(|d| Kernels::on(&d));
+        assert_eq!(b["bf16_unit"].as_str(), kernels.and_then(|k| k.linear.half_unit()), "{}", b["name"]);
+        assert_eq!(b["vectors"].as_str(), kernels.and_then(|k| k.vectors), "{}", b["name"]);
     }
     for name in ["flex", "ndarray", "libtorch", "cuda", "libtorch-cuda", "cube-cpu"] {
         assert!(page.contains(&format!("\n| `{name}` | ")), "docs/src/backends.md lacks {name}");
@@ -91,6 +92,18 @@ fn the_page_has_every_backend_as_it_is() {
     }
     let unit = |b: &Backend| Backend::device(b.name).ok().and_then(|d| Kernels::on(&d).linear.half_unit());
     assert_eq!(table.contains("yes, by "), Backend::all().into_iter().any(|b| unit(b).is_some()), "{table}");
+    let Ok(flex) = Backend::device("flex") else { return };
+    // What the processor says of itself, by another way than the kernels'.
+    let expected = match std::env::consts::ARCH {
+        #[cfg(target_arch = "x86_64")]
+        "x86_64" if is_x86_feature_detected!("avx512bw") => "AVX-512",
+        #[cfg(target_arch = "x86_64")]
+        "x86_64" if is_x86_feature_detected!("fma") => "AVX2",
+        "aarch64" => "NEON",
+        _ => "scalar",
+    };
+    assert_eq!(Kernels::on(&flex).vectors, Some(expected));
+    assert!(table.contains(&format!("yes, {expected}")), "{table}");
 }
 
 #[test]

@@ -22,13 +22,13 @@ const WAYS: [(&str, Way); 7] = [
     ("shared prompts", |s| s.prefix_sharing = true),
     ("micro-batches of one", |s| s.per_device_train_batch_size = 1),
     ("micro-batches of three", |s| s.per_device_train_batch_size = 3),
-    ("at most 40 tokens", |s| s.max_tokens_per_batch = 40),
+    ("at most 40 tokens", |s| s.max_tokens_per_batch = Some(40)),
     ("layers recomputed", |s| s.gradient_checkpointing = true),
     ("head one token at a time", |s| s.logits_chunk = 1),
     ("all together", |s| {
         s.prefix_sharing = true;
         s.per_device_train_batch_size = 2;
-        s.max_tokens_per_batch = 30;
+        s.max_tokens_per_batch = Some(30);
         s.gradient_checkpointing = true;
         s.logits_chunk = 7 * 40;
     }),

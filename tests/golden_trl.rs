@@ -269,7 +269,7 @@ fn how_it_is_computed_changes_nothing() {
     let ways: [(&str, Way); 5] = [
         ("micro-batches of 4", |s| (s.per_device_train_batch_size, s.gradient_accumulation_steps) = (4, 4)),
         ("micro-batches of 3 and 1000 tokens", |s| {
-            (s.per_device_train_batch_size, s.gradient_accumulation_steps, s.max_tokens_per_batch) = (8, 2, 1000)
+            (s.per_device_train_batch_size, s.gradient_accumulation_steps, s.max_tokens_per_batch) = (8, 2, Some(1000))
         }),
         ("prompts not shared", |s| s.prefix_sharing = false),
         ("layers recomputed", |s| s.gradient_checkpointing = true),

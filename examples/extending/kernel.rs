@@ -33,6 +33,7 @@ inventory::submit! { Plugin {
     name: "precise-norm",
     // Asked after the backend's own set, which has rank 0.
     rank: 1,
+    by_hand: true,
     // Where gradients are recorded on a tape, what goes through the host would be lost to it.
     serves: |device| !device.is_autodiff(),
     install: |kernels| kernels.norm = &PreciseNorm,

@@ -247,7 +247,11 @@ pub const KEYS: &[Key] = &[
     key(PART, "init_lora_weights", "true (A uniform, B = 0), gaussian or false (A and B uniform) [default: true]"),
     text(PART, "base_model", "Where the base of an adapter is, if not where the adapter says"),
     key(ENGINE, "prefix_sharing", "Whether a pair's prompt is computed once for both completions [default: true]"),
-    key(ENGINE, "max_tokens_per_batch", "Bound on input tokens per micro-batch; 0: none [default: 0]"),
+    key(
+        ENGINE,
+        "max_tokens_per_batch",
+        "Bound on input tokens per micro-batch; 0: none [default: 1024 on flex, where a step is the same however it is cut]",
+    ),
     key(
         ENGINE,
         "gradient_checkpointing",

@@ -1,7 +1,9 @@
 //! Times every kernel beside a plain version of the same, at the shapes of a 30-million-parameter model.
 //!
-//! `cargo run --release -p collimate-kernels --example bench [-- [--cpu] [start of a name]]`; the minimum of several runs is
-//! printed. On a machine that others use, `--cpu` with `RAYON_NUM_THREADS=1` prints CPU time, which suffers less.
+//! `cargo run --release -p collimate-kernels --example bench [-- [--cpu] [--path NAME | --paths] [start of a name]]`; the
+//! minimum of several runs is printed. On a machine that others use, `--cpu` with `RAYON_NUM_THREADS=1` prints CPU time,
+//! which suffers less. `--path AVX2` takes narrower vectors than there are; `--paths` all that there are, in turns, and
+//! prints what each takes beside the widest.
 
 use std::hint::black_box;
 use std::time::Instant;
@@ -11,12 +13,15 @@ use collimate_kernels::adamw::{self, AdamW};
 use collimate_kernels::attention::{Attention, Row};
 use collimate_kernels::gemm::{self, Mat, MatMut, Threads};
 use collimate_kernels::half::{self, Numbers, Sums, Unit};
+use collimate_kernels::path::Path;
 use collimate_kernels::rows::{self, Packed, Weight};
 use collimate_kernels::{head, rms_norm, rope, swiglu};
 
 struct Bench {
     only: Option<String>,
     cpu: bool,
+    /// What kernels run on, the widest first.
+    paths: Vec<Path>,
 }
 
 /// Seconds that all threads of this process have run (Linux).
@@ -30,38 +35,54 @@ fn cpu_seconds() -> f64 {
 }
 
 impl Bench {
-    /// Seconds of a run: the fastest within a second, or the mean of their CPU time.
-    fn time(&self, name: &str, mut run: impl FnMut()) -> Option<f64> {
+    /// Seconds of a run on each path: the fastest within a second, or the mean of their CPU time.
+    fn time(&self, name: &str, mut run: impl FnMut()) -> Option<Vec<f64>> {
         if self.only.as_ref().is_some_and(|part| !name.starts_with(part.as_str())) {
             return None;
         }
-        run();
+        let mut on = |path: Path| path.run(&mut run);
         if self.cpu {
-            let (begin, mut runs) = (cpu_seconds(), 0);
-            loop {
-                run();
-                runs += 1;
-                let seconds = cpu_seconds() - begin;
-                if seconds > 0.3 {
-                    return Some(seconds / f64::from(runs));
+            let mean = |path: &Path| {
+                on(*path);
+                let (begin, mut runs) = (cpu_seconds(), 0);
+                loop {
+                    on(*path);
+                    runs += 1;
+                    let seconds = cpu_seconds() - begin;
+                    if seconds > 0.3 {
+                        return seconds / f64::from(runs);
+                    }
+                }
+            };
+            return Some(self.paths.iter().map(mean).collect());
+        }
+        let (begin, mut best) = (Instant::now(), vec![f64::MAX; self.paths.len()]);
+        for i in 0.. {
+            for (path, best) in self.paths.iter().zip(&mut best) {
+                let start = Instant::now();
+                on(*path);
+                // The first warms up.
+                if i > 0 {
+                    *best = best.min(start.elapsed().as_secs_f64());
                 }
             }
-        }
-        let (begin, mut best) = (Instant::now(), f64::MAX);
-        for i in 0.. {
-            let start = Instant::now();
-            run();
-            best = best.min(start.elapsed().as_secs_f64());
-            if i > 3 && begin.elapsed().as_secs_f64() > 1.0 {
+            if i > 4 && begin.elapsed().as_secs_f64() > self.paths.len() as f64 {
                 break;
             }
         }
         Some(best)
     }
 
+    /// What the narrower paths take beside the widest.
+    fn beside(&self, seconds: &[f64]) -> String {
+        let each = self.paths.iter().zip(seconds).skip(1);
+        each.map(|(path, s)| format!("   {} ×{:.2}", path.name(), s / seconds[0])).collect()
+    }
+
     fn flops(&self, name: &str, flops: f64, run: impl FnMut()) {
-        if let Some(s) = self.time(name, run) {
-            println!("{name:<64} {:>9.3} ms {:>8.1} GFLOP/s", s * 1e3, flops / s / 1e9);
+        if let Some(all) = self.time(name, run) {
+            let (s, beside) = (all[0], self.beside(&all));
+            println!("{name:<64} {:>9.3} ms {:>8.1} GFLOP/s{beside}", s * 1e3, flops / s / 1e9);
         }
     }
 }
@@ -135,8 +156,11 @@ fn linear(b: &Bench, n: usize, i: usize, o: usize) {
 
 /// A kernel and its plain version, in GB/s of what must move at least.
 fn compare(b: &Bench, name: &str, bytes: f64, kernel: impl FnMut(), plain: impl FnMut()) {
-    let (Some(fast), Some(slow)) = (b.time(name, kernel), b.time(name, plain)) else { return };
-    println!("{name:<64} {:>9.3} ms {:>8.1} GB/s     plain ×{:.1}", fast * 1e3, bytes / fast / 1e9, slow / fast);
+    let Some(all) = b.time(name, kernel) else { return };
+    let once = Bench { only: None, cpu: b.cpu, paths: vec![b.paths[0]] };
+    let (fast, beside) = (all[0], b.beside(&all));
+    let slow = once.time(name, plain).map_or(f64::NAN, |s| s[0]) / fast;
+    println!("{name:<64} {:>9.3} ms {:>8.1} GB/s     plain ×{slow:.1}{beside}", fast * 1e3, bytes / fast / 1e9);
 }
 
 fn elementwise(b: &Bench) {
@@ -350,9 +374,23 @@ fn attentions(b: &Bench) {
 
 fn main() {
     let mut arguments: Vec<String> = std::env::args().skip(1).collect();
-    let cpu = arguments.first().is_some_and(|a| a == "--cpu");
-    arguments.drain(..usize::from(cpu));
-    let bench = Bench { only: arguments.pop(), cpu };
+    let mut cut = |flag: &str, values: usize| {
+        let at = arguments.iter().position(|a| a == flag)?;
+        assert!(at + values < arguments.len(), "{flag} wants a value");
+        arguments.drain(at..=at + values).next_back()
+    };
+    let cpu = cut("--cpu", 0).is_some();
+    let all: Vec<Path> = Path::all().collect();
+    let paths = match cut("--path", 1) {
+        Some(name) => {
+            let known: Vec<_> = all.iter().map(|p| p.name()).collect();
+            let found = all.iter().find(|p| p.name().eq_ignore_ascii_case(&name));
+            vec![*found.unwrap_or_else(|| panic!("no path {name} here; there are: {}", known.join(", ")))]
+        }
+        None if cut("--paths", 0).is_some() => all,
+        None => vec![Path::here()],
+    };
+    let bench = Bench { only: arguments.pop(), cpu, paths };
     // Groups are named by the first words of their lines, so that the inputs of others need not be made.
     let wanted = |words: &[&str]| bench.only.as_ref().is_none_or(|part| words.iter().any(|w| part.starts_with(w)));
     if wanted(&["rms", "rope", "swiglu", "head", "adamw", "sum"]) {

@@ -94,34 +94,36 @@ pub fn sum_of_squares(g: &[f32]) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{Seeded, close, same_bits_on_any_pool, wide};
+    use crate::testing::{Seeded, close, each_path, same_bits_on_any_pool, wide};
 
     const SETTINGS: AdamW = AdamW { lr: 3e-3, beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1 };
 
     #[test]
     fn ten_steps_against_f64() {
-        let mut seeded = Seeded(8);
-        for n in [1, 7, 40, 20_000] {
-            let mut p = seeded.vec(n, 1.0);
-            let (mut m, mut v) = (vec![0.0; n], vec![0.0; n]);
-            let (mut p64, mut m64, mut v64) = (wide(&p), vec![0f64; n], vec![0f64; n]);
-            for t in 1..=10 {
-                let g = seeded.vec(n, 0.3);
-                SETTINGS.step(t, 0.5, &mut p, &mut m, &mut v, &g);
-                let AdamW { lr, beta1, beta2, eps, weight_decay } = SETTINGS;
-                for i in 0..n {
-                    let g = 0.5 * f64::from(g[i]);
-                    m64[i] = beta1 * m64[i] + (1.0 - beta1) * g;
-                    v64[i] = beta2 * v64[i] + (1.0 - beta2) * g * g;
-                    let m_hat = m64[i] / (1.0 - beta1.powi(t as i32));
-                    let v_hat = v64[i] / (1.0 - beta2.powi(t as i32));
-                    p64[i] = p64[i] * (1.0 - lr * weight_decay) - lr * m_hat / (v_hat.sqrt() + eps);
+        each_path(|| {
+            let mut seeded = Seeded(8);
+            for n in [1, 7, 40, 20_000] {
+                let mut p = seeded.vec(n, 1.0);
+                let (mut m, mut v) = (vec![0.0; n], vec![0.0; n]);
+                let (mut p64, mut m64, mut v64) = (wide(&p), vec![0f64; n], vec![0f64; n]);
+                for t in 1..=10 {
+                    let g = seeded.vec(n, 0.3);
+                    SETTINGS.step(t, 0.5, &mut p, &mut m, &mut v, &g);
+                    let AdamW { lr, beta1, beta2, eps, weight_decay } = SETTINGS;
+                    for i in 0..n {
+                        let g = 0.5 * f64::from(g[i]);
+                        m64[i] = beta1 * m64[i] + (1.0 - beta1) * g;
+                        v64[i] = beta2 * v64[i] + (1.0 - beta2) * g * g;
+                        let m_hat = m64[i] / (1.0 - beta1.powi(t as i32));
+                        let v_hat = v64[i] / (1.0 - beta2.powi(t as i32));
+                        p64[i] = p64[i] * (1.0 - lr * weight_decay) - lr * m_hat / (v_hat.sqrt() + eps);
+                    }
                 }
+                close(&p, &p64, 1e-6);
+                close(&m, &m64, 1e-6);
+                close(&v, &v64, 1e-6);
             }
-            close(&p, &p64, 1e-6);
-            close(&m, &m64, 1e-6);
-            close(&v, &v64, 1e-6);
-        }
+        });
     }
 
     #[test]
@@ -133,16 +135,18 @@ mod tests {
 
     #[test]
     fn squares_add_up_in_f64() {
-        // 2²⁰ + 1 squares of 1, then of 1e-3: f32 sums would stall or overflow their digits.
-        let x = vec![1.0; (1 << 20) + 1];
-        assert_eq!(sum_of_squares(&x), ((1 << 20) + 1) as f64);
-        assert!((sum_of_squares(&vec![1e25f32; 100]) / 1e52 - 1.0).abs() < 1e-6);
-        let x = Seeded(9).vec(300_001, 1.0);
-        let expected: f64 = wide(&x).iter().map(|v| v * v).sum();
-        assert!((sum_of_squares(&x) / expected - 1.0).abs() < 1e-12);
-        same_bits_on_any_pool(|| {
-            let bits = sum_of_squares(&x).to_bits();
-            vec![f32::from_bits(bits as u32), f32::from_bits((bits >> 32) as u32)]
+        each_path(|| {
+            // 2²⁰ + 1 squares of 1, then of 1e-3: f32 sums would stall or overflow their digits.
+            let x = vec![1.0; (1 << 20) + 1];
+            assert_eq!(sum_of_squares(&x), ((1 << 20) + 1) as f64);
+            assert!((sum_of_squares(&vec![1e25f32; 100]) / 1e52 - 1.0).abs() < 1e-6);
+            let x = Seeded(9).vec(300_001, 1.0);
+            let expected: f64 = wide(&x).iter().map(|v| v * v).sum();
+            assert!((sum_of_squares(&x) / expected - 1.0).abs() < 1e-12);
+            same_bits_on_any_pool(|| {
+                let bits = sum_of_squares(&x).to_bits();
+                vec![f32::from_bits(bits as u32), f32::from_bits((bits >> 32) as u32)]
+            });
         });
     }
 }

@@ -505,7 +505,7 @@ impl Attention<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{Seeded, close, finite_differences, same_bits_on_any_pool, wide};
+    use crate::testing::{Seeded, close, each_path, finite_differences, same_bits_on_any_pool, wide};
 
     /// (sequence, position) of every token of a row: sequence 0 is the prefix.
     fn places(row: &Row) -> Vec<(usize, usize)> {
@@ -646,65 +646,73 @@ mod tests {
 
     #[test]
     fn random_rows_heads_and_windows_against_f64() {
-        let mut seeded = Seeded(14);
-        for _ in 0..60 {
-            let kv_heads = seeded.index(1, 3);
-            let (heads, h) = (kv_heads * seeded.index(1, 4), seeded.index(1, 24));
-            let mut start = 0;
-            let rows: Vec<Row> = (0..seeded.index(1, 4))
-                .map(|_| {
-                    let prefix = seeded.index(0, 60);
-                    let branches = (0..seeded.index(0, 4)).map(|_| seeded.index(0, 40)).collect();
-                    let row = Row { start, prefix, branches };
-                    start += row.tokens();
-                    row
-                })
-                .collect();
-            let window = [None, Some(seeded.index(1, 70))][seeded.index(0, 2)];
-            let c = case(&mut seeded, rows, heads, kv_heads, h, 1.5);
-            compare(&Attention { rows: &c.rows, heads, kv_heads, head_dim: h, scale: 0.4, window }, &c);
-        }
+        each_path(|| {
+            let mut seeded = Seeded(14);
+            for _ in 0..60 {
+                let kv_heads = seeded.index(1, 3);
+                let (heads, h) = (kv_heads * seeded.index(1, 4), seeded.index(1, 24));
+                let mut start = 0;
+                let rows: Vec<Row> = (0..seeded.index(1, 4))
+                    .map(|_| {
+                        let prefix = seeded.index(0, 60);
+                        let branches = (0..seeded.index(0, 4)).map(|_| seeded.index(0, 40)).collect();
+                        let row = Row { start, prefix, branches };
+                        start += row.tokens();
+                        row
+                    })
+                    .collect();
+                let window = [None, Some(seeded.index(1, 70))][seeded.index(0, 2)];
+                let c = case(&mut seeded, rows, heads, kv_heads, h, 1.5);
+                compare(&Attention { rows: &c.rows, heads, kv_heads, head_dim: h, scale: 0.4, window }, &c);
+            }
+        });
     }
 
     #[test]
     fn rows_of_many_blocks_against_f64() {
-        let mut seeded = Seeded(15);
-        for (heads, kv_heads, h, window) in [(1, 1, 32, None), (2, 1, 64, None), (3, 1, 16, Some(100))] {
-            let c = case(&mut seeded, rows(&[(500, &[120, 33]), (7, &[])]), heads, kv_heads, h, 1.0);
-            compare(&Attention { rows: &c.rows, heads, kv_heads, head_dim: h, scale: 0.125, window }, &c);
-        }
+        each_path(|| {
+            let mut seeded = Seeded(15);
+            for (heads, kv_heads, h, window) in [(1, 1, 32, None), (2, 1, 64, None), (3, 1, 16, Some(100))] {
+                let c = case(&mut seeded, rows(&[(500, &[120, 33]), (7, &[])]), heads, kv_heads, h, 1.0);
+                compare(&Attention { rows: &c.rows, heads, kv_heads, head_dim: h, scale: 0.125, window }, &c);
+            }
+        });
     }
 
     #[test]
     fn a_shared_prefix_is_the_same_as_two_sequences() {
-        let mut seeded = Seeded(16);
-        let shared = case(&mut seeded, rows(&[(30, &[20, 9])]), 2, 2, 16, 1.0);
-        let pick = |x: &[f32], width: usize| -> Vec<f32> {
-            let tokens = (0..50).chain(0..30).chain(50..59);
-            tokens.flat_map(|t| x[t * width..][..width].to_vec()).collect()
-        };
-        let apart = Case {
-            rows: rows(&[(50, &[]), (39, &[])]),
-            q: pick(&shared.q, 32),
-            k: pick(&shared.k, 32),
-            v: pick(&shared.v, 32),
-            g: vec![0.0; 89 * 32],
-        };
-        let of = |c: &Case| {
-            let a = Attention { rows: &c.rows, heads: 2, kv_heads: 2, head_dim: 16, scale: 0.25, window: None };
-            run(&a, c)[0].clone()
-        };
-        close(&of(&apart), &wide(&pick(&of(&shared), 32)), 1e-6);
+        each_path(|| {
+            let mut seeded = Seeded(16);
+            let shared = case(&mut seeded, rows(&[(30, &[20, 9])]), 2, 2, 16, 1.0);
+            let pick = |x: &[f32], width: usize| -> Vec<f32> {
+                let tokens = (0..50).chain(0..30).chain(50..59);
+                tokens.flat_map(|t| x[t * width..][..width].to_vec()).collect()
+            };
+            let apart = Case {
+                rows: rows(&[(50, &[]), (39, &[])]),
+                q: pick(&shared.q, 32),
+                k: pick(&shared.k, 32),
+                v: pick(&shared.v, 32),
+                g: vec![0.0; 89 * 32],
+            };
+            let of = |c: &Case| {
+                let a = Attention { rows: &c.rows, heads: 2, kv_heads: 2, head_dim: 16, scale: 0.25, window: None };
+                run(&a, c)[0].clone()
+            };
+            close(&of(&apart), &wide(&pick(&of(&shared), 32)), 1e-6);
+        });
     }
 
     #[test]
     fn scores_of_thousands_stay_finite() {
-        let mut seeded = Seeded(17);
-        let c = case(&mut seeded, rows(&[(40, &[30, 20])]), 2, 1, 16, 60.0);
-        let a = Attention { rows: &c.rows, heads: 2, kv_heads: 1, head_dim: 16, scale: 1.0, window: None };
-        for x in run(&a, &c) {
-            assert!(x.iter().all(|v| v.is_finite()));
-        }
+        each_path(|| {
+            let mut seeded = Seeded(17);
+            let c = case(&mut seeded, rows(&[(40, &[30, 20])]), 2, 1, 16, 60.0);
+            let a = Attention { rows: &c.rows, heads: 2, kv_heads: 1, head_dim: 16, scale: 1.0, window: None };
+            for x in run(&a, &c) {
+                assert!(x.iter().all(|v| v.is_finite()));
+            }
+        });
     }
 
     #[test]

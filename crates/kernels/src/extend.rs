@@ -374,7 +374,7 @@ impl Cache {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{Seeded, close, same_bits_on_any_pool, wide};
+    use crate::testing::{Seeded, close, each_path, same_bits_on_any_pool, wide};
 
     struct Case {
         heads: usize,
@@ -424,68 +424,72 @@ mod tests {
 
     #[test]
     fn a_text_is_that_of_the_definition_in_any_pieces_to_the_bit() {
-        let mut seeded = Seeded(41);
-        for case in cases() {
-            let n = seeded.index(40, 90);
-            let (q, k, v) = (
-                seeded.vec(n * case.heads * case.h, 1.0),
-                seeded.vec(n * case.kv * case.h, 1.0),
-                seeded.vec(n * case.kv * case.h, 1.0),
-            );
-            let expected = case.naive(&wide(&q), &wide(&k), &wide(&v), n);
-            // Its blocks lie anywhere.
-            let blocks = [5u32, 2, 7, 0, 6, 3];
-            let mut outs = Vec::new();
-            for pieces in [vec![n], vec![1; n], vec![7, 1, 1, n - 9]] {
-                let mut cache = case.cache(8);
-                let mut out = vec![f32::NAN; n * case.heads * case.h];
-                let mut at = 0;
-                for new in pieces {
-                    let cut = |x: &'_ [f32], width: usize| x[at * width..(at + new) * width].to_vec();
-                    let (wq, wkv) = (case.heads * case.h, case.kv * case.h);
-                    let text = Text { blocks: &blocks, tokens: at + new, new };
-                    let to = &mut out[at * wq..(at + new) * wq];
-                    cache.extend(&cut(&q, wq), &cut(&k, wkv), &cut(&v, wkv), &[text], to);
-                    at += new;
+        each_path(|| {
+            let mut seeded = Seeded(41);
+            for case in cases() {
+                let n = seeded.index(40, 90);
+                let (q, k, v) = (
+                    seeded.vec(n * case.heads * case.h, 1.0),
+                    seeded.vec(n * case.kv * case.h, 1.0),
+                    seeded.vec(n * case.kv * case.h, 1.0),
+                );
+                let expected = case.naive(&wide(&q), &wide(&k), &wide(&v), n);
+                // Its blocks lie anywhere.
+                let blocks = [5u32, 2, 7, 0, 6, 3];
+                let mut outs = Vec::new();
+                for pieces in [vec![n], vec![1; n], vec![7, 1, 1, n - 9]] {
+                    let mut cache = case.cache(8);
+                    let mut out = vec![f32::NAN; n * case.heads * case.h];
+                    let mut at = 0;
+                    for new in pieces {
+                        let cut = |x: &'_ [f32], width: usize| x[at * width..(at + new) * width].to_vec();
+                        let (wq, wkv) = (case.heads * case.h, case.kv * case.h);
+                        let text = Text { blocks: &blocks, tokens: at + new, new };
+                        let to = &mut out[at * wq..(at + new) * wq];
+                        cache.extend(&cut(&q, wq), &cut(&k, wkv), &cut(&v, wkv), &[text], to);
+                        at += new;
+                    }
+                    close(&out, &expected, 2e-6);
+                    outs.push(out);
                 }
-                close(&out, &expected, 2e-6);
-                outs.push(out);
+                assert!(outs.iter().all(|o| *o == outs[0]), "in pieces as in one");
             }
-            assert!(outs.iter().all(|o| *o == outs[0]), "in pieces as in one");
-        }
+        });
     }
 
     #[test]
     fn texts_side_by_side_share_blocks_and_not_bits() {
-        let mut seeded = Seeded(42);
-        let case = Case { heads: 4, kv: 2, h: 24, window: None };
-        let (wq, wkv) = (case.heads * case.h, case.kv * case.h);
-        let mut some = |n: usize| [seeded.vec(n * wq, 1.0), seeded.vec(n * wkv, 1.0), seeded.vec(n * wkv, 1.0)];
-        // A prompt of 20 tokens, two texts that go on from it, and another text.
-        let ([pq, pk, pv], [aq, ak, av], [bq, bk, bv], [cq, ck, cv]) = (some(20), some(1), some(1), some(3));
-        let mut cache = case.cache(10);
-        let mut out = vec![0.0; 20 * wq];
-        cache.extend(&pq, &pk, &pv, &[Text { blocks: &[4, 9], tokens: 20, new: 20 }], &mut out);
-        cache.copy(9, 1);
-        let texts = [
-            Text { blocks: &[4, 9], tokens: 21, new: 1 },
-            Text { blocks: &[3], tokens: 3, new: 3 },
-            Text { blocks: &[4, 1], tokens: 21, new: 1 },
-        ];
-        let join = |a: &[f32], c: &[f32], b: &[f32]| [a, c, b].concat();
-        let mut out = vec![0.0; 5 * wq];
-        cache.extend(&join(&aq, &cq, &bq), &join(&ak, &ck, &bk), &join(&av, &cv, &bv), &texts, &mut out);
+        each_path(|| {
+            let mut seeded = Seeded(42);
+            let case = Case { heads: 4, kv: 2, h: 24, window: None };
+            let (wq, wkv) = (case.heads * case.h, case.kv * case.h);
+            let mut some = |n: usize| [seeded.vec(n * wq, 1.0), seeded.vec(n * wkv, 1.0), seeded.vec(n * wkv, 1.0)];
+            // A prompt of 20 tokens, two texts that go on from it, and another text.
+            let ([pq, pk, pv], [aq, ak, av], [bq, bk, bv], [cq, ck, cv]) = (some(20), some(1), some(1), some(3));
+            let mut cache = case.cache(10);
+            let mut out = vec![0.0; 20 * wq];
+            cache.extend(&pq, &pk, &pv, &[Text { blocks: &[4, 9], tokens: 20, new: 20 }], &mut out);
+            cache.copy(9, 1);
+            let texts = [
+                Text { blocks: &[4, 9], tokens: 21, new: 1 },
+                Text { blocks: &[3], tokens: 3, new: 3 },
+                Text { blocks: &[4, 1], tokens: 21, new: 1 },
+            ];
+            let join = |a: &[f32], c: &[f32], b: &[f32]| [a, c, b].concat();
+            let mut out = vec![0.0; 5 * wq];
+            cache.extend(&join(&aq, &cq, &bq), &join(&ak, &ck, &bk), &join(&av, &cv, &bv), &texts, &mut out);
 
-        let alone = |q: Vec<f32>, k: Vec<f32>, v: Vec<f32>| {
-            let n = q.len() / wq;
-            let mut out = vec![0.0; q.len()];
-            case.cache(2).extend(&q, &k, &v, &[Text { blocks: &[0, 1], tokens: n, new: n }], &mut out);
-            out
-        };
-        let with = |q: &[f32], k: &[f32], v: &[f32]| alone([&pq, q].concat(), [&pk, k].concat(), [&pv, v].concat());
-        assert_eq!(out[..wq], with(&aq, &ak, &av)[20 * wq..]);
-        assert_eq!(out[wq..4 * wq], alone(cq, ck, cv));
-        assert_eq!(out[4 * wq..], with(&bq, &bk, &bv)[20 * wq..]);
+            let alone = |q: Vec<f32>, k: Vec<f32>, v: Vec<f32>| {
+                let n = q.len() / wq;
+                let mut out = vec![0.0; q.len()];
+                case.cache(2).extend(&q, &k, &v, &[Text { blocks: &[0, 1], tokens: n, new: n }], &mut out);
+                out
+            };
+            let with = |q: &[f32], k: &[f32], v: &[f32]| alone([&pq, q].concat(), [&pk, k].concat(), [&pv, v].concat());
+            assert_eq!(out[..wq], with(&aq, &ak, &av)[20 * wq..]);
+            assert_eq!(out[wq..4 * wq], alone(cq, ck, cv));
+            assert_eq!(out[4 * wq..], with(&bq, &bk, &bv)[20 * wq..]);
+        });
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! `gemm`: matrix products on strided views, and the three products of a linear layer.
+//! `gemm`: matrix products on strided views, and the three products of a linear layer, which a unit for bf16 multiplies
+//! where that is faster ([`split`](crate::split)).
 //!
 //! Let A be `a` `[m, k]`, B `b` `[k, n]`, C `c` `[m, n]`, α `alpha`, β `beta`: C ← α·C + β·A·B; α = 0 does not read C.
 //!
@@ -22,6 +23,7 @@ use std::marker::PhantomData;
 
 use crate::parallel::each;
 use crate::simd::{dispatched, update};
+use crate::split::{self, Operand};
 use crate::transpose::{LANES, odd_lines, transpose};
 
 /// A read-only view of a matrix `[rows, cols]` in a slice.
@@ -198,7 +200,7 @@ pub fn gemm(alpha: f32, c: MatMut<'_>, beta: f32, a: Mat<'_>, b: Mat<'_>, thread
     // SAFETY: each view holds the elements that its shape and strides reach (invariants of Mat and MatMut), C is
     // borrowed exclusively, so it overlaps neither A nor B, and distinct (row, column) of C are distinct elements.
     unsafe {
-        gemm::gemm(
+        crate::products::current()(
             c.rows,
             c.cols,
             a.cols,
@@ -253,6 +255,9 @@ thread_local! {
 /// When the lengths disagree.
 pub fn linear(x: &[f32], weight: &[f32], bias: Option<&[f32]>, inputs: usize, outputs: usize, y: &mut [f32]) {
     let n = rows_of(x, inputs);
+    if split::product(Operand::Lines(x), Operand::Lines(weight), [n, outputs, inputs], bias, y, false) {
+        return;
+    }
     let (x, w) = (Mat::new(x, n, inputs), Mat::new(weight, outputs, inputs));
     if let Some(bias) = bias {
         assert_eq!(bias.len(), outputs, "bias is [{outputs}]");
@@ -295,6 +300,9 @@ pub fn linear_backward_input(
     accumulate: bool,
 ) {
     let n = rows_of(dy, outputs);
+    if split::product(Operand::Lines(dy), Operand::Columns(weight), [n, inputs, outputs], None, dx, accumulate) {
+        return;
+    }
     let (dy, w) = (Mat::new(dy, n, outputs), Mat::new(weight, outputs, inputs));
     gemm(if accumulate { 1.0 } else { 0.0 }, MatMut::new(dx, n, inputs), 1.0, dy, w, Threads::Pool);
 }
@@ -313,8 +321,10 @@ pub fn linear_backward_weight(
     dbias: Option<&mut [f32]>,
 ) {
     let n = rows_of(dy, outputs);
-    let (g, x) = (Mat::new(dy, n, outputs), Mat::new(x, n, inputs));
-    gemm(1.0, MatMut::new(dweight, outputs, inputs), 1.0, g.t(), x, Threads::Pool);
+    if !split::product(Operand::Columns(dy), Operand::Columns(x), [outputs, inputs, n], None, dweight, true) {
+        let (g, x) = (Mat::new(dy, n, outputs), Mat::new(x, n, inputs));
+        gemm(1.0, MatMut::new(dweight, outputs, inputs), 1.0, g.t(), x, Threads::Pool);
+    }
     if let Some(dbias) = dbias {
         assert_eq!(dbias.len(), outputs, "dbias is [{outputs}]");
         each(std::iter::once(dbias), |dbias| add_rows(dbias, dy));

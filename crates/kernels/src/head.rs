@@ -138,7 +138,7 @@ pub fn backward(logits: &mut [f32], targets: &[u32], vocab: usize, lse: &[f32], 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{Seeded, close, finite_differences, same_bits_on_any_pool, wide};
+    use crate::testing::{Seeded, close, each_path, finite_differences, same_bits_on_any_pool, wide};
 
     /// (lse, log-prob, Σp²) of one row.
     fn naive(z: &[f64], y: usize) -> (f64, f64, f64) {
@@ -149,57 +149,61 @@ mod tests {
 
     #[test]
     fn forward_and_backward_against_f64() {
-        let mut seeded = Seeded(6);
-        for round in 0..30 {
-            let (c, v) = (seeded.index(1, 6), seeded.index(1, if round % 5 == 0 { 9000 } else { 90 }));
-            let z = seeded.vec(c * v, [1.0, 30.0][round % 2]);
-            let y: Vec<u32> = (0..c).map(|_| seeded.index(0, v) as u32).collect();
-            let coef = seeded.vec(c, 2.0);
-            let (mut lse, mut lp, mut p2) = (vec![0.0; c], vec![0.0; c], vec![0.0; c]);
-            forward(&z, &y, v, &mut lse, &mut lp, Some(&mut p2));
-            let expected: Vec<_> = wide(&z).chunks(v).zip(&y).map(|(z, &y)| naive(z, y as usize)).collect();
-            close(&lse, &expected.iter().map(|e| e.0).collect::<Vec<_>>(), 1e-6);
-            close(&lp, &expected.iter().map(|e| e.1).collect::<Vec<_>>(), 1e-6);
-            close(&p2, &expected.iter().map(|e| e.2).collect::<Vec<_>>(), 2e-6);
-            let mut lp2 = vec![0.0; c];
-            forward(&z, &y, v, &mut lse, &mut lp2, None);
-            assert_eq!(lp, lp2);
+        each_path(|| {
+            let mut seeded = Seeded(6);
+            for round in 0..30 {
+                let (c, v) = (seeded.index(1, 6), seeded.index(1, if round % 5 == 0 { 9000 } else { 90 }));
+                let z = seeded.vec(c * v, [1.0, 30.0][round % 2]);
+                let y: Vec<u32> = (0..c).map(|_| seeded.index(0, v) as u32).collect();
+                let coef = seeded.vec(c, 2.0);
+                let (mut lse, mut lp, mut p2) = (vec![0.0; c], vec![0.0; c], vec![0.0; c]);
+                forward(&z, &y, v, &mut lse, &mut lp, Some(&mut p2));
+                let expected: Vec<_> = wide(&z).chunks(v).zip(&y).map(|(z, &y)| naive(z, y as usize)).collect();
+                close(&lse, &expected.iter().map(|e| e.0).collect::<Vec<_>>(), 1e-6);
+                close(&lp, &expected.iter().map(|e| e.1).collect::<Vec<_>>(), 1e-6);
+                close(&p2, &expected.iter().map(|e| e.2).collect::<Vec<_>>(), 2e-6);
+                let mut lp2 = vec![0.0; c];
+                forward(&z, &y, v, &mut lse, &mut lp2, None);
+                assert_eq!(lp, lp2);
 
-            let mut dz = z.clone();
-            backward(&mut dz, &y, v, &lse, &coef);
-            if v < 100 {
-                for i in 0..c {
-                    let row = wide(&z[i * v..][..v]);
-                    let a = f64::from(coef[i]);
-                    let d = finite_differences(&row, |z| a * naive(z, y[i] as usize).1);
-                    for (got, want) in dz[i * v..][..v].iter().zip(d) {
-                        assert!((f64::from(*got) - want).abs() < 2e-5, "{got} against {want}");
+                let mut dz = z.clone();
+                backward(&mut dz, &y, v, &lse, &coef);
+                if v < 100 {
+                    for i in 0..c {
+                        let row = wide(&z[i * v..][..v]);
+                        let a = f64::from(coef[i]);
+                        let d = finite_differences(&row, |z| a * naive(z, y[i] as usize).1);
+                        for (got, want) in dz[i * v..][..v].iter().zip(d) {
+                            assert!((f64::from(*got) - want).abs() < 2e-5, "{got} against {want}");
+                        }
                     }
                 }
+                for row in dz.chunks(v) {
+                    let total: f64 = wide(row).iter().sum();
+                    assert!(total.abs() < 2e-5, "the gradient of a row adds up to 0, not {total}");
+                }
             }
-            for row in dz.chunks(v) {
-                let total: f64 = wide(row).iter().sum();
-                assert!(total.abs() < 2e-5, "the gradient of a row adds up to 0, not {total}");
-            }
-        }
+        });
     }
 
     #[test]
     fn extremes() {
-        let v = 5000;
-        let mut z = vec![f32::NEG_INFINITY; 3 * v];
-        z[4321] = 3.0; // a single possible token
-        z[v] = 3e38; // everything else is impossible beside it
-        z[v + 1..2 * v].fill(-3e38);
-        z[2 * v..].fill(-1e30); // uniform, far from 0
-        let y = [4321, 0, 7];
-        let (mut lse, mut lp, mut p2) = ([0.0; 3], [0.0; 3], [0.0; 3]);
-        forward(&z, &y, v, &mut lse, &mut lp, Some(&mut p2));
-        assert_eq!(&lp[..2], &[0.0, 0.0]);
-        assert_eq!(&p2[..2], &[1.0, 1.0]);
-        assert!((lp[2] + (v as f32).ln()).abs() < 1e-5 && (p2[2] * v as f32 - 1.0).abs() < 1e-5);
-        backward(&mut z, &y, v, &lse, &[1.0, 1.0, 0.0]);
-        assert!(z.iter().all(|v| *v == 0.0));
+        each_path(|| {
+            let v = 5000;
+            let mut z = vec![f32::NEG_INFINITY; 3 * v];
+            z[4321] = 3.0; // a single possible token
+            z[v] = 3e38; // everything else is impossible beside it
+            z[v + 1..2 * v].fill(-3e38);
+            z[2 * v..].fill(-1e30); // uniform, far from 0
+            let y = [4321, 0, 7];
+            let (mut lse, mut lp, mut p2) = ([0.0; 3], [0.0; 3], [0.0; 3]);
+            forward(&z, &y, v, &mut lse, &mut lp, Some(&mut p2));
+            assert_eq!(&lp[..2], &[0.0, 0.0]);
+            assert_eq!(&p2[..2], &[1.0, 1.0]);
+            assert!((lp[2] + (v as f32).ln()).abs() < 1e-5 && (p2[2] * v as f32 - 1.0).abs() < 1e-5);
+            backward(&mut z, &y, v, &lse, &[1.0, 1.0, 0.0]);
+            assert!(z.iter().all(|v| *v == 0.0));
+        });
     }
 
     #[test]

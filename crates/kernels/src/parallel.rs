@@ -2,6 +2,8 @@
 
 use rayon::prelude::*;
 
+use crate::path;
+
 /// Elements that one piece of an element-wise kernel treats: a few pages per buffer, so that the pieces of a small tensor
 /// still feed two cores and a piece costs far more than its hand-over (some 5 µs).
 pub(crate) const PIECE: usize = 16 * 1024;
@@ -16,12 +18,13 @@ pub(crate) fn each<T: Send>(tasks: impl Iterator<Item = T>, work: impl Fn(T) + S
     map(tasks, work);
 }
 
-/// Runs `work` on every task and returns the results in the order of the tasks.
+/// Runs `work` on every task, on the path of the caller, and returns the results in the order of the tasks.
 pub(crate) fn map<T: Send, R: Send>(tasks: impl Iterator<Item = T>, work: impl Fn(T) -> R + Send + Sync) -> Vec<R> {
     let tasks: Vec<T> = tasks.collect();
     if tasks.len() < 2 {
         tasks.into_iter().map(work).collect()
     } else {
-        tasks.into_par_iter().with_max_len(1).map(work).collect()
+        let chosen = path::chosen();
+        tasks.into_par_iter().with_max_len(1).map(|task| path::with(chosen, || work(task))).collect()
     }
 }

@@ -68,7 +68,7 @@ pub fn tables(positions: &[usize], head_dim: usize, theta: f64) -> (Vec<f32>, Ve
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{Seeded, close, same_bits_on_any_pool, wide};
+    use crate::testing::{Seeded, close, each_path, same_bits_on_any_pool, wide};
 
     fn naive(x: &[f64], heads: usize, positions: &[usize], h: usize, theta: f64, sign: f64) -> Vec<f64> {
         let mut y = x.to_vec();
@@ -87,21 +87,23 @@ mod tests {
 
     #[test]
     fn rotation_and_its_inverse_against_f64() {
-        let mut seeded = Seeded(3);
-        for _ in 0..30 {
-            let (n, heads, h) = (seeded.index(1, 9), seeded.index(1, 5), 2 * seeded.index(1, 40));
-            let positions: Vec<usize> = (0..n).map(|_| seeded.index(0, 5000)).collect();
-            let (cos, sin) = tables(&positions, h, 10_000.0);
-            let x = seeded.vec(n * heads * h, 3.0);
-            let mut y = x.clone();
-            forward(&mut y, heads, &cos, &sin, h);
-            close(&y, &naive(&wide(&x), heads, &positions, h, 10_000.0, 1.0), 1e-6);
-            backward(&mut y, heads, &cos, &sin, h);
-            close(&y, &wide(&x), 1e-6);
-            let mut dx = x.clone();
-            backward(&mut dx, heads, &cos, &sin, h);
-            close(&dx, &naive(&wide(&x), heads, &positions, h, 10_000.0, -1.0), 1e-6);
-        }
+        each_path(|| {
+            let mut seeded = Seeded(3);
+            for _ in 0..30 {
+                let (n, heads, h) = (seeded.index(1, 9), seeded.index(1, 5), 2 * seeded.index(1, 40));
+                let positions: Vec<usize> = (0..n).map(|_| seeded.index(0, 5000)).collect();
+                let (cos, sin) = tables(&positions, h, 10_000.0);
+                let x = seeded.vec(n * heads * h, 3.0);
+                let mut y = x.clone();
+                forward(&mut y, heads, &cos, &sin, h);
+                close(&y, &naive(&wide(&x), heads, &positions, h, 10_000.0, 1.0), 1e-6);
+                backward(&mut y, heads, &cos, &sin, h);
+                close(&y, &wide(&x), 1e-6);
+                let mut dx = x.clone();
+                backward(&mut dx, heads, &cos, &sin, h);
+                close(&dx, &naive(&wide(&x), heads, &positions, h, 10_000.0, -1.0), 1e-6);
+            }
+        });
     }
 
     #[test]

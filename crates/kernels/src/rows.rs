@@ -288,54 +288,58 @@ pub fn linear(x: &[f32], inputs: usize, products: Vec<Product<'_>>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{Seeded, close, same_bits_on_any_pool, wide};
+    use crate::testing::{Seeded, close, each_path, same_bits_on_any_pool, wide};
 
     #[test]
     fn products_against_f64_in_both_types() {
-        let mut seeded = Seeded(31);
-        for round in 0..40 {
-            let (n, k, o) = (seeded.index(1, 30), seeded.index(1, 90), seeded.index(1, 170));
-            let (x, mut w, b) = (seeded.vec(n * k, 1.0), seeded.vec(o * k, 1.0), seeded.vec(o, 1.0));
-            let narrow: Vec<bf16> = w.iter().map(|w| bf16::from_f32(*w)).collect();
-            if round % 2 == 1 {
-                w = narrow.iter().map(|w| w.to_f32()).collect();
+        each_path(|| {
+            let mut seeded = Seeded(31);
+            for round in 0..40 {
+                let (n, k, o) = (seeded.index(1, 30), seeded.index(1, 90), seeded.index(1, 170));
+                let (x, mut w, b) = (seeded.vec(n * k, 1.0), seeded.vec(o * k, 1.0), seeded.vec(o, 1.0));
+                let narrow: Vec<bf16> = w.iter().map(|w| bf16::from_f32(*w)).collect();
+                if round % 2 == 1 {
+                    w = narrow.iter().map(|w| w.to_f32()).collect();
+                }
+                let bias = (round % 4 < 2).then_some(&b[..]);
+                let (xs, ws) = (wide(&x), wide(&w));
+                let expected: Vec<f64> = (0..n * o)
+                    .map(|at| {
+                        let (r, c) = (at / o, at % o);
+                        let dot: f64 = (0..k).map(|i| xs[r * k + i] * ws[c * k + i]).sum();
+                        dot + bias.map_or(0.0, |b| f64::from(b[c]))
+                    })
+                    .collect();
+                let mut y = vec![f32::NAN; n * o];
+                let weight = if round % 2 == 1 { Weight::Bf16(&narrow) } else { Weight::F32(&w) };
+                let packed = Packed::new(weight, k, o);
+                let mut again = vec![f32::NAN; n * o];
+                linear(&x, k, vec![(&packed, bias, &mut y), (&packed, None, &mut again)]);
+                close(&y, &expected, 1e-6);
+                if bias.is_none() {
+                    assert_eq!(y, again);
+                }
             }
-            let bias = (round % 4 < 2).then_some(&b[..]);
-            let (xs, ws) = (wide(&x), wide(&w));
-            let expected: Vec<f64> = (0..n * o)
-                .map(|at| {
-                    let (r, c) = (at / o, at % o);
-                    let dot: f64 = (0..k).map(|i| xs[r * k + i] * ws[c * k + i]).sum();
-                    dot + bias.map_or(0.0, |b| f64::from(b[c]))
-                })
-                .collect();
-            let mut y = vec![f32::NAN; n * o];
-            let weight = if round % 2 == 1 { Weight::Bf16(&narrow) } else { Weight::F32(&w) };
-            let packed = Packed::new(weight, k, o);
-            let mut again = vec![f32::NAN; n * o];
-            linear(&x, k, vec![(&packed, bias, &mut y), (&packed, None, &mut again)]);
-            close(&y, &expected, 1e-6);
-            if bias.is_none() {
-                assert_eq!(y, again);
-            }
-        }
+        });
     }
 
     #[test]
     fn a_row_has_the_same_bits_among_any_rows() {
-        let mut seeded = Seeded(32);
-        let (n, k, o) = (250, 100, 235);
-        let (x, w, b) = (seeded.vec(n * k, 1.0), seeded.vec(o * k, 1.0), seeded.vec(o, 1.0));
-        let packed = Packed::new(Weight::F32(&w), k, o);
-        let run = |rows: std::ops::Range<usize>| {
-            let mut y = vec![0.0; rows.len() * o];
-            linear(&x[rows.start * k..rows.end * k], k, vec![(&packed, Some(&b), &mut y)]);
-            y
-        };
-        let all = run(0..n);
-        for rows in [0..1, 7..9, 5..8, 100..104, 33..38, 60..66, 1..8, 3..20, 0..33, 10..201] {
-            assert_eq!(run(rows.clone()), all[rows.start * o..rows.end * o], "rows {rows:?}");
-        }
+        each_path(|| {
+            let mut seeded = Seeded(32);
+            let (n, k, o) = (250, 100, 235);
+            let (x, w, b) = (seeded.vec(n * k, 1.0), seeded.vec(o * k, 1.0), seeded.vec(o, 1.0));
+            let packed = Packed::new(Weight::F32(&w), k, o);
+            let run = |rows: std::ops::Range<usize>| {
+                let mut y = vec![0.0; rows.len() * o];
+                linear(&x[rows.start * k..rows.end * k], k, vec![(&packed, Some(&b), &mut y)]);
+                y
+            };
+            let all = run(0..n);
+            for rows in [0..1, 7..9, 5..8, 100..104, 33..38, 60..66, 1..8, 3..20, 0..33, 10..201] {
+                assert_eq!(run(rows.clone()), all[rows.start * o..rows.end * o], "rows {rows:?}");
+            }
+        });
     }
 
     #[test]

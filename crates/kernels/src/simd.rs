@@ -1,8 +1,8 @@
-//! What every kernel needs of vectors: run-time dispatch, loops with tails, sums.
+//! What every kernel needs of vectors: dispatch to a [path](crate::path), loops with tails, sums.
 
 use pulp::Simd;
 
-/// Declares a function whose body is compiled for each vector width and runs at the widest that the machine has.
+/// Declares a function whose body is compiled for each vector width and runs on the current path.
 ///
 /// References among the arguments carry the lifetime `'a`. `$simd` is the token of the width, of type `$S`.
 macro_rules! dispatched {
@@ -22,7 +22,7 @@ macro_rules! dispatched {
                     $body
                 }
             }
-            pulp::Arch::new().dispatch(Body { $($arg,)* lifetime: std::marker::PhantomData })
+            crate::path::dispatch(Body { $($arg,)* lifetime: std::marker::PhantomData })
         }
     };
 }

@@ -55,7 +55,7 @@ pub fn backward(dy: &[f32], gate: &mut [f32], up: &mut [f32]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{Seeded, close, finite_differences, wide};
+    use crate::testing::{Seeded, close, each_path, finite_differences, wide};
 
     fn naive(g: &[f64], u: &[f64]) -> Vec<f64> {
         g.iter().zip(u).map(|(g, u)| g / (1.0 + (-g).exp()) * u).collect()
@@ -67,29 +67,33 @@ mod tests {
 
     #[test]
     fn forward_and_backward_against_f64() {
-        let mut seeded = Seeded(5);
-        for _ in 0..30 {
-            let n = seeded.index(1, 100);
-            let (g, u, dy) = (seeded.vec(n, 6.0), seeded.vec(n, 2.0), seeded.vec(n, 1.0));
-            let mut y = vec![f32::NAN; n];
-            forward(&g, &u, &mut y);
-            close(&y, &naive(&wide(&g), &wide(&u)), 1e-6);
-            let (mut dg, mut du) = (g.clone(), u.clone());
-            backward(&dy, &mut dg, &mut du);
-            let dys = wide(&dy);
-            close(&dg, &finite_differences(&wide(&g), |g| dot(&naive(g, &wide(&u)), &dys)), 1e-6);
-            close(&du, &finite_differences(&wide(&u), |u| dot(&naive(&wide(&g), u), &dys)), 1e-6);
-        }
+        each_path(|| {
+            let mut seeded = Seeded(5);
+            for _ in 0..30 {
+                let n = seeded.index(1, 100);
+                let (g, u, dy) = (seeded.vec(n, 6.0), seeded.vec(n, 2.0), seeded.vec(n, 1.0));
+                let mut y = vec![f32::NAN; n];
+                forward(&g, &u, &mut y);
+                close(&y, &naive(&wide(&g), &wide(&u)), 1e-6);
+                let (mut dg, mut du) = (g.clone(), u.clone());
+                backward(&dy, &mut dg, &mut du);
+                let dys = wide(&dy);
+                close(&dg, &finite_differences(&wide(&g), |g| dot(&naive(g, &wide(&u)), &dys)), 1e-6);
+                close(&du, &finite_differences(&wide(&u), |u| dot(&naive(&wide(&g), u), &dys)), 1e-6);
+            }
+        });
     }
 
     #[test]
     fn large_gates_saturate() {
-        // silu(g) → 0 as g → −∞ and g as g → ∞; the slope goes to 0 and 1.
-        let (g, u) = ([-1e30, -100.0, 100.0, 1e30], [1.0; 4]);
-        let (mut y, mut dg, mut du) = ([0.0; 4], g, u);
-        forward(&g, &u, &mut y);
-        backward(&[1.0; 4], &mut dg, &mut du);
-        assert!(y[0].abs() < 1e-30 && y[1].abs() < 1e-30 && y[2] == 100.0 && y[3] == 1e30, "{y:?}");
-        assert!(dg[0].abs() < 1e-30 && dg[1].abs() < 1e-30 && dg[2] == 1.0 && dg[3] == 1.0, "{dg:?}");
+        each_path(|| {
+            // silu(g) → 0 as g → −∞ and g as g → ∞; the slope goes to 0 and 1.
+            let (g, u) = ([-1e30, -100.0, 100.0, 1e30], [1.0; 4]);
+            let (mut y, mut dg, mut du) = ([0.0; 4], g, u);
+            forward(&g, &u, &mut y);
+            backward(&[1.0; 4], &mut dg, &mut du);
+            assert!(y[0].abs() < 1e-30 && y[1].abs() < 1e-30 && y[2] == 100.0 && y[3] == 1e30, "{y:?}");
+            assert!(dg[0].abs() < 1e-30 && dg[1].abs() < 1e-30 && dg[2] == 1.0 && dg[3] == 1.0, "{dg:?}");
+        });
     }
 }

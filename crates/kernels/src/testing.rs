@@ -1,4 +1,6 @@
-//! What the tests share: seeded numbers, closeness, finite differences, thread pools.
+//! What the tests share: seeded numbers, closeness, finite differences, thread pools, paths.
+
+use crate::path::Path;
 
 /// Seeded uniform numbers (SplitMix64).
 pub(crate) struct Seeded(pub u64);
@@ -58,13 +60,20 @@ pub(crate) fn finite_differences(x: &[f64], mut f: impl FnMut(&[f64]) -> f64) ->
         .collect()
 }
 
-/// The results of `f` on pools of 1, 2 and 5 threads are the same bits.
+/// Runs `f` on every path of this machine.
+pub(crate) fn each_path(mut f: impl FnMut()) {
+    Path::all().for_each(|path| path.run(&mut f));
+}
+
+/// The results of `f` on pools of 1, 2 and 5 threads are the same bits, on every path.
 #[track_caller]
 pub(crate) fn same_bits_on_any_pool(f: impl Fn() -> Vec<f32> + Send + Sync) {
-    let on = |threads| {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-        pool.install(&f).into_iter().map(f32::to_bits).collect::<Vec<_>>()
-    };
-    let one = on(1);
-    assert!(one == on(2) && one == on(5));
+    for path in Path::all() {
+        let on = |threads| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            pool.install(|| path.run(&f)).into_iter().map(f32::to_bits).collect::<Vec<_>>()
+        };
+        let one = on(1);
+        assert!(one == on(2) && one == on(5), "{path:?}");
+    }
 }

@@ -1,8 +1,9 @@
 //! Transposition into a buffer with a stride that suits the caches.
 
-use pulp::NullaryFnOnce;
+use pulp::{Arch, NullaryFnOnce};
 
 use crate::gemm::Mat;
+use crate::path;
 
 /// The widest vector, in elements: what transposed rows are padded to.
 pub(crate) const LANES: usize = 16;
@@ -75,6 +76,36 @@ impl Tile for pulp::x86::V3 {
     }
 }
 
+#[cfg(target_arch = "aarch64")]
+impl Tile for pulp::aarch64::Neon {
+    #[inline(always)]
+    fn transposed(self, tile: [[f32; SIDE]; SIDE]) -> [[f32; SIDE]; SIDE] {
+        use std::arch::aarch64::{float32x4_t, float64x2_t};
+        let neon = self.neon;
+        let mut out = [[0.0; SIDE]; SIDE];
+        for i in [0, 4] {
+            for j in [0, 4] {
+                let v = |r: usize| -> float32x4_t { pulp::cast([0, 1, 2, 3].map(|c| tile[i + r][j + c])) };
+                // Elements of two rows beside each other, of four.
+                let wide = |x: float32x4_t| -> float64x2_t { pulp::cast(x) };
+                let (ab0, ab1) = (wide(neon.vtrn1q_f32(v(0), v(1))), wide(neon.vtrn2q_f32(v(0), v(1))));
+                let (cd0, cd1) = (wide(neon.vtrn1q_f32(v(2), v(3))), wide(neon.vtrn2q_f32(v(2), v(3))));
+                let columns = [
+                    neon.vtrn1q_f64(ab0, cd0),
+                    neon.vtrn1q_f64(ab1, cd1),
+                    neon.vtrn2q_f64(ab0, cd0),
+                    neon.vtrn2q_f64(ab1, cd1),
+                ];
+                for (c, column) in columns.into_iter().enumerate() {
+                    let column: [f32; 4] = pulp::cast(column);
+                    out[j + c][i..i + 4].copy_from_slice(&column);
+                }
+            }
+        }
+        out
+    }
+}
+
 struct Body<'a, T> {
     tile: T,
     from: Mat<'a>,
@@ -120,17 +151,22 @@ impl<T: Tile> NullaryFnOnce for Body<'_, T> {
 
 /// `to` `[h, stride]` ← `from` `[tokens, h]` transposed, the columns beyond the tokens 0.
 pub(crate) fn transpose(from: Mat<'_>, to: &mut [f32], stride: usize) {
-    #[cfg(target_arch = "x86_64")]
-    if let Some(tile) = pulp::x86::V3::try_new() {
-        return pulp::Simd::vectorize(tile, Body { tile, from, to, stride });
+    match path::token().arch {
+        // A tile has as many columns as a vector of AVX2 has lanes.
+        #[cfg(target_arch = "x86_64")]
+        Arch::V4(simd) => simd.vectorize(Body { tile: *simd, from, to, stride }),
+        #[cfg(target_arch = "x86_64")]
+        Arch::V3(tile) => tile.vectorize(Body { tile, from, to, stride }),
+        #[cfg(target_arch = "aarch64")]
+        Arch::Neon(tile) => tile.vectorize(Body { tile, from, to, stride }),
+        _ => Body { tile: Plain, from, to, stride }.call(),
     }
-    Body { tile: Plain, from, to, stride }.call();
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::Seeded;
+    use crate::testing::{Seeded, each_path};
 
     #[test]
     fn every_element_moves_and_the_rest_is_zero() {
@@ -141,14 +177,14 @@ mod tests {
             let stride = odd_lines(rows.next_multiple_of(LANES));
             assert!(stride >= rows && stride / LANES % 2 == 1);
             let mut y = vec![f32::NAN; cols * stride];
-            transpose(Mat::new(&x, rows, cols), &mut y, stride);
-            let mut plain = vec![f32::NAN; cols * stride];
-            Body { tile: Plain, from: Mat::new(&x, rows, cols), to: &mut plain, stride }.call();
-            assert_eq!(y, plain);
-            for (i, v) in y.iter().enumerate() {
-                let (col, row) = (i / stride, i % stride);
-                assert_eq!(*v, if row < rows { x[row * cols + col] } else { 0.0 });
-            }
+            each_path(|| {
+                y.fill(f32::NAN);
+                transpose(Mat::new(&x, rows, cols), &mut y, stride);
+                for (i, v) in y.iter().enumerate() {
+                    let (col, row) = (i / stride, i % stride);
+                    assert_eq!(*v, if row < rows { x[row * cols + col] } else { 0.0 });
+                }
+            });
         }
     }
 }

@@ -119,6 +119,11 @@ impl Decoder {
         self.precision() != Precision::F16 && self.kernels.any()
     }
 
+    /// Tokens beyond which a batch is hardly cheaper per token; none where that is not known.
+    pub fn ample_tokens(&self) -> Option<usize> {
+        self.has_kernels().then(|| self.kernels.linear.ample()).flatten()
+    }
+
     /// The configuration.
     pub fn config(&self) -> &ModelConfig {
         &self.config

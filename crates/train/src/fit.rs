@@ -42,7 +42,7 @@ impl Plan {
     /// What the settings say, whatever it holds.
     pub fn of(s: &Settings) -> Self {
         let recomputed = if s.gradient_checkpointing { ALL } else { 0 };
-        Self { tokens: s.max_tokens_per_batch, logits: s.logits_chunk, recomputed }
+        Self { tokens: s.max_tokens_per_batch.unwrap_or(0), logits: s.logits_chunk, recomputed }
     }
 
     /// The first of [`cheaper`](Self::cheaper) that fits.

@@ -62,8 +62,9 @@ pub struct Settings {
     pub shuffle: bool,
     /// Whether the prompt of a pair is computed once for both completions.
     pub prefix_sharing: bool,
-    /// An upper bound on input tokens per micro-batch, beside its number of pairs; 0: none.
-    pub max_tokens_per_batch: usize,
+    /// An upper bound on input tokens per micro-batch, beside its number of pairs; 0: none. If it isn't given, it is what
+    /// fills the processor where a step is the same however it is cut, and none elsewhere.
+    pub max_tokens_per_batch: Option<usize>,
     /// Whether layers are recomputed in the backward pass instead of stored.
     pub gradient_checkpointing: bool,
     /// Most memory that a step may hold, in MiB; 0: as much as it takes. Above 0 the trainer cuts micro-batches, holds fewer
@@ -121,7 +122,7 @@ impl Default for Settings {
             seed: 42,
             shuffle: true,
             prefix_sharing: true,
-            max_tokens_per_batch: 0,
+            max_tokens_per_batch: None,
             gradient_checkpointing: false,
             max_memory_mib: 0,
             router_aux_loss_coef: None,

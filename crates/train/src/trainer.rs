@@ -246,7 +246,7 @@ impl<T: Task> Trainer<T> {
     /// The plan that fits `max_memory_mib`.
     fn fitting(&self) -> Result<Plan, Error> {
         let sizes = self.sizes();
-        let (plan, config) = (Plan::of(&self.settings), self.policy.config());
+        let (plan, config) = (self.usual(), self.policy.config());
         let load = self.load(plan, &sizes);
         let longest = sizes[0].inputs + self.how(plan, 1).more_inputs();
         let (width, layers) = (config.head_width(), self.policy.layers_kept());
@@ -323,7 +323,18 @@ impl<T: Task> Trainer<T> {
 
     /// How much is computed and held at a time.
     pub fn plan(&self) -> Plan {
-        self.progress.plan.unwrap_or_else(|| Plan::of(&self.settings))
+        self.progress.plan.unwrap_or_else(|| self.usual())
+    }
+
+    /// What the settings say, and where they say nothing of tokens and a step is the same however it is cut, no more of
+    /// them at a time than the device needs.
+    fn usual(&self) -> Plan {
+        let plan = Plan::of(&self.settings);
+        let cut = !self.task.coupled() && self.balance == 0.0 && !self.policy.params().has_dropout();
+        match self.settings.max_tokens_per_batch {
+            None if cut => Plan { tokens: self.policy.ample_tokens().unwrap_or(0), ..plan },
+            _ => plan,
+        }
     }
 
     /// The sizes of all units to train on, the largest first.

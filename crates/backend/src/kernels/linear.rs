@@ -39,6 +39,12 @@ pub trait Linear: Debug + Sync {
         None
     }
 
+    /// Rows beyond which a product is hardly faster per row, so that more of them at a time only hold more; none where that
+    /// is not known.
+    fn ample(&self) -> Option<usize> {
+        None
+    }
+
     /// What [`extend`](Self::extend) wants to have of a weight beside it, held while texts are in progress.
     fn pack(&self, _weight: &Tensor<2>) -> Option<Packed> {
         None

@@ -23,6 +23,7 @@
 //!     name: "my-norm",
 //!     // Behind the backend's own set, which has rank 0.
 //!     rank: 1,
+//!     by_hand: true,
 //!     serves: |_device: &Device| true,
 //!     install: |kernels: &mut Kernels| kernels.norm = &Mine,
 //! } }
@@ -76,8 +77,10 @@ pub struct Kernels {
     pub head: &'static dyn Head,
     /// The optimiser.
     pub adamw: &'static dyn AdamW,
-    /// Whether a plug-in serves the device.
-    own: bool,
+    /// The vectors of this processor that hand-made kernels run on, as the plug-in that put them in names them.
+    pub vectors: Option<&'static str>,
+    /// Whether a plug-in by hand serves the device.
+    by_hand: bool,
 }
 
 impl Default for Kernels {
@@ -90,7 +93,8 @@ impl Default for Kernels {
             attention: &Plain,
             head: &Plain,
             adamw: &Plain,
-            own: false,
+            vectors: None,
+            by_hand: false,
         }
     }
 }
@@ -102,6 +106,8 @@ pub struct Plugin {
     pub name: &'static str,
     /// Plug-ins are asked in the order of their ranks, then of their names; a backend's own has rank 0.
     pub rank: u32,
+    /// Whether its arithmetic is written by hand, or calls a library that has it.
+    pub by_hand: bool,
     /// Whether it works on that device.
     pub serves: fn(&Device) -> bool,
     /// Puts its kernels in.
@@ -115,13 +121,13 @@ impl Kernels {
     pub fn on(device: &Device) -> Self {
         let mut plugins: Vec<_> = inventory::iter::<Plugin>.into_iter().filter(|p| (p.serves)(device)).collect();
         plugins.sort_by_key(|p| (p.rank, p.name));
-        let mut set = Self { own: !plugins.is_empty(), ..Self::default() };
+        let mut set = Self { by_hand: plugins.iter().any(|p| p.by_hand), ..Self::default() };
         plugins.iter().for_each(|p| (p.install)(&mut set));
         set
     }
 
-    /// Whether a plug-in serves the device that the set is for: then some pieces run on hand-made kernels.
+    /// Whether some pieces run on hand-made kernels.
     pub fn any(&self) -> bool {
-        self.own
+        self.by_hand
     }
 }

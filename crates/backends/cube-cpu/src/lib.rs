@@ -24,6 +24,7 @@ inventory::submit! { Backend {
 inventory::submit! { Plugin {
     name: "cube-cpu",
     rank: 0,
+    by_hand: true,
     // A tape wants tensor operations.
     serves: |device| *device == Device::cpu() && !device.is_autodiff(),
     install: |kernels: &mut Kernels| collimate_kernels_cube::install(kernels),

@@ -32,6 +32,7 @@ inventory::submit! { Backend {
 inventory::submit! { Plugin {
     name: "cuda",
     rank: 0,
+    by_hand: true,
     // Devices with a tape, which wants tensor operations, are of another kind.
     serves: |device| matches!(device.as_dispatch(), DispatchDevice::Cube(CubeDevice::Cuda(_))),
     install: |kernels: &mut Kernels| collimate_kernels_cube::install(kernels),

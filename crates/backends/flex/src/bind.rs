@@ -8,6 +8,7 @@ use collimate_backend::kernels::{
     Packed, Plain, RmsNorm, Rope, Scores, Step, Sum,
 };
 use collimate_kernels::half::{self, Numbers, Sums};
+use collimate_kernels::path::Path;
 use collimate_kernels::{adamw, attention, extend, gemm, head, rms_norm, rope, rows, swiglu};
 
 use crate::host::{self, HalfView, View};
@@ -24,6 +25,7 @@ pub(crate) fn install(kernels: &mut Kernels) {
     kernels.attention = &Cpu;
     kernels.head = &Cpu;
     kernels.adamw = &Cpu;
+    kernels.vectors = Some(Path::current().name());
 }
 
 /// Adds to a sum in place, which is 0 until then; none where terms are to be scaled first.
@@ -61,6 +63,11 @@ impl Linear for Cpu {
     fn half_unit(&self) -> Option<&'static str> {
         let unit = half::Unit::here();
         (unit != half::Unit::Wide).then(|| unit.name())
+    }
+
+    fn ample(&self) -> Option<usize> {
+        // Below it, the passes over weights and their gradients begin to cost more than a few hundredths of a step.
+        Some(1024)
     }
 
     fn pack(&self, weight: &Tensor<2>) -> Option<Packed> {

@@ -27,6 +27,7 @@ inventory::submit! { Backend {
 inventory::submit! { Plugin {
     name: "flex",
     rank: 0,
+    by_hand: true,
     // A tape wants tensor operations.
     serves: |device| *device == Device::flex() && !device.is_autodiff(),
     install: |kernels: &mut Kernels| bind::install(kernels),

@@ -1,6 +1,9 @@
 //! The `libtorch` and `libtorch-cuda` backends: PyTorch's tensors, on this machine's CPU and on its NVIDIA GPUs.
 
+mod attention;
+
 use burn::tensor::{Device, DeviceType};
+use collimate_backend::kernels::{Kernels, Plugin};
 use collimate_backend::{Backend, Capabilities, Found};
 
 const CPU: Capabilities =
@@ -23,6 +26,15 @@ inventory::submit! { Backend {
     capabilities: Capabilities { several: true, deterministic: false, ..CPU },
     devices: gpus,
     open: gpu,
+} }
+
+inventory::submit! { Plugin {
+    name: "libtorch",
+    rank: 0,
+    by_hand: false,
+    // A tape wants tensor operations.
+    serves: |device| *device == cpu(0) && !device.is_autodiff(),
+    install: |kernels: &mut Kernels| kernels.attention = &attention::Fused,
 } }
 
 // The tensor library is about to drop this backend; until it does, it is a second road to a GPU, and what other trainers

@@ -32,6 +32,11 @@ fn capabilities(b: &Backend) -> Capabilities {
     }
 }
 
+/// The vectors that hand-made kernels run on, on the first device, where there are such kernels.
+fn vectors(b: &Backend) -> Option<&'static str> {
+    first(b).and_then(|device| Kernels::on(&device).vectors)
+}
+
 /// What multiplies bf16 faster than f32 on the first device, where there is such a unit.
 fn half_unit(b: &Backend) -> Option<&'static str> {
     first(b).and_then(|device| Kernels::on(&device).linear.half_unit())
@@ -57,6 +62,7 @@ pub(crate) fn run(with_capabilities: bool, as_json: bool) -> Result<()> {
                     "unusable": devices.err(),
                     "capabilities": able,
                     "bf16_unit": half_unit(b),
+                    "vectors": vectors(b),
                 })
             })
             .collect();
@@ -66,10 +72,11 @@ pub(crate) fn run(with_capabilities: bool, as_json: bool) -> Result<()> {
     table.load_style(UTF8_HORIZONTAL_ONLY);
     if with_capabilities {
         for b in Backend::all() {
-            let (able, unit) = (capabilities(b).each(), half_unit(b));
+            let (able, unit, vectors) = (capabilities(b).each(), half_unit(b), vectors(b));
             table.set_header(["backend"].into_iter().chain(able.map(|(what, _)| what)));
-            let cell = |(what, has): (&str, bool)| match unit {
-                Some(unit) if has && what == "bf16" => format!("yes, by {unit}"),
+            let cell = |(what, has): (&str, bool)| match (what, unit, vectors) {
+                ("bf16", Some(unit), _) if has => format!("yes, by {unit}"),
+                ("hand-made kernels", _, Some(vectors)) if has => format!("yes, {vectors}"),
                 _ => (if has { "yes" } else { "no" }).to_owned(),
             };
             table.add_row([b.name.to_owned()].into_iter().chain(able.map(cell)));
