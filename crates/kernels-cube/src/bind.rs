@@ -8,6 +8,7 @@ use burn::tensor::{DType, Tensor};
 use collimate_backend::kernels::{
     Activation, AdamW, Attention, Gated, Head, HeadPass, Heads, Kernels, Mask, Plain, RmsNorm, Rope, Scores, Step, Sum,
 };
+use collimate_backend::read;
 use cubecl::calculate_cube_count_elemwise;
 use cubecl::client::Client;
 use cubecl::prelude::{BufferArg, CubeCount, CubeDim, CubeElement};
@@ -490,7 +491,7 @@ impl HeadPass for Pass {
         }
         drop(z);
         // One reading for all that is asked.
-        let said = scores.clone().tensor::<2>().into_data().try_into_vec::<f32>().expect("scores are f32");
+        let said = read(scores.clone().tensor::<2>()).try_into_vec::<f32>().expect("scores are f32");
         let part = |i: usize| said[i * n..][..n].to_vec();
         let (hidden, weight, targets) = (hidden.clone(), weight.clone(), targets.to_vec());
         self.group = Some(Group { hidden, weight, logits, targets, scores });
