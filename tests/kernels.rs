@@ -182,6 +182,28 @@ fn attention() {
     });
 }
 
+/// Rows longer than any tile of a processor's kernel, and no whole number of tiles; heads of no whole number of pieces; caps.
+#[test]
+fn long_attention() {
+    let rows = [
+        Row { start: 0, prefix: 35, branches: vec![20, 1, 17] },
+        Row { start: 73, prefix: 0, branches: vec![18, 3] },
+        Row { start: 94, prefix: 40, branches: vec![] },
+    ];
+    on_every_backend(|kernels, t| {
+        let (q, k, v, dy) = (t([134, 24], 1), t([134, 12], 2), t([134, 12], 3), t([134, 24], 4));
+        for (window, cap) in [(None, None), (Some(21), Some(2.0))] {
+            let heads = Heads { queries: 4, keys: 2, dim: 6, cap };
+            let mask = Mask::new(&rows, window, &q.device());
+            let (out, lse) = kernels.attention.forward([&q, &k, &v], &mask, heads);
+            close(&out, &Attention::forward(&Plain, [&q, &k, &v], &mask, heads).0);
+            let expected = Attention::backward(&Plain, &dy, [&q, &k, &v], (&out, None), &mask, heads);
+            let got = kernels.attention.backward(&dy, [&q, &k, &v], (&out, lse.as_ref()), &mask, heads);
+            got.iter().zip(&expected).for_each(|(got, expected)| close(got, expected));
+        }
+    });
+}
+
 #[test]
 fn extending_a_text_is_the_same_as_starting_over() {
     on_every_backend(|kernels, t| {

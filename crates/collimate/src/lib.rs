@@ -32,7 +32,7 @@ pub use collimate_train as train;
 // A plug-in that nobody names is dropped by the linker.
 #[cfg(feature = "cube-cpu")]
 use collimate_backend_cube_cpu as _;
-#[cfg(feature = "cuda")]
+#[cfg(feature = "cuda-untuned")]
 use collimate_backend_cuda as _;
 #[cfg(feature = "flex")]
 use collimate_backend_flex as _;

@@ -8,13 +8,14 @@ use burn::tensor::{DType, Tensor};
 use collimate_backend::kernels::{
     Activation, AdamW, Attention, Gated, Head, HeadPass, Heads, Kernels, Mask, Plain, RmsNorm, Rope, Scores, Step, Sum,
 };
+use collimate_backend::read;
 use cubecl::calculate_cube_count_elemwise;
 use cubecl::client::Client;
 use cubecl::prelude::{BufferArg, CubeCount, CubeDim, CubeElement};
 use cubecl::server::Handle;
 
 use crate::attention::{self, KEY_FIELDS, QUERY_FIELDS, Shape, Tiles};
-use crate::device::{Buffer, line, units};
+use crate::device::{Buffer, is_processor, line, units};
 use crate::rows::{self, Curve};
 
 /// All of them.
@@ -252,8 +253,8 @@ fn numbers((handle, len): &(Handle, usize)) -> BufferArg {
 /// the heads are too wide for any.
 fn shape(client: &Client, heads: Heads) -> Option<Shape> {
     let hardware = &client.properties().hardware;
-    // A processor has few units, and keeps what they share in its nearest cache.
-    let most = if hardware.max_units_per_cube < 64 { 16 } else { 64 };
+    // A processor keeps what is shared in its nearest cache.
+    let most = if is_processor(client) { 16 } else { 64 };
     let shapes = [64, 32, 16, 8].into_iter().filter(|b| *b <= most).map(|block| Shape {
         dim: heads.dim,
         block,
@@ -490,7 +491,7 @@ impl HeadPass for Pass {
         }
         drop(z);
         // One reading for all that is asked.
-        let said = scores.clone().tensor::<2>().into_data().try_into_vec::<f32>().expect("scores are f32");
+        let said = read(scores.clone().tensor::<2>()).try_into_vec::<f32>().expect("scores are f32");
         let part = |i: usize| said[i * n..][..n].to_vec();
         let (hidden, weight, targets) = (hidden.clone(), weight.clone(), targets.to_vec());
         self.group = Some(Group { hidden, weight, logits, targets, scores });

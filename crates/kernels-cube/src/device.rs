@@ -80,8 +80,16 @@ fn kind(dtype: DType) -> Option<ElemType> {
     }
 }
 
+/// Whether the device is a processor: its units are threads, which take long to wait for each other.
+pub(crate) fn is_processor(client: &Client) -> bool {
+    client.properties().hardware.num_cpu_cores.is_some()
+}
+
 /// Units of a cube that work on one row: a power of two, as their sums want.
 pub(crate) fn units(client: &Client, most: usize) -> usize {
+    if is_processor(client) {
+        return 1;
+    }
     let most = most.min(client.properties().hardware.max_units_per_cube as usize).max(1);
     1 << most.ilog2()
 }

@@ -81,7 +81,8 @@ fn name(index: usize) -> String {
 }
 
 fn no_driver(panic: String) -> String {
-    let first = panic.split(['.', '\n']).next().unwrap_or_default();
+    // Behind it come all names that were tried.
+    let first = panic.split(" - ").next().unwrap_or_default().lines().next().unwrap_or_default();
     format!("there is no NVIDIA driver here ({first}); install it and see that `nvidia-smi` works")
 }
 
