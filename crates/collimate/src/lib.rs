@@ -40,3 +40,5 @@ use collimate_backend_flex as _;
 use collimate_backend_libtorch as _;
 #[cfg(feature = "ndarray")]
 use collimate_backend_ndarray as _;
+#[cfg(feature = "mpi")]
+use collimate_workers_mpi as _;

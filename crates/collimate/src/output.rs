@@ -36,7 +36,7 @@ pub(crate) struct Output {
     folder: PathBuf,
     /// What was made to hold the lock, from the outermost on; removed again if no run begins.
     made: Vec<PathBuf>,
-    _lock: Lock,
+    _lock: Option<Lock>,
     /// The checkpoint that the run goes on from.
     resume: Option<PathBuf>,
     /// Whether it is one of this folder.
@@ -211,6 +211,11 @@ pub(crate) struct Saved {
     files: BTreeMap<String, String>,
 }
 
+/// How many workers a run has, in what is saved of several.
+pub(crate) const WORKERS: &str = "workers";
+/// What makes the units of a worker's step.
+const BATCH: [&str; 2] = ["per_device_train_batch_size", "gradient_accumulation_steps"];
+
 /// Keys that may differ between a run and its continuation: where things lie (their content is compared), what decides
 /// only what is written when, and how far the run goes.
 const FREE: [&str; 17] = [
@@ -308,7 +313,7 @@ impl Output {
         let new = Self {
             folder: folder.to_owned(),
             made,
-            _lock: lock,
+            _lock: Some(lock),
             resume: resume.map(Path::to_owned),
             continued,
             earlier: String::new(),
@@ -527,6 +532,23 @@ impl Output {
         self.folder.join(format!("{CHECKPOINT}{step}"))
     }
 
+    /// The folder of a run that another process writes: to read there what `resume` goes on from.
+    pub fn of_another(folder: &Path, resume: Option<&Path>) -> Self {
+        let (metrics, timing, generations) = (None, None, None);
+        Self {
+            folder: folder.to_owned(),
+            made: Vec::new(),
+            _lock: None,
+            resume: resume.map(Path::to_owned),
+            continued: false,
+            earlier: String::new(),
+            metrics,
+            timing,
+            generations,
+            events: None,
+        }
+    }
+
     /// Writes a line of metrics.
     pub fn metrics(&mut self, line: &Map<String, Value>) -> Result<()> {
         let text = serde_json::to_string(line).expect("numbers serialise");
@@ -643,7 +665,25 @@ impl Saved {
     /// Names the key, or what is read, that differs.
     pub fn check(&self, folder: &Path, config: &Map<String, Value>, content: &Content) -> Result<()> {
         let keys = config.keys().chain(self.config.keys());
-        let differs = |k: &&String| !FREE.contains(&k.as_str()) && config.get(*k) != self.config.get(*k);
+        let workers = |c: &Map<String, Value>| c.get(WORKERS).and_then(Value::as_u64).unwrap_or(1);
+        let units = |c: &Map<String, Value>| {
+            let sizes = BATCH.iter().map(|k| c.get(*k).and_then(Value::as_u64).unwrap_or(1));
+            sizes.fold(workers(c), u64::saturating_mul)
+        };
+        // Another number of workers, where a step has as many units as before.
+        let shared = workers(config) != workers(&self.config);
+        if shared && units(config) != units(&self.config) {
+            bail!(
+                "resume_from_checkpoint: a step of {} workers has {} units here, and {} was saved with {} units a step: \
+                 per_device_train_batch_size and gradient_accumulation_steps can make them equal",
+                workers(config),
+                units(config),
+                folder.display(),
+                units(&self.config)
+            );
+        }
+        let free = |k: &str| FREE.contains(&k) || (shared && (k == WORKERS || BATCH.contains(&k)));
+        let differs = |k: &&String| !free(k) && config.get(*k) != self.config.get(*k);
         if let Some(key) = keys.into_iter().find(differs) {
             let said = |v: Option<&Value>| v.map_or("not set".to_owned(), ToString::to_string);
             bail!(

@@ -169,6 +169,24 @@ impl Decoder {
         Grads::new(&self.params)
     }
 
+    /// Which parameters have a gradient.
+    pub fn has_gradients(&self, gradients: &Grads) -> Vec<bool> {
+        gradients.all().iter().map(Option::is_some).collect()
+    }
+
+    /// Hands gradients to `with` in f32 on the host, up to `room` numbers (or one gradient) at a time and in the order of the
+    /// inventory, and takes back what it makes of them. `wanted` says which; one that there is none of is 0.
+    pub fn exchange_gradients(
+        &self,
+        gradients: &mut Grads,
+        wanted: &[bool],
+        room: usize,
+        with: impl FnMut(&mut [f32]),
+    ) {
+        let shapes: Vec<[usize; 2]> = self.parameters().0.iter().map(Tensor::dims).collect();
+        self.timed("gradients of all workers", || gradients.exchange(&shapes, wanted, room, &self.device, with));
+    }
+
     /// √Σ g² over all gradients.
     pub fn gradient_norm(&self, gradients: &Grads) -> f64 {
         self.timed("gradient norm", || gradients.norm(self.kernels.adamw))

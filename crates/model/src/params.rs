@@ -2,6 +2,7 @@
 
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use collimate_backend::kernels::{AdamW as Optimiser, Sum};
+use collimate_backend::read;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
@@ -384,6 +385,45 @@ impl Grads {
 
     pub(crate) fn into_all(self) -> Vec<Option<Tensor<2>>> {
         self.sums
+    }
+
+    /// Puts `with` in the place of gradients, in f32 and on the host: some at a time, up to `room` numbers or one gradient.
+    /// `wanted` says which are; one that there is none of is 0, as large as `shapes` says.
+    pub(crate) fn exchange(
+        &mut self,
+        shapes: &[[usize; 2]],
+        wanted: &[bool],
+        room: usize,
+        device: &Device,
+        mut with: impl FnMut(&mut [f32]),
+    ) {
+        let mut waiting: Vec<usize> = Vec::new();
+        let mut buffer: Vec<f32> = Vec::new();
+        let mut flush = |waiting: &mut Vec<usize>, buffer: &mut Vec<f32>, sums: &mut [Option<Tensor<2>>]| {
+            with(buffer);
+            let mut rest = &buffer[..];
+            for at in waiting.drain(..) {
+                let (own, behind) = rest.split_at(shapes[at].iter().product());
+                rest = behind;
+                let data = TensorData::new(own.to_vec(), shapes[at]);
+                sums[at] = Some(Tensor::from_data(data, (device, DType::F32)));
+            }
+            buffer.clear();
+        };
+        for at in (0..self.sums.len()).filter(|at| wanted[*at]) {
+            let size: usize = shapes[at].iter().product();
+            if !waiting.is_empty() && buffer.len() + size > room {
+                flush(&mut waiting, &mut buffer, &mut self.sums);
+            }
+            match self.sums[at].take() {
+                Some(g) => buffer.extend(read(g).convert::<f32>().try_to_vec::<f32>().expect("it was converted")),
+                None => buffer.resize(buffer.len() + size, 0.0),
+            }
+            waiting.push(at);
+        }
+        if !waiting.is_empty() {
+            flush(&mut waiting, &mut buffer, &mut self.sums);
+        }
     }
 
     /// √Σ g² over all of them.

@@ -13,6 +13,7 @@ mod settings;
 mod step;
 mod task;
 mod tasks;
+mod team;
 mod trainer;
 
 pub use collimate_data::{Lesson, Rated};

@@ -53,7 +53,7 @@ pub fn file_name(model: &str, backend: &str, precision: Precision) -> String {
 }
 
 /// One record: key, counts, hash, lengths, scores.
-fn record(key: u128, scores: &LogProbs) -> Vec<u8> {
+pub(crate) fn record(key: u128, scores: &LogProbs) -> Vec<u8> {
     let number = |n: usize| (n as u32).to_le_bytes();
     let mut bytes = key.to_le_bytes().to_vec();
     bytes.extend(number(scores.len()));
@@ -73,7 +73,7 @@ fn check(record: &[u8]) -> [u8; 8] {
 }
 
 /// The first record of `bytes` and what it takes of them, if it is whole and sound.
-fn parse(bytes: &[u8]) -> Option<(u128, LogProbs, usize)> {
+pub(crate) fn parse(bytes: &[u8]) -> Option<(u128, LogProbs, usize)> {
     let word = |bytes: &[u8]| <[u8; 4]>::try_from(bytes).expect("four bytes");
     let head = bytes.get(..HEAD)?;
     let number = |at: usize| u32::from_le_bytes(word(&head[at..at + 4])) as usize;

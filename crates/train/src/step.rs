@@ -3,9 +3,11 @@
 use std::ops::Range;
 
 use collimate_model::{Decoder, Error as ModelError, Grads, Layout, Options, Precision, Scores};
+use collimate_workers::{Workers, share};
 
 use crate::error::Error;
 use crate::task::{Judgement, Said, Seen, Task, Unit};
+use crate::team;
 
 /// How a step is computed.
 #[derive(Clone, Copy, Debug)]
@@ -116,9 +118,12 @@ impl How {
         if self.balances() { 2 } else { 0 }
     }
 
-    fn cut<U: Unit>(&self, units: &[U]) -> Vec<Range<usize>> {
-        let sizes: Vec<usize> = units.iter().map(|u| u.size(self.share).inputs + self.more_inputs()).collect();
-        cut(&sizes, self.units, self.tokens)
+    /// The units of `range` in micro-batches.
+    fn cut<U: Unit>(&self, units: &[U], range: Range<usize>) -> Vec<Range<usize>> {
+        let own = units[range.clone()].iter();
+        let sizes: Vec<usize> = own.map(|u| u.size(self.share).inputs + self.more_inputs()).collect();
+        let cuts = cut(&sizes, self.units, self.tokens).into_iter();
+        cuts.map(|r| r.start + range.start..r.end + range.start).collect()
     }
 }
 
@@ -152,17 +157,20 @@ pub(crate) struct Outcome {
     asked: bool,
 }
 
-/// The metrics of units that a model is asked about without learning from them, taken for one batch.
+/// The metrics of units that a model is asked about without learning from them, taken for one batch; each worker asks about
+/// its own.
 pub(crate) fn evaluate<T: Task>(
     model: &Decoder,
     task: &T,
     items: &Items<T::Unit>,
     how: How,
+    workers: &dyn Workers,
 ) -> Result<Vec<Vec<f64>>, Error> {
     let how = How { engine: Options { collision: task.needs_collisions(), ..how.engine }, ..how };
     let totals = task.totals(&items.units);
-    let (mut rows, mut all, mut balances) = (Vec::with_capacity(items.units.len()), Vec::new(), Vec::new());
-    for range in how.cut(&items.units) {
+    let own = share(items.units.len(), workers);
+    let (mut rows, mut all, mut balances) = (Vec::with_capacity(own.len()), Vec::new(), Vec::new());
+    for range in how.cut(&items.units, own.clone()) {
         let (said, aux_loss) = score(model, &items.units[range.clone()], how)?;
         balances.push((range.clone(), aux_loss));
         match task.coupled() {
@@ -171,15 +179,41 @@ pub(crate) fn evaluate<T: Task>(
         }
     }
     if task.coupled() {
-        rows = judge(model, task, &items.seen(0..all.len(), &all), totals)?.rows;
+        let all = team::all_said(workers, all);
+        rows = judge(model, task, &items.seen(0..all.len(), &all), totals)?.rows.drain(own.clone()).collect();
     }
-    balances.into_iter().for_each(|(range, aux_loss)| balance(&mut rows[range], how, aux_loss));
-    Ok(rows)
+    let of = |range: Range<usize>| range.start - own.start..range.end - own.start;
+    balances.into_iter().for_each(|(range, aux_loss)| balance(&mut rows[of(range)], how, aux_loss));
+    Ok(team::all_rows(workers, rows))
 }
 
 /// Judges units and computes the gradient of their mean loss. However they are cut into micro-batches, loss and gradient
-/// are those of the undivided batch, but for the loss that balances experts: that is each micro-batch's own.
-pub(crate) fn run<T: Task>(policy: &Decoder, task: &T, items: &Items<T::Unit>, how: How) -> Result<Outcome, Error> {
+/// are those of the undivided batch, but for the loss that balances experts: that is each micro-batch's own. Each worker
+/// learns from its own units, and has the outcome of all.
+pub(crate) fn run<T: Task>(
+    policy: &Decoder,
+    task: &T,
+    items: &Items<T::Unit>,
+    how: How,
+    workers: &dyn Workers,
+) -> Result<Outcome, Error> {
+    let outcome = learn_own(policy, task, items, how, workers)?;
+    let Outcome { rows, said, mut gradients, asked } = outcome;
+    let (rows, asked) = (team::all_rows(workers, rows), team::any(workers, asked));
+    let said = if task.coupled() { said } else { team::all_said(workers, said) };
+    team::sum(workers, policy, &mut gradients);
+    Ok(Outcome { rows, said, gradients, asked })
+}
+
+/// The rows of this worker's units and its part of the gradient; what was said of its own, or, where units are coupled, of
+/// all.
+fn learn_own<T: Task>(
+    policy: &Decoder,
+    task: &T,
+    items: &Items<T::Unit>,
+    how: How,
+    workers: &dyn Workers,
+) -> Result<Outcome, Error> {
     let Items { units, .. } = items;
     let totals = task.totals(units);
     let engine = Options { collision: task.needs_collisions(), ..how.engine };
@@ -192,7 +226,9 @@ pub(crate) fn run<T: Task>(policy: &Decoder, task: &T, items: &Items<T::Unit>, h
         dropout: engine.dropout.map(|key| key ^ (range.start as u64).wrapping_mul(0xD6E8_FEB8_6659_FD93)),
         ..engine
     };
-    let cuts = how.cut(units);
+    let own = share(units.len(), workers);
+    let of = |range: Range<usize>| range.start - own.start..range.end - own.start;
+    let cuts = how.cut(units, own.clone());
     if task.coupled() {
         // A loss that couples units wants all of their scores before any gradient.
         let mut open = None;
@@ -210,11 +246,13 @@ pub(crate) fn run<T: Task>(policy: &Decoder, task: &T, items: &Items<T::Unit>, h
             };
             all.extend(said(&layout, 0..part.len(), &scores));
         }
-        let judged = judge(0..units.len(), &all)?;
-        rows = judged.rows;
+        let all = team::all_said(workers, all);
+        let mut judged = judge(0..units.len(), &all)?;
+        rows.extend(judged.rows.drain(own.clone()));
         asked = judged.coefficients.iter().any(|c| *c != 0.0);
         // Tokens are met again in the order in which they were judged.
-        let mut left = judged.coefficients.as_slice();
+        let before = all[..own.start].iter().flatten().map(|said| said.log_probs.len()).sum::<usize>();
+        let mut left = &judged.coefficients[before..];
         let mut next = |_: Range<usize>, scores: &Scores| {
             let (now, later) = left.split_at(scores.log_probs.len());
             left = later;
@@ -229,7 +267,7 @@ pub(crate) fn run<T: Task>(policy: &Decoder, task: &T, items: &Items<T::Unit>, h
                 for range in cuts {
                     let (engine, part) = (engine_of(&range), &units[range.clone()]);
                     let learnt = policy.learn(&lay_out(part, how)?, engine, &mut next, &mut gradients);
-                    balance(&mut rows[range], how, learnt.map_err(at(part))?);
+                    balance(&mut rows[of(range)], how, learnt.map_err(at(part))?);
                 }
             }
         }
@@ -256,7 +294,7 @@ pub(crate) fn run<T: Task>(policy: &Decoder, task: &T, items: &Items<T::Unit>, h
         if let Some(fault) = fault {
             return Err(fault);
         }
-        balance(&mut rows[range], how, aux_loss);
+        balance(&mut rows[of(range)], how, aux_loss);
     }
     Ok(Outcome { rows, said: all, gradients, asked })
 }
@@ -270,12 +308,13 @@ pub(crate) fn learn<T: Task>(
     task: &T,
     items: &Items<T::Unit>,
     how: How,
+    workers: &dyn Workers,
 ) -> Result<(Outcome, f64), Error> {
     let usual = how.engine.headroom;
     let mut headroom = usual;
     loop {
         let how = How { engine: Options { headroom, ..how.engine }, ..how };
-        let outcome = run(policy, task, items, how)?;
+        let outcome = run(policy, task, items, how, workers)?;
         let norm = policy.gradient_norm(&outcome.gradients);
         let overflowed = !norm.is_finite() && outcome.rows.iter().all(|r| r[0].is_finite());
         let vanished = norm == 0.0 && outcome.asked;
@@ -305,6 +344,7 @@ mod tests {
     use collimate_core::Method;
     use collimate_data::Tokens;
     use collimate_model::{ModelConfig, Tensors};
+    use collimate_workers::{Solo, Threads};
     use serde_json::{Map, json};
 
     fn pair(row: usize) -> Tokens {
@@ -366,12 +406,48 @@ mod tests {
             _ => 1.0,
         });
         let items = items(&exact, HOW);
-        let (_, expected) = learn(&exact, &dpo(), &items, HOW).unwrap();
+        let (_, expected) = learn(&exact, &dpo(), &items, HOW, &Solo).unwrap();
         let half = exact.with_precision(Precision::F16, true).unwrap();
-        let once = half.gradient_norm(&run(&half, &dpo(), &items, HOW).unwrap().gradients);
+        let once = half.gradient_norm(&run(&half, &dpo(), &items, HOW, &Solo).unwrap().gradients);
         assert!(!once.is_finite(), "{once}: nothing overflows");
-        let (_, norm) = learn(&half, &dpo(), &items, HOW).unwrap();
+        let (_, norm) = learn(&half, &dpo(), &items, HOW, &Solo).unwrap();
         assert!((norm / expected - 1.0).abs() < 0.02, "{norm} is not {expected}");
+    }
+
+    /// However many workers share a step, each has the loss, the norm and the gradient of one that has all units.
+    #[test]
+    fn workers_have_the_step_of_one() {
+        let exact = model(|_| 1.0);
+        let coupled = Preference::from(Method::find("aot").unwrap().objective(&Map::new()).unwrap());
+        for task in [dpo(), coupled] {
+            for units in [2, 8] {
+                let how = How { units, ..HOW };
+                let items = items(&exact, HOW);
+                let (one, norm) = learn(&exact, &task, &items, how, &Solo).unwrap();
+                for size in [2, 3, 5, 9] {
+                    std::thread::scope(|scope| {
+                        for worker in Threads::new(size) {
+                            let (exact, task, items, one) = (&exact, &task, &items, &one);
+                            scope.spawn(move || {
+                                let (all, same) = learn(exact, task, items, how, &worker).unwrap();
+                                assert!((same / norm - 1.0).abs() < 1e-5, "{size} workers: {same}, {norm}");
+                                assert_eq!(all.rows.len(), one.rows.len());
+                                for (got, row) in all.rows.iter().flatten().zip(one.rows.iter().flatten()) {
+                                    assert!((got - row).abs() < 1e-5, "{size} workers: {got}, {row}");
+                                }
+                                for (got, own) in all.gradients.all().iter().zip(one.gradients.all()) {
+                                    let far = (got.clone().unwrap() - own.clone().unwrap()).abs().max();
+                                    assert!(far.into_scalar::<f32>() < 1e-5);
+                                }
+                                let own = share(items.units.len(), &worker);
+                                let rows = evaluate(exact, task, items, how, &worker).unwrap();
+                                assert!(rows.len() == items.units.len() && own.end <= rows.len());
+                            });
+                        }
+                    });
+                }
+            }
+        }
     }
 
     #[test]
@@ -382,10 +458,10 @@ mod tests {
             _ => 1.0,
         });
         let items = items(&nothing, HOW);
-        let (_, norm) = learn(&nothing, &dpo(), &items, HOW).unwrap();
+        let (_, norm) = learn(&nothing, &dpo(), &items, HOW, &Solo).unwrap();
         assert!(norm > 0.0);
         let half = nothing.with_precision(Precision::F16, true).unwrap();
-        let said = learn(&half, &dpo(), &items, HOW).err().unwrap().to_string();
+        let said = learn(&half, &dpo(), &items, HOW, &Solo).err().unwrap().to_string();
         assert!(said.contains("vanishes") && said.contains("rows 1, 2"), "{said}");
     }
 

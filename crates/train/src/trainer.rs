@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use collimate_model::{AdamW, Decoder, Grads, Load, Memory, Moments, Options, Profile};
+use collimate_workers::{Solo, Workers};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
@@ -16,9 +17,11 @@ use crate::error::Error;
 use crate::fit::{Bounds, Plan};
 use crate::metrics::{Window, pools};
 use crate::reference::Reference;
+use crate::reference::{parse, record};
 use crate::settings::Settings;
 use crate::step::{self, How, Items};
 use crate::task::{Size, Source, Task, Unit};
+use crate::team;
 
 /// What a run tells whoever watches it.
 #[derive(Clone, Debug)]
@@ -144,6 +147,7 @@ pub struct Trainer<T: Task> {
     looks: Option<usize>,
     /// What the loss that balances experts is multiplied by.
     balance: f64,
+    workers: Arc<dyn Workers>,
 }
 
 fn how(s: &Settings, plan: Plan, units: usize) -> How {
@@ -197,7 +201,7 @@ where
         }
     }
     how.engine.router_aux_loss_coef = router_aux_loss_coef(policy, settings)?;
-    let (outcome, _) = step::learn(policy, task, &items, how)?;
+    let (outcome, _) = step::learn(policy, task, &items, how, &Solo)?;
     let mut window = Window::default();
     window.add(&outcome.rows, &pools(task));
     Ok((window.loss(), outcome.gradients))
@@ -235,8 +239,22 @@ impl<T: Task> Trainer<T> {
         let balance = router_aux_loss_coef(&policy, &settings)?;
         let (moments, progress, train) = (Moments::new(&policy), Progress::default(), Box::new(train));
         let (reference, scores, stop, looks) = (None, None, None, None);
-        let mut run =
-            Self { policy, reference, task, settings, train, eval, moments, progress, scores, stop, looks, balance };
+        let workers: Arc<dyn Workers> = Arc::new(Solo);
+        let mut run = Self {
+            policy,
+            reference,
+            task,
+            settings,
+            train,
+            eval,
+            moments,
+            progress,
+            scores,
+            stop,
+            looks,
+            balance,
+            workers,
+        };
         if run.settings.max_memory_mib > 0 {
             run.progress.plan = Some(run.fitting()?);
         }
@@ -269,6 +287,13 @@ impl<T: Task> Trainer<T> {
     /// The caller answers for the file being of this reference: see [`reference_file_name`](crate::reference_file_name).
     pub fn with_reference_file(mut self, file: PathBuf) -> Self {
         self.scores = Some(file);
+        self
+    }
+
+    /// Trains with others, each of which has the same policy, task, settings and units, and is offered the same events: one of
+    /// them writes. A step has `per_device_train_batch_size` × `gradient_accumulation_steps` units for each worker.
+    pub fn with_workers(mut self, workers: Arc<dyn Workers>) -> Self {
+        self.workers = workers;
         self
     }
 
@@ -372,7 +397,8 @@ impl<T: Task> Trainer<T> {
     }
 
     fn per_step(&self) -> usize {
-        self.settings.per_device_train_batch_size.saturating_mul(self.settings.gradient_accumulation_steps)
+        let one = self.settings.per_device_train_batch_size.saturating_mul(self.settings.gradient_accumulation_steps);
+        one.saturating_mul(self.workers.size())
     }
 
     fn steps_per_epoch(&self) -> usize {
@@ -425,7 +451,9 @@ impl<T: Task> Trainer<T> {
         let sizes: Vec<usize> = wanted.iter().map(|i| data.size(*i, how.share).inputs).collect();
         // Cut before what is known is left out: the bits of a score may depend on its batch, and are to be the same
         // wherever a run that was stopped goes on.
-        for range in step::cut(&sizes, how.units, how.tokens) {
+        let (rank, size) = (self.workers.rank(), self.workers.size());
+        let mut told = Vec::new();
+        for range in step::cut(&sizes, how.units, how.tokens).into_iter().skip(rank).step_by(size) {
             let units: Vec<_> = wanted[range.clone()].iter().map(|i| data.get(*i)).collect();
             if units.iter().any(|u| known.get(u.key()).is_none()) {
                 for (unit, scores) in units.iter().zip(reference_scores(reference, &units, how)?) {
@@ -434,7 +462,24 @@ impl<T: Task> Trainer<T> {
                     }
                 }
             }
+            if size > 1 {
+                for unit in &units {
+                    let scores = known.get(unit.key()).expect("it was just scored, or known");
+                    told.extend(record(unit.key(), scores));
+                }
+            }
             progress(range.end)?;
+        }
+        if size > 1 {
+            for bytes in self.workers.gather(&told) {
+                let mut rest = &bytes[..];
+                while let Some((key, scores, length)) = parse(rest) {
+                    if known.get(key).is_none() {
+                        known.insert(key, scores)?;
+                    }
+                    rest = &rest[length..];
+                }
+            }
         }
         known.save()
     }
@@ -523,10 +568,13 @@ impl<T: Task> Trainer<T> {
                 self.look(observer)?;
             }
             let stopped = self.stop.as_ref().is_some_and(|stop| stop.load(Ordering::Relaxed) != 0);
+            let stopped = team::any(self.workers.as_ref(), stopped);
             if save || (stopped && !last) {
                 let (progress, epoch) = (self.progress.clone(), self.epoch());
                 observer(Event::Save(&State { policy: &self.policy, moments: &self.moments, progress, epoch, steps }))?;
                 if stopped && !last {
+                    // None leaves before the one that writes has written.
+                    team::any(self.workers.as_ref(), false);
                     return Err(Error::Stopped(self.progress.step));
                 }
             }
@@ -547,7 +595,7 @@ impl<T: Task> Trainer<T> {
         // Each step has its own, which a run that goes on finds again.
         let seed = s.seed.wrapping_mul(0x9E37_79B9_7F4A_7C15).wrapping_add(self.progress.step as u64 + 1);
         how.engine.dropout = self.policy.params().has_dropout().then_some(seed);
-        let (outcome, norm) = step::learn(&self.policy, &self.task, items, how)?;
+        let (outcome, norm) = step::learn(&self.policy, &self.task, items, how, self.workers.as_ref())?;
         let number = self.progress.step + 1;
         let mut window = Window::default();
         let pools = pools(&self.task);
@@ -652,7 +700,8 @@ impl<T: Task> Trainer<T> {
         let policy = self.policy.clone().with_profile(Profile::default());
         let items = self.items(eval.as_ref(), known, 0..eval.len())?;
         let mut window = Window::default();
-        window.add(&step::evaluate(&policy, &self.task, &items, how)?, &pools(&self.task));
+        let rows = step::evaluate(&policy, &self.task, &items, how, self.workers.as_ref())?;
+        window.add(&rows, &pools(&self.task));
         let names = self.metrics();
         let mut line = window.means(&names, "eval_");
         self.finish_line(&mut line);

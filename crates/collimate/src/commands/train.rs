@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::{Display, Formatter};
 use std::io::IsTerminal;
 use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use collimate_backend::kernels::Kernels;
@@ -14,6 +15,7 @@ use collimate_train::{
     Best, Error as TrainError, Event, Part, Preference, Rated, Reward, Settings, Source as _, Stored, Supervised, Task,
     Trainer, Units, content, reference_file_name,
 };
+use collimate_workers::{Joined, Workers};
 use comfy_table::{Table, presets::UTF8_HORIZONTAL_ONLY};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
@@ -29,16 +31,27 @@ use crate::signals::{Interrupted, Signals};
 
 /// Reads, trains, saves; nothing is written before everything was read.
 pub(crate) fn run(kind: config::Kind, table: Map<String, Value>, quiet: bool, profile: bool) -> Result<()> {
-    train(Run::new(kind, table)?, quiet, if profile { Profile::on() } else { Profile::default() })
+    let profile = if profile { Profile::on() } else { Profile::default() };
+    let Joined { workers, leave } = collimate_workers::join()?;
+    let (rank, size) = (workers.rank(), workers.size());
+    let done = Run::new(kind, table).and_then(|run| train(run, quiet, profile, workers));
+    // One that fails leaves without a word: then its launcher stops the others.
+    if done.as_ref().err().is_none_or(|e| e.is::<Interrupted>()) {
+        leave();
+    }
+    match size {
+        1 => done,
+        _ => done.with_context(|| format!("worker {rank} of {size}")),
+    }
 }
 
 /// As [`run`], of a configuration that was read.
-pub(crate) fn train(mut run: Run, quiet: bool, profile: Profile) -> Result<()> {
+pub(crate) fn train(mut run: Run, quiet: bool, profile: Profile, workers: Arc<dyn Workers>) -> Result<()> {
     // Only what the task is made of is looked at there.
     match std::mem::replace(&mut run.what, What::Sft) {
-        What::Align(objective) => go::<Preference>(run, Preference(*objective), quiet, profile),
-        What::Sft => go::<Supervised>(run, Supervised, quiet, profile),
-        What::Reward(task) => go::<Reward>(run, task, quiet, profile),
+        What::Align(objective) => go::<Preference>(run, Preference(*objective), quiet, profile, workers),
+        What::Sft => go::<Supervised>(run, Supervised, quiet, profile, workers),
+        What::Reward(task) => go::<Reward>(run, task, quiet, profile, workers),
     }
 }
 
@@ -93,7 +106,16 @@ impl Trained for Reward {
     }
 }
 
-fn go<T: Trained>(mut run: Run, task: T, quiet: bool, profile: Profile) -> Result<()> {
+fn go<T: Trained>(mut run: Run, task: T, quiet: bool, profile: Profile, workers: Arc<dyn Workers>) -> Result<()> {
+    // One worker writes and says what there is to say.
+    let leads = workers.rank() == 0;
+    let quiet = quiet || !leads;
+    if !leads {
+        run.data_options.cache_dir = None;
+    }
+    if workers.size() > 1 {
+        run.effective.insert(output::WORKERS.into(), workers.size().into());
+    }
     let signals = Signals::watch()?;
     let mut inputs: Vec<&Path> = vec![&run.model];
     inputs.extend(run.ref_model.as_deref());
@@ -104,7 +126,10 @@ fn go<T: Trained>(mut run: Run, task: T, quiet: bool, profile: Profile) -> Resul
         None => None,
     };
     let (best_name, _) = run.settings.best_metric(&task.metrics())?;
-    let mut output = Output::check(&run.output_dir, &inputs, resume.as_deref(), run.overwrite)?;
+    let mut output = match leads {
+        true => Output::check(&run.output_dir, &inputs, resume.as_deref(), run.overwrite)?,
+        false => Output::of_another(&run.output_dir, resume.as_deref()),
+    };
     let _cache = run.data_options.cache_dir.as_deref().map(use_cache).transpose()?;
     let (backend, device) = super::device(run.backend.as_deref())?;
     let (precision, _) = run.settings.precision();
@@ -262,7 +287,7 @@ fn go<T: Trained>(mut run: Run, task: T, quiet: bool, profile: Profile) -> Resul
         None => policy,
     };
     let mut watch = None;
-    if let Some(generations) = &run.generations {
+    if let Some(generations) = run.generations.as_ref().filter(|_| leads) {
         // In the numbers of the policy: what these alone make is no divergence.
         let reference = reference.as_ref().unwrap_or(&policy).clone().with_precision(precision, false)?;
         let new = Watch::new(generations, &checkpoint, &tokenizer, options, &ends, reference)?;
@@ -280,7 +305,8 @@ fn go<T: Trained>(mut run: Run, task: T, quiet: bool, profile: Profile) -> Resul
             }
             other => other,
         })?
-        .with_stop(signals.flag());
+        .with_stop(signals.flag())
+        .with_workers(workers.clone());
     if let Some(generations) = &run.generations {
         trainer = trainer.with_looks(generations.steps);
     }
@@ -314,8 +340,11 @@ fn go<T: Trained>(mut run: Run, task: T, quiet: bool, profile: Profile) -> Resul
             parameters,
             precision.name(),
             trainer.steps(),
-            run.settings.per_device_train_batch_size * run.settings.gradient_accumulation_steps
+            run.settings.per_device_train_batch_size * run.settings.gradient_accumulation_steps * workers.size()
         );
+        if workers.size() > 1 {
+            say!("{} workers: each has its share of a step's {units}, and this one writes", workers.size());
+        }
         let kernels = Kernels::on(&device);
         match kernels.linear.half_unit() {
             Some(unit) if precision == Precision::Bf16 => say!("products of bfloat16 by this processor's {unit}"),
@@ -369,6 +398,9 @@ fn go<T: Trained>(mut run: Run, task: T, quiet: bool, profile: Profile) -> Resul
     let held = signals.hold();
     let trained = trainer.run(&mut |event| {
         progress.event(&event);
+        if !leads && !matches!(event, Event::Metrics(_) | Event::Reference { .. }) {
+            return Ok(());
+        }
         match event {
             Event::Begin { from, .. } => {
                 // What scoring the reference took is no part of a step.
@@ -403,7 +435,9 @@ fn go<T: Trained>(mut run: Run, task: T, quiet: bool, profile: Profile) -> Resul
                          or check the evaluation data"
                     )));
                 }
-                later(output.metrics(line));
+                if leads {
+                    later(output.metrics(line));
+                }
                 Ok(())
             }
             // Scores are kept as they come, if they are kept at all.
@@ -422,6 +456,9 @@ fn go<T: Trained>(mut run: Run, task: T, quiet: bool, profile: Profile) -> Resul
             return Err(Interrupted { signal, how }.into());
         }
         (trained, _) => trained?,
+    }
+    if !leads {
+        return Ok(());
     }
     if trainer.stopped_early() && !quiet {
         let (p, patience) = (trainer.progress(), run.settings.early_stopping_patience);
