@@ -114,10 +114,15 @@ impl RmsNorm for Cube {
     }
 }
 
-/// Turned in place, if that can be.
-fn turned(x: Tensor<2>, cos: &Tensor<2>, sin: &Tensor<2>, sign: f32) -> Result<Tensor<2>, Tensor<2>> {
+/// A rotation as tensor operations.
+type Rotation = fn(&Plain, Tensor<2>, &Tensor<2>, &Tensor<2>) -> Tensor<2>;
+
+/// Turned in place, or as `otherwise` has it where that can't be.
+fn turned(x: Tensor<2>, cos: &Tensor<2>, sin: &Tensor<2>, sign: f32, otherwise: Rotation) -> Tensor<2> {
     let tables = Buffer::all([cos, sin]).filter(|t| t.iter().all(|t| t.dtype() == DType::F32));
-    let Some([c, s]) = tables.filter(|_| Buffer::of(&x).is_some()) else { return Err(x) };
+    let Some([c, s]) = tables.filter(|_| Buffer::of(&x).is_some()) else {
+        return otherwise(&Plain, x, cos, sin);
+    };
     let ([n, width], half) = (x.dims(), cos.dims()[1]);
     let xs = Buffer::taken(x);
     let pairs = n * width / 2;
@@ -140,16 +145,16 @@ fn turned(x: Tensor<2>, cos: &Tensor<2>, sin: &Tensor<2>, sign: f32) -> Result<T
             );
         }
     }
-    Ok(xs.tensor())
+    xs.tensor()
 }
 
 impl Rope for Cube {
     fn forward(&self, x: Tensor<2>, cos: &Tensor<2>, sin: &Tensor<2>) -> Tensor<2> {
-        turned(x, cos, sin, 1.0).unwrap_or_else(|x| Rope::forward(&Plain, x, cos, sin))
+        turned(x, cos, sin, 1.0, Rope::forward)
     }
 
     fn backward(&self, dy: Tensor<2>, cos: &Tensor<2>, sin: &Tensor<2>) -> Tensor<2> {
-        turned(dy, cos, sin, -1.0).unwrap_or_else(|dy| Rope::backward(&Plain, dy, cos, sin))
+        turned(dy, cos, sin, -1.0, Rope::backward)
     }
 }
 
