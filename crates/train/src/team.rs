@@ -125,7 +125,10 @@ mod tests {
         let unit = |i: usize| {
             vec![
                 Said { log_probs: vec![-(i as f32); i], log_collisions: None },
-                Said { log_probs: vec![0.5], log_collisions: (i % 2 == 0).then(|| vec![-0.25, f32::NEG_INFINITY]) },
+                Said {
+                    log_probs: vec![0.5],
+                    log_collisions: i.is_multiple_of(2).then(|| vec![-0.25, f32::NEG_INFINITY]),
+                },
             ]
         };
         let row = |i: usize| vec![i as f64 + 0.1; i % 3];

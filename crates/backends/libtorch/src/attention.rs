@@ -11,6 +11,9 @@
 //!
 //! Scores are not stored, and nothing is computed for keys that are not seen: no padding, no mask.
 
+// The tensor library is about to drop this backend: see `lib.rs`.
+#![allow(deprecated)]
+
 use burn::tensor::Tensor;
 use burn_tch::{LibTorch, TchTensor};
 use collimate_backend::kernels::{Attention, Heads, Mask, Plain, Row};
