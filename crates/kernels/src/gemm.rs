@@ -1,5 +1,5 @@
 //! `gemm`: matrix products on strided views, and the three products of a linear layer, which a unit for bf16 multiplies
-//! where that is faster ([`split`](crate::split)).
+//! where that is faster ([`crate::split`]).
 //!
 //! Let A be `a` `[m, k]`, B `b` `[k, n]`, C `c` `[m, n]`, α `alpha`, β `beta`: C ← α·C + β·A·B; α = 0 does not read C.
 //!
