@@ -105,6 +105,113 @@ fn several_are_as_one() {
     }
 }
 
+/// With the optimiser's state split over them too: losses, and a checkpoint that one goes on with.
+fn a_split_state_trains_alike() {
+    let desk = Desk::new();
+    desk.run(1, "one", &["--save_steps", "10"]);
+    for workers in [2, 4] {
+        let out = format!("of {workers}");
+        let done = desk.run(workers, &out, &["--zero_stage", "1", "--save_steps", "10"]);
+        assert!(text(&done.stderr).contains("the optimiser's state is split over them"));
+        near(&desk.lines("one"), &desk.lines(&out), "loss", 1e-6);
+        let from = format!("{}/checkpoint-10", desk.path(&out));
+        desk.run(1, &format!("on from {workers}"), &["--resume_from_checkpoint", &from]);
+        near(&desk.lines("one"), &desk.lines(&format!("on from {workers}")), "loss", 1e-6);
+    }
+    let moments = |out: &str| {
+        let path = Path::new(&desk.path(out)).join("checkpoint-10/optimizer.safetensors");
+        std::fs::metadata(path).unwrap().len()
+    };
+    assert_eq!(moments("one"), moments("of 2"));
+}
+
+/// Texts are written behind shares of the prompts, and are those that one worker would have written.
+fn texts_are_those_of_one() {
+    let desk = Desk::new();
+    std::fs::write(desk.path("prompts.jsonl"), small_pairs(5)).unwrap();
+    let config = format!("eval_generations = {{ prompts = \"{}\", max_new_tokens = 8 }}\n", desk.path("prompts.jsonl"));
+    std::fs::write(desk.path("run.toml"), config).unwrap();
+    let config = desk.path("run.toml");
+    let more = [config.as_str(), "--learning_rate", "1e-9"];
+    desk.run(1, "one", &more);
+    desk.run(3, "three", &[&more[..], &["--per_device_train_batch_size", "3"]].concat());
+    let texts = |out: &str| std::fs::read_to_string(Path::new(&desk.path(out)).join("generations.jsonl")).unwrap();
+    let of = |out: &str| -> Vec<(u64, String)> {
+        let lines = texts(out);
+        let lines = lines.lines().map(|l| serde_json::from_str::<Value>(l).unwrap());
+        lines.map(|l| (l["prompt"].as_u64().unwrap(), l["completion"].as_str().unwrap().to_owned())).collect()
+    };
+    assert_eq!(of("one").len(), 10);
+    assert_eq!(of("one"), of("three"));
+}
+
+/// Rows are tokenised in shares: the report, the order and the cache are those of one worker.
+fn tokens_are_those_of_one() {
+    let desk = Desk::new();
+    let cache = desk.path("cache");
+    let more = ["--cache_dir", &cache, "--max_steps", "2"];
+    desk.run(2, "two", &more);
+    let again = desk.run(1, "one", &more);
+    assert!(text(&again.stderr).contains("cache"), "{}", text(&again.stderr));
+    let report = |out: &str| {
+        let path = Path::new(&desk.path(out)).join("data_report.json");
+        let mut report: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+        report["train"].as_object_mut().unwrap().remove("from_cache");
+        report
+    };
+    assert_eq!(report("one"), report("two"));
+    let loss = |out: &str| values(&desk.lines(out), "loss");
+    assert!(loss("one").iter().zip(loss("two")).all(|(a, b)| (a - b).abs() < 1e-6));
+    desk.run(2, "cached", &more);
+    assert_eq!(loss("cached"), loss("two"));
+}
+
+/// Workers that see other files under the same name: none trains on what the others don't have.
+fn other_files_are_refused() {
+    let desk = Desk::new();
+    let pairs = small_pairs(64);
+    let others = [small_pairs(63), pairs.replacen('a', "b", 1)];
+    for (i, other) in others.iter().enumerate() {
+        for (folder, text) in [("here", &pairs), ("there", other)] {
+            std::fs::create_dir_all(desk.path(folder)).unwrap();
+            std::fs::write(Path::new(&desk.path(folder)).join("pairs.jsonl"), text).unwrap();
+        }
+        let mut command = Command::new("mpirun");
+        command.args(["--allow-run-as-root", "--oversubscribe"]).env("RAYON_NUM_THREADS", "1");
+        for folder in ["here", ":", "there"] {
+            match folder {
+                ":" => command.arg(":"),
+                _ => command
+                    .args(["-n", "1", "--wdir", &desk.path(folder), env!("CARGO_BIN_EXE_collimate"), "align"])
+                    .args(["--model", &desk.path("model"), "--data", "pairs.jsonl", "--output_dir", &desk.path("out")])
+                    .args(["--max_steps", "2", "--backend", "flex"]),
+            };
+        }
+        let done = command.output().unwrap();
+        let said = text(&done.stderr);
+        assert!(!done.status.success() && said.contains("pairs.jsonl: worker"), "{i}: {said}");
+        assert!(said.contains("reads other rows than this one"), "{i}: {said}");
+        assert!(!Path::new(&desk.path("out")).exists());
+    }
+}
+
+/// Two workers on two hosts, which have a network between them and nothing else.
+fn two_hosts_are_as_one() {
+    let desk = Desk::new();
+    desk.run(1, "one", &[]);
+    let of_two = desk.command(2, "two", &[]);
+    let program = of_two.get_args().position(|a| a == env!("CARGO_BIN_EXE_collimate")).unwrap();
+    let mut command = Command::new(HOSTS);
+    command.arg("2").args(of_two.get_args().skip(program)).env("RAYON_NUM_THREADS", "1");
+    let done = command.output().unwrap();
+    assert!(done.status.success(), "{}", text(&done.stderr));
+    assert!(text(&done.stdout).contains("sent to the other workers:"));
+    near(&desk.lines("one"), &desk.lines("two"), "loss", 1e-6);
+}
+
+/// Runs as many workers as it is told to on two hosts, if it can make them.
+const HOSTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../benches/workers/hosts.sh");
+
 /// A loss that couples units is that of the whole batch too.
 fn coupled_units_are_as_one() {
     let desk = Desk::new();
@@ -198,9 +305,13 @@ fn main() {
         (true, false) => Some("there is no mpirun here"),
         (false, _) => Some("this program is built without the feature `mpi`"),
     };
-    let with_mpi: [(&str, fn()); 6] = [
+    let with_mpi: [(&str, fn()); 10] = [
         ("several_are_as_one", several_are_as_one),
         ("coupled_units_are_as_one", coupled_units_are_as_one),
+        ("a_split_state_trains_alike", a_split_state_trains_alike),
+        ("texts_are_those_of_one", texts_are_those_of_one),
+        ("tokens_are_those_of_one", tokens_are_those_of_one),
+        ("other_files_are_refused", other_files_are_refused),
         ("the_same_number_has_the_same_bits", the_same_number_has_the_same_bits),
         ("a_checkpoint_goes_on_with_any_number", a_checkpoint_goes_on_with_any_number),
         ("a_killed_worker_ends_the_others", a_killed_worker_ends_the_others),
@@ -220,6 +331,14 @@ fn main() {
             Some(why) => Trial::ignorable_test(name, move || Ok(Completion::ignored_with(format!("MPI: {why}")))),
         })
         .collect();
+    let hosts = || Command::new(HOSTS).args(["2", "true"]).output().is_ok_and(|o| o.status.success());
+    trials.push(match why {
+        None if hosts() => Trial::test("two_hosts_are_as_one", run(two_hosts_are_as_one)),
+        _ => Trial::ignorable_test("two_hosts_are_as_one", move || {
+            let why = why.unwrap_or("network namespaces can't be made here");
+            Ok(Completion::ignored_with(format!("hosts: {why}")))
+        }),
+    });
     let refused = without_a_link_a_launcher_is_refused;
     trials.push(Trial::test("without_a_link_a_launcher_is_refused", run(refused)));
     libtest_mimic::run(&arguments, trials).exit();

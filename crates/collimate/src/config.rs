@@ -262,6 +262,11 @@ pub const KEYS: &[Key] = &[
         "max_memory_mib",
         "Most memory of the process, in MiB: micro-batches, logits and recomputed layers follow; 0: no bound [default: 0]",
     ),
+    key(
+        ENGINE,
+        "zero_stage",
+        "Of several workers: 1 splits the optimiser's state over them, 0 leaves it whole on each [default: 0]",
+    ),
     key(ENGINE, "logits_chunk", "Logits held at a time, in numbers [default: 16777216]"),
     key(ENGINE, "bf16", "Compute in bfloat16 with a copy of weights kept in float32 [default: false]"),
     key(ENGINE, "fp16", "Compute in float16 with a copy of weights kept in float32 [default: false]"),

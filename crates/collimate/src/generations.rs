@@ -7,6 +7,7 @@ use anyhow::{Context, Result, bail};
 use collimate_data::{Options, Prompt, Source, Tokenizer, prompts};
 use collimate_model::{Checkpoint, Decoder, Sampling};
 use collimate_reward::AnyReward;
+use collimate_workers::{Workers, exchange, share};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
@@ -157,11 +158,16 @@ impl Watch {
         self
     }
 
-    /// A line of metrics, and a line a text.
+    /// A line of metrics, and a line a text; each of several workers writes behind its share of the prompts.
     ///
     /// # Errors
     /// A reward that fails.
-    pub fn look(&mut self, policy: &Decoder, step: usize) -> Result<(Map<String, Value>, Vec<Measured>)> {
+    pub fn look(
+        &mut self,
+        policy: &Decoder,
+        step: usize,
+        workers: &dyn Workers,
+    ) -> Result<(Map<String, Value>, Vec<Measured>)> {
         let measurement = Measurement {
             policy,
             reference: &self.reference,
@@ -172,7 +178,9 @@ impl Watch {
             reward: self.reward.as_deref(),
             objective: None,
         };
-        let texts = measurement.run(&self.prompts, &mut |_| Ok(()))?;
+        let own = &self.prompts[share(self.prompts.len(), workers)];
+        let texts = if own.is_empty() { Vec::new() } else { measurement.run(own, &mut |_| Ok(()))? };
+        let texts = exchange(workers, &texts)?.concat();
         let mean = |of: &dyn Fn(&Measured) -> f64| texts.iter().map(of).sum::<f64>() / texts.len() as f64;
         let mut line = Map::new();
         let mut put = |name: &str, value: f64| line.insert(format!("generations/{name}"), value.into());

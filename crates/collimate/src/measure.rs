@@ -8,7 +8,7 @@ use collimate_core::{Column, Completion, Objective, Pair, Totals};
 use collimate_data::{Prompt, Tokenizer};
 use collimate_model::{Decoder, Error as ModelError, Layout, Options, Sampling, Text, Written};
 use collimate_reward::{AnyReward, Sample, repeated};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::commands::generate::completion;
 
@@ -16,7 +16,7 @@ use crate::commands::generate::completion;
 const TOKENS: usize = 4096;
 
 /// One text, and what was found.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Measured {
     /// The row of the prompt in its file, from 1.
     pub prompt: usize,

@@ -186,7 +186,7 @@ pub(crate) struct Content {
 
 impl Content {
     /// The first thing that differs, in words.
-    fn difference(&self, other: &Self) -> Option<&'static str> {
+    pub fn difference(&self, other: &Self) -> Option<&'static str> {
         let all = [
             (self.model != other.model, "the model"),
             (self.reference != other.reference, "the reference model"),
@@ -217,8 +217,9 @@ pub(crate) const WORKERS: &str = "workers";
 const BATCH: [&str; 2] = ["per_device_train_batch_size", "gradient_accumulation_steps"];
 
 /// Keys that may differ between a run and its continuation: where things lie (their content is compared), what decides
-/// only what is written when, and how far the run goes.
-const FREE: [&str; 17] = [
+/// only what is written when, how far the run goes, and who keeps what of a state that is saved as a whole.
+const FREE: [&str; 18] = [
+    "zero_stage",
     "base_model",
     "output_dir",
     "save_steps",

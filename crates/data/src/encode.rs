@@ -6,6 +6,7 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::dataset::{Record, Scored};
@@ -63,7 +64,7 @@ pub struct Rated {
 }
 
 /// What was done to one row, for the report.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Touches {
     pub separate: bool,
     pub merged: bool,
@@ -81,7 +82,7 @@ pub(crate) struct Touches {
 }
 
 /// One side under way.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 struct Side {
     ids: Vec<u32>,
     mask: Option<Vec<bool>>,
@@ -109,7 +110,7 @@ impl Side {
 }
 
 /// A row under way: a prompt and one side or two.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Encoded {
     pub prompt: Vec<u32>,
     sides: Vec<Side>,

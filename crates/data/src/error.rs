@@ -110,6 +110,9 @@ pub enum Error {
         /// What else is in the file, and what leaves all of it out.
         others: String,
     },
+    /// Workers that read together, and don't do the same.
+    #[error(transparent)]
+    Workers(#[from] collimate_workers::Error),
     /// A key of [`Options`](crate::Options) with a value outside its range.
     #[error("data option `{key}`: {message}")]
     Option {

@@ -150,7 +150,7 @@ pub fn inspect_for(
     let mut report = files.report();
     let mut lengths: [Vec<u32>; 3] = Default::default();
     let mut shown = Vec::new();
-    run(&files, encoder.as_ref(), &lenient, &mut report, &mut |_| {}, &mut |item| {
+    run(&files, (encoder.as_ref(), &collimate_workers::Solo), &lenient, &mut report, &mut |_| {}, &mut |item| {
         let file = &files.read[item.file].path;
         let (counts, pieces) = match (item.encoded, tokenizer) {
             (Some(encoded), Some(tokenizer)) => {

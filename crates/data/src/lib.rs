@@ -31,7 +31,7 @@ pub use encode::{Lesson, Rated, Tokens, template_path};
 pub use error::{Error, Place};
 pub use format::{Example, Row};
 pub use inspect::{Inspection, inspect};
-pub use load::{Progress, load, load_lessons, load_with, read};
+pub use load::{Progress, load, load_among, load_lessons, load_with, read};
 pub use options::{Dirt, Format, Options, Task};
 pub use prompts::{Answer, Prompt, prompts};
 pub use report::Report;

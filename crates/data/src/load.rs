@@ -2,13 +2,15 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::fs::{File, FileType};
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::sync_channel;
 
+use collimate_workers::{Solo, Workers, exchange, share};
 use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::{Xxh3, xxh3_128};
 
 use crate::dataset::{Builder, Dataset, Lessons, Record};
@@ -61,6 +63,21 @@ pub fn load_with<T: Record>(
     options: &Options,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<(Dataset<T>, Report), Error> {
+    load_among(&Solo, sources, tokenizer, options, progress)
+}
+
+/// As [`load_with`], together with others that read the same: each tokenises its share of every batch of rows, and has all.
+/// The cache is used where all of them see it, and written by the first.
+///
+/// # Errors
+/// As [`load`], and workers that read other rows.
+pub fn load_among<T: Record>(
+    workers: &dyn Workers,
+    sources: &[Source],
+    tokenizer: &Tokenizer,
+    options: &Options,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<(Dataset<T>, Report), Error> {
     let units = T::TASK.units();
     let files = Files::resolve(sources, options, T::TASK)?;
     let encoder = Encoder::new(tokenizer, options)?;
@@ -68,16 +85,20 @@ pub fn load_with<T: Record>(
         None => None,
         Some(folder) => Some(folder.join(format!("{:032x}.{units}", fingerprint(&files, &encoder, options)?))),
     };
-    let cached = cache.as_deref().map(Dataset::open).transpose()?.flatten();
+    let mut cached = cache.as_deref().map(Dataset::open).transpose()?.flatten();
+    if workers.size() > 1 && exchange(workers, &cached.is_some())?.contains(&false) {
+        cached = None;
+    }
     let (mut dataset, mut report) = match cached {
         Some((dataset, report)) => (dataset, Report { from_cache: true, ..report }),
         None => {
-            let mut builder = Builder::new(cache)?;
+            let mut builder = Builder::new(cache.filter(|_| workers.rank() == 0))?;
             let mut report = files.report();
-            run(&files, Some(&encoder), options, &mut report, progress, &mut |item| match item.encoded {
+            let mut each = |item: Item| match item.encoded {
                 Some(encoded) => builder.push(&encoded.into_record(item.key, item.file, item.row)),
                 None => Ok(()),
-            })?;
+            };
+            run(&files, (Some(&encoder), workers), options, &mut report, progress, &mut each)?;
             (builder.finish(&report)?, report)
         }
     };
@@ -105,7 +126,7 @@ pub fn read(
 ) -> Result<Report, Error> {
     let files = Files::resolve(sources, options, Task::Align)?;
     let mut report = files.report();
-    run(&files, None, options, &mut report, &mut |_| {}, &mut |item| match item.said.pair() {
+    run(&files, (None, &Solo), options, &mut report, &mut |_| {}, &mut |item| match item.said.pair() {
         Some(example) => each(Place::new(&files.read[item.file].path, item.row), example),
         None => Ok(()), // no row of a pair is one
     })?;
@@ -287,7 +308,7 @@ fn threads() -> Result<(), Error> {
 
 pub(crate) fn run(
     files: &Files,
-    encoder: Option<&Encoder>,
+    (encoder, workers): (Option<&Encoder>, &dyn Workers),
     options: &Options,
     report: &mut Report,
     progress: &mut dyn FnMut(Progress),
@@ -298,8 +319,8 @@ pub(crate) fn run(
     let bytes = AtomicU64::new(0);
     report.columns_not_found = files.read.iter().flat_map(|file| file.columns.keys().cloned()).collect();
     let task = files.task;
-    let mut walk =
-        Walk { task, encoder, options, report, seen: HashSet::new(), refused: None, nothing_read: None, each };
+    let (seen, refused, nothing_read) = (HashSet::new(), None, None);
+    let mut walk = Walk { task, encoder, workers, options, report, seen, refused, nothing_read, each };
     for (index, file) in files.read.iter().enumerate() {
         walk.report.files.push(FileReport { path: file.path.clone(), format: file.format, rows: 0, pairs: 0 });
         let opened = file.open()?;
@@ -347,7 +368,17 @@ pub(crate) fn run(
             }
         })?;
     }
-    Ok(())
+    // None has read more than the others.
+    walk.share_out(Path::new("the data"), &mut [], 0..0)
+}
+
+/// What a worker tells the others of a batch of rows: its share as tokens, and what all of the batch is.
+#[derive(Serialize, Deserialize)]
+struct Told {
+    rows: usize,
+    /// A hash of their texts.
+    key: u128,
+    encoded: Vec<(Option<Encoded>, Vec<Fault>)>,
 }
 
 /// The first row that the policies refuse, and what else of its file they would.
@@ -389,6 +420,7 @@ impl Refused {
 struct Walk<'w, 'e> {
     task: Task,
     encoder: Option<&'w Encoder<'e>>,
+    workers: &'w dyn Workers,
     options: &'w Options,
     report: &'w mut Report,
     seen: HashSet<u128>,
@@ -406,8 +438,11 @@ impl Walk<'_, '_> {
         }
         let format = self.report.files[index].format;
         let (task, encoder, options) = (self.task, self.encoder, self.options);
-        let worked: Vec<Worked> =
-            batch.into_par_iter().map(|raw| one(raw, format, file, task, encoder, options)).collect();
+        let own = share(batch.len(), self.workers);
+        let encoder = |i: usize| encoder.filter(|_| own.contains(&i));
+        let rows = batch.into_par_iter().enumerate();
+        let mut worked: Vec<Worked> = rows.map(|(i, raw)| one(raw, format, file, task, encoder(i), options)).collect();
+        self.share_out(&file.path, &mut worked, own)?;
         for worked in worked {
             self.report.rows += 1;
             self.report.files[index].rows += 1;
@@ -428,6 +463,25 @@ impl Walk<'_, '_> {
                 refused.rows = self.report.files[index].rows;
             }
         }
+        Ok(())
+    }
+
+    /// Completes rows of which this worker has tokenised those of `own` by what the others have made of the rest.
+    fn share_out(&self, file: &Path, worked: &mut [Worked], own: Range<usize>) -> Result<(), Error> {
+        if self.workers.size() == 1 {
+            return Ok(());
+        }
+        let mut hash = Xxh3::new();
+        worked.iter().for_each(|w| hash.update(&w.key.to_le_bytes()));
+        let encoded = worked[own].iter_mut().map(|w| (w.encoded.take(), std::mem::take(&mut w.token_faults))).collect();
+        let (rows, key) = (worked.len(), hash.digest128());
+        let told = exchange(self.workers, &Told { rows, key, encoded })?;
+        if let Some(rank) = told.iter().position(|t| (t.rows, t.key) != (rows, key)) {
+            let message = format!("worker {rank} reads other rows than this one, number {}", self.workers.rank());
+            return Err(Error::file(file, message));
+        }
+        let all = told.into_iter().flat_map(|t| t.encoded);
+        worked.iter_mut().zip(all).for_each(|(w, told)| (w.encoded, w.token_faults) = told);
         Ok(())
     }
 

@@ -1,10 +1,12 @@
 //! AdamW: Adam with decoupled weight decay (arXiv:1711.05101, algorithm 2).
 
+use std::ops::Range;
+
 use burn::tensor::{DType, Tensor};
 use collimate_backend::kernels::Step;
 
 use crate::decoder::Decoder;
-use crate::params::Grads;
+use crate::params::{Grads, Tensors};
 
 /// The constants of the optimiser, under the names that transformers gives them.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -31,6 +33,15 @@ pub struct Moments {
 }
 
 impl Moments {
+    /// Rows `of(n)` of those of each parameter of n rows; where that is none of them, there is no state.
+    pub fn rows(self, of: impl Fn(usize) -> Range<usize>) -> Self {
+        let part = |all: Vec<Option<Tensor<2>>>| {
+            let part = |t: Tensor<2>| rows(&t, of(t.dims()[0]));
+            all.into_iter().map(|t| t.and_then(part)).collect()
+        };
+        Self { first: part(self.first), second: part(self.second), steps: self.steps }
+    }
+
     /// No steps taken.
     pub fn new(decoder: &Decoder) -> Self {
         let params = decoder.parameters().0.iter().zip(decoder.params().trainable());
@@ -41,6 +52,11 @@ impl Moments {
     }
 }
 
+/// Those rows, if they are any.
+pub(crate) fn rows(t: &Tensor<2>, range: Range<usize>) -> Option<Tensor<2>> {
+    (!range.is_empty()).then(|| t.clone().narrow(0, range.start, range.len()))
+}
+
 impl AdamW {
     /// One step at learning rate η on all parameters that have a gradient, each gradient multiplied by `scale` first
     /// ([`Step`] has the formula). Norms and biases don't decay.
@@ -49,13 +65,47 @@ impl AdamW {
         profile.timed("optimiser", &device, || self.update(decoder, moments, gradients, rate, scale));
     }
 
+    /// The same, of the rows `of(n)` of each parameter of n rows, to which gradients and moments belong: what these become.
+    /// The network stays as it is until it has [all rows](Decoder::set_values).
+    pub fn step_rows(
+        &self,
+        decoder: &Decoder,
+        moments: &mut Moments,
+        gradients: Grads,
+        (rate, scale): (f64, f64),
+        of: impl Fn(usize) -> Range<usize>,
+    ) -> Vec<Option<Tensor<2>>> {
+        let mut own: Vec<_> = decoder.parameters().0.iter().map(|p| rows(p, of(p.dims()[0]))).collect();
+        let has: Vec<bool> = gradients.all().iter().map(Option::is_some).collect();
+        decoder.profile().timed("optimiser", &decoder.device, || {
+            self.update_each(decoder, own.iter_mut().map(Option::as_mut), moments, gradients, rate, scale);
+        });
+        own.into_iter().zip(has).map(|(p, has)| p.filter(|_| has)).collect()
+    }
+
     fn update(&self, decoder: &mut Decoder, moments: &mut Moments, gradients: Grads, rate: f64, scale: f64) {
+        // Taken out, so that they are written where they are.
+        let mut values = std::mem::replace(decoder.params.values_mut(), Tensors(Vec::new()));
+        self.update_each(decoder, values.0.iter_mut().map(Some), moments, gradients, rate, scale);
+        *decoder.params.values_mut() = values;
+        decoder.params.refresh();
+    }
+
+    fn update_each<'a>(
+        &self,
+        decoder: &Decoder,
+        parameters: impl Iterator<Item = Option<&'a mut Tensor<2>>>,
+        moments: &mut Moments,
+        gradients: Grads,
+        rate: f64,
+        scale: f64,
+    ) {
         moments.steps += 1;
         let kernel = decoder.kernels.adamw;
-        let parameters = decoder.config.inventory.specs.iter().zip(&mut decoder.params.values_mut().0);
+        let parameters = decoder.config.inventory.specs.iter().zip(parameters);
         let state = moments.first.iter_mut().zip(&mut moments.second);
         for (((spec, p), state), g) in parameters.zip(state).zip(gradients.into_all()) {
-            let (Some(g), (Some(m), Some(v))) = (g, state) else { continue };
+            let (Some(p), Some(g), (Some(m), Some(v))) = (p, g, state) else { continue };
             let step = Step {
                 number: moments.steps,
                 rate,
@@ -67,7 +117,6 @@ impl AdamW {
             };
             kernel.step(&step, [p, m, v], g);
         }
-        decoder.params.refresh();
     }
 }
 

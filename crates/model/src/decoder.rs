@@ -169,22 +169,47 @@ impl Decoder {
         Grads::new(&self.params)
     }
 
-    /// Which parameters have a gradient.
-    pub fn has_gradients(&self, gradients: &Grads) -> Vec<bool> {
-        gradients.all().iter().map(Option::is_some).collect()
+    /// The trained parameters in the order in which a backward pass is done with them.
+    pub fn backward_order(&self) -> Vec<ParamId> {
+        self.stages().concat()
     }
 
-    /// Hands gradients to `with` in f32 on the host, up to `room` numbers (or one gradient) at a time and in the order of the
-    /// inventory, and takes back what it makes of them. `wanted` says which; one that there is none of is 0.
-    pub fn exchange_gradients(
-        &self,
-        gradients: &mut Grads,
-        wanted: &[bool],
-        room: usize,
-        with: impl FnMut(&mut [f32]),
-    ) {
-        let shapes: Vec<[usize; 2]> = self.parameters().0.iter().map(Tensor::dims).collect();
-        self.timed("gradients of all workers", || gradients.exchange(&shapes, wanted, room, &self.device, with));
+    /// The trained parameters that a backward pass is done with behind the last norm, behind each layer from the last to the
+    /// first, and at its end: embeddings, and what is tied to them.
+    fn stages(&self) -> Vec<Vec<ParamId>> {
+        let (network, n) = (&self.config.network, self.config.network.layers.len());
+        let mut stages = vec![None::<usize>; self.config.inventory.specs.len()];
+        let mut used = |id: ParamId, stage: usize| {
+            let adapter = self.params.adapter(id).into_iter().flat_map(|a| [Some(a.a), Some(a.b), a.magnitude]);
+            for id in adapter.flatten().chain([id, self.params.read_for(id)]) {
+                let known = &mut stages[id.index()];
+                *known = (*known).max(Some(stage));
+            }
+        };
+        network.norm.params(&mut |id| used(id, 0));
+        network.head_bias.into_iter().chain([network.head]).for_each(|id| used(id, 0));
+        for (i, layer) in network.layers.iter().enumerate() {
+            Block::params(layer, &mut |id| used(id, n - i));
+        }
+        network.embedding.positions.into_iter().chain([network.embedding.table]).for_each(|id| used(id, n + 1));
+        let mut all = vec![Vec::new(); n + 2];
+        for (i, stage) in stages.into_iter().enumerate().filter(|(i, _)| self.params.trainable()[*i]) {
+            all[stage.unwrap_or(n + 1)].push(ParamId(i));
+        }
+        all
+    }
+
+    /// Hands over what a last pass would have, where there is none to come.
+    pub fn hand_over_rest(&self, gradients: &mut Grads) {
+        gradients.done(&self.backward_order());
+    }
+
+    /// Puts other values in the place of parameters, in the type in which they are kept.
+    pub fn set_values(&mut self, values: impl IntoIterator<Item = (ParamId, Tensor<2>)>) {
+        for (id, value) in values {
+            self.params.values_mut().0[id.index()] = value;
+        }
+        self.params.refresh();
     }
 
     /// √Σ g² over all gradients.
@@ -256,13 +281,19 @@ impl Decoder {
         }
         let (network, cx) = (&self.config.network, self.cx(&batch, options));
         let dy = scatter(network.scaled(d_hidden), &batch.readers, last.dims()[0]);
+        let stages = if grads.are_handed_over() { self.stages() } else { Vec::new() };
+        let mut stages = stages.iter();
+        let mut done = |grads: &mut Grads| grads.done(stages.next().map_or(&[], Vec::as_slice));
         let mut dh = network.norm.backward(&cx, last, (), dy, grads);
+        done(grads);
         while let Some((input, saved)) = layers.pop() {
             dh = network.layers[first + layers.len()].backward(&cx, input, saved, dh, grads);
+            done(grads);
         }
         if first == 0 {
             network.embedding.backward(&cx, dh, grads);
         }
+        stages.for_each(|stage| grads.done(stage));
     }
 
     fn check(&self, layout: &Layout) -> Result<(), Error> {

@@ -40,7 +40,7 @@ pub use generate::{Generation, Sampling, Written};
 pub use layout::{Layout, Row, Text};
 pub use lora::{Init, Lora, Targets};
 pub use memory::{Load, Memory};
-pub use params::{Adapted, Grads, Inventory, ParamId, Params, Role, Spec, Stacked, Tensors};
+pub use params::{Adapted, Grads, Inventory, ParamId, Params, Ready, Role, Spec, Stacked, Tensors};
 pub use part::{Picked, Selection};
 pub use precision::Precision;
 pub use profile::{Piece, Profile};

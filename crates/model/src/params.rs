@@ -1,8 +1,9 @@
 //! The parameters of a decoder: one id each, by which values, gradients and optimiser state are found.
 
+use std::sync::mpsc::Sender;
+
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use collimate_backend::kernels::{AdamW as Optimiser, Sum};
-use collimate_backend::read;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
@@ -304,6 +305,11 @@ impl Params {
         self.working[at].as_ref().unwrap_or(&self.values.0[at])
     }
 
+    /// The parameter that is read where that one is asked for.
+    pub(crate) fn read_for(&self, id: ParamId) -> ParamId {
+        ParamId(self.reads[id.0])
+    }
+
     /// The adapter of the linear map of that weight, if it has one.
     pub fn adapter(&self, weight: ParamId) -> Option<&Adapter> {
         self.adapters[weight.0].as_ref()
@@ -330,6 +336,9 @@ impl Params {
     }
 }
 
+/// The gradient of a parameter that nothing is added to any more; none if nothing ever was.
+pub type Ready = (ParamId, Option<Tensor<2>>);
+
 /// Gradients of the trained parameters, by id, in f32.
 #[derive(Clone, Debug)]
 pub struct Grads {
@@ -339,13 +348,15 @@ pub struct Grads {
     reads: Vec<usize>,
     /// What terms are multiplied by on their way in: 1 over the loss scale of the pass that adds them.
     by: f64,
+    /// Who gets gradients as soon as they are ready, and which are gone.
+    receiver: Option<(Sender<Ready>, Vec<bool>)>,
 }
 
 impl Grads {
     /// No gradients yet, for the parameters that are trained.
     pub fn new(params: &Params) -> Self {
         let (trainable, reads) = (params.trainable.clone(), params.reads.clone());
-        Self { sums: vec![None; trainable.len()], trainable, reads, by: 1.0 }
+        Self { sums: vec![None; trainable.len()], trainable, reads, by: 1.0, receiver: None }
     }
 
     /// What is added until the next call comes from cotangents that were multiplied by `scale`.
@@ -353,9 +364,37 @@ impl Grads {
         self.by = 1.0 / scale;
     }
 
+    /// Has one more backward pass, the last: gradients go to `receiver` as soon as the pass is done with their parameters, in
+    /// the order of [`Decoder::backward_order`](crate::Decoder::backward_order).
+    pub fn hand_over(&mut self, receiver: Sender<Ready>) {
+        self.receiver = Some((receiver, vec![false; self.sums.len()]));
+    }
+
+    pub(crate) fn are_handed_over(&self) -> bool {
+        self.receiver.is_some()
+    }
+
+    /// Nothing is added any more to those of `ids` that are trained.
+    pub(crate) fn done(&mut self, ids: &[ParamId]) {
+        let Some((receiver, gone)) = &mut self.receiver else { return };
+        for id in ids.iter().filter(|id| self.trainable[id.0]) {
+            if !std::mem::replace(&mut gone[id.0], true) {
+                // Whoever has stopped listening has failed, and says why.
+                let _ = receiver.send((*id, self.sums[id.0].take()));
+            }
+        }
+    }
+
+    /// Gradients that were made of those that were handed over.
+    pub fn take_back(&mut self, all: impl IntoIterator<Item = Ready>) {
+        self.receiver = None;
+        all.into_iter().for_each(|(id, gradient)| self.sums[id.0] = gradient);
+    }
+
     /// Where the gradient of a parameter is added up; none if it is frozen.
     pub fn sum(&mut self, id: ParamId) -> Option<Sum<'_>> {
         let at = self.reads[id.0];
+        debug_assert!(self.receiver.as_ref().is_none_or(|(_, gone)| !gone[at]), "parameter {at} was done with");
         self.trainable[at].then(|| Sum::new(&mut self.sums[at], self.by))
     }
 
@@ -385,45 +424,6 @@ impl Grads {
 
     pub(crate) fn into_all(self) -> Vec<Option<Tensor<2>>> {
         self.sums
-    }
-
-    /// Puts `with` in the place of gradients, in f32 and on the host: some at a time, up to `room` numbers or one gradient.
-    /// `wanted` says which are; one that there is none of is 0, as large as `shapes` says.
-    pub(crate) fn exchange(
-        &mut self,
-        shapes: &[[usize; 2]],
-        wanted: &[bool],
-        room: usize,
-        device: &Device,
-        mut with: impl FnMut(&mut [f32]),
-    ) {
-        let mut waiting: Vec<usize> = Vec::new();
-        let mut buffer: Vec<f32> = Vec::new();
-        let mut flush = |waiting: &mut Vec<usize>, buffer: &mut Vec<f32>, sums: &mut [Option<Tensor<2>>]| {
-            with(buffer);
-            let mut rest = &buffer[..];
-            for at in waiting.drain(..) {
-                let (own, behind) = rest.split_at(shapes[at].iter().product());
-                rest = behind;
-                let data = TensorData::new(own.to_vec(), shapes[at]);
-                sums[at] = Some(Tensor::from_data(data, (device, DType::F32)));
-            }
-            buffer.clear();
-        };
-        for at in (0..self.sums.len()).filter(|at| wanted[*at]) {
-            let size: usize = shapes[at].iter().product();
-            if !waiting.is_empty() && buffer.len() + size > room {
-                flush(&mut waiting, &mut buffer, &mut self.sums);
-            }
-            match self.sums[at].take() {
-                Some(g) => buffer.extend(read(g).convert::<f32>().try_to_vec::<f32>().expect("it was converted")),
-                None => buffer.resize(buffer.len() + size, 0.0),
-            }
-            waiting.push(at);
-        }
-        if !waiting.is_empty() {
-            flush(&mut waiting, &mut buffer, &mut self.sums);
-        }
     }
 
     /// √Σ g² over all of them.

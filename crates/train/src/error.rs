@@ -130,6 +130,9 @@ pub enum Error {
         /// What is amiss.
         why: String,
     },
+    /// Workers that train together, and don't do the same.
+    #[error(transparent)]
+    Workers(#[from] collimate_workers::Error),
     /// Whoever watches the run could not go on.
     #[error("{0}")]
     Observer(String),

@@ -72,6 +72,9 @@ pub struct Settings {
     pub max_memory_mib: usize,
     /// What the loss that balances the experts of a mixture is multiplied by; none: what the model's configuration says.
     pub router_aux_loss_coef: Option<f64>,
+    /// What several workers share beside the step: 1 splits the optimiser's state over them (ZeRO-1), 0 leaves it whole on
+    /// each.
+    pub zero_stage: usize,
     /// Logits held at a time, in numbers.
     pub logits_chunk: usize,
     /// What the weights are kept, and without bf16 and fp16 also computed, in: float32 or bfloat16.
@@ -126,6 +129,7 @@ impl Default for Settings {
             gradient_checkpointing: false,
             max_memory_mib: 0,
             router_aux_loss_coef: None,
+            zero_stage: 0,
             logits_chunk: 1 << 24,
             dtype: Dtype::Float32,
             bf16: false,
@@ -192,6 +196,12 @@ impl Settings {
         rule(self.adam_epsilon > 0.0, "adam_epsilon", "above 0", self.adam_epsilon)?;
         not_negative("weight_decay", self.weight_decay)?;
         not_negative("max_grad_norm", self.max_grad_norm)?;
+        rule(
+            self.zero_stage <= 1,
+            "zero_stage",
+            "0 or 1: gradients and weights are whole on every worker",
+            self.zero_stage as f64,
+        )?;
         not_negative("router_aux_loss_coef", self.router_aux_loss_coef.unwrap_or(0.0))?;
         not_negative("early_stopping_threshold", self.early_stopping_threshold)?;
         self.validate_keeping()?;

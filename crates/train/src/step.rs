@@ -1,8 +1,9 @@
 //! One optimiser step: from units to what is reported of them, and the gradient.
 
 use std::ops::Range;
+use std::sync::mpsc::{Sender, channel};
 
-use collimate_model::{Decoder, Error as ModelError, Grads, Layout, Options, Precision, Scores};
+use collimate_model::{Decoder, Error as ModelError, Grads, Layout, Options, ParamId, Precision, Ready, Scores};
 use collimate_workers::{Workers, share};
 
 use crate::error::Error;
@@ -18,6 +19,8 @@ pub(crate) struct How {
     pub tokens: usize,
     /// Whether a prompt is laid out once for all its completions.
     pub share: bool,
+    /// Whether each of several workers has the gradient of its rows alone.
+    pub own_rows: bool,
     pub engine: Options,
 }
 
@@ -153,7 +156,17 @@ pub(crate) struct Outcome {
     /// What the policy said of each.
     pub said: Vec<Vec<Said>>,
     pub gradients: Grads,
+    /// Of several workers: the parameters that any of them has a gradient of, in the order of a backward pass.
+    pub given: Vec<ParamId>,
     /// Whether any token's coefficient is not 0.
+    asked: bool,
+}
+
+/// What a worker finds in its own units: their rows, what was said of them or (where units are coupled) of all, and whether
+/// any token's coefficient is not 0.
+struct Learnt {
+    rows: Vec<Vec<f64>>,
+    said: Vec<Vec<Said>>,
     asked: bool,
 }
 
@@ -179,12 +192,12 @@ pub(crate) fn evaluate<T: Task>(
         }
     }
     if task.coupled() {
-        let all = team::all_said(workers, all);
+        let all = team::of_all(workers, all)?;
         rows = judge(model, task, &items.seen(0..all.len(), &all), totals)?.rows.drain(own.clone()).collect();
     }
     let of = |range: Range<usize>| range.start - own.start..range.end - own.start;
     balances.into_iter().for_each(|(range, aux_loss)| balance(&mut rows[of(range)], how, aux_loss));
-    Ok(team::all_rows(workers, rows))
+    team::of_all(workers, rows)
 }
 
 /// Judges units and computes the gradient of their mean loss. However they are cut into micro-batches, loss and gradient
@@ -197,27 +210,47 @@ pub(crate) fn run<T: Task>(
     how: How,
     workers: &dyn Workers,
 ) -> Result<Outcome, Error> {
-    let outcome = learn_own(policy, task, items, how, workers)?;
-    let Outcome { rows, said, mut gradients, asked } = outcome;
-    let (rows, asked) = (team::all_rows(workers, rows), team::any(workers, asked));
-    let said = if task.coupled() { said } else { team::all_said(workers, said) };
-    team::sum(workers, policy, &mut gradients);
-    Ok(Outcome { rows, said, gradients, asked })
+    let mut gradients = policy.no_gradients();
+    if workers.size() == 1 {
+        let Learnt { rows, said, asked } = learn_own(policy, task, items, how, workers, &mut gradients, None)?;
+        return Ok(Outcome { rows, said, gradients, given: Vec::new(), asked });
+    }
+    let parameters = team::shaped(policy, policy.backward_order());
+    let (learnt, sums) = std::thread::scope(|scope| {
+        let (send, receive) = channel();
+        let device = policy.device();
+        // Nothing else is told to the others between its first gradient and its end.
+        let adding = scope.spawn(|| team::add_up(workers, &parameters, receive, how.own_rows, device));
+        let learnt = learn_own(policy, task, items, how, workers, &mut gradients, Some(send));
+        if learnt.is_ok() {
+            policy.hand_over_rest(&mut gradients);
+        }
+        // Nothing comes any more.
+        gradients.take_back([]);
+        let join = || adding.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        (learnt, policy.profile().timed("gradients of all workers", device, join))
+    });
+    let Learnt { rows, said, asked } = learnt?;
+    let team::Sums { gradients: sums, given } = sums;
+    gradients.take_back(sums);
+    let (rows, asked) = (team::of_all(workers, rows)?, team::any(workers, asked)?);
+    let said = if task.coupled() { said } else { team::of_all(workers, said)? };
+    Ok(Outcome { rows, said, gradients, given, asked })
 }
 
-/// The rows of this worker's units and its part of the gradient; what was said of its own, or, where units are coupled, of
-/// all.
+/// Learns from this worker's units; gradients go to `receiver`, where there is one, as the last micro-batch is done with them.
 fn learn_own<T: Task>(
     policy: &Decoder,
     task: &T,
     items: &Items<T::Unit>,
     how: How,
     workers: &dyn Workers,
-) -> Result<Outcome, Error> {
+    gradients: &mut Grads,
+    mut receiver: Option<Sender<Ready>>,
+) -> Result<Learnt, Error> {
     let Items { units, .. } = items;
     let totals = task.totals(units);
     let engine = Options { collision: task.needs_collisions(), ..how.engine };
-    let mut gradients = policy.no_gradients();
     let (mut rows, mut all, mut asked) = (Vec::with_capacity(units.len()), Vec::with_capacity(units.len()), false);
     let judge = |range: Range<usize>, said: &[Vec<Said>]| judge(policy, task, &items.seen(range, said), totals);
     // Each micro-batch drops out other inputs, and has its share of the balance.
@@ -229,6 +262,16 @@ fn learn_own<T: Task>(
     let own = share(units.len(), workers);
     let of = |range: Range<usize>| range.start - own.start..range.end - own.start;
     let cuts = how.cut(units, own.clone());
+    let mut begin = |range: Option<&Range<usize>>, gradients: &mut Grads| {
+        if range == cuts.last()
+            && let Some(receiver) = receiver.take()
+        {
+            gradients.hand_over(receiver);
+        }
+    };
+    if cuts.is_empty() {
+        begin(None, gradients);
+    }
     if task.coupled() {
         // A loss that couples units wants all of their scores before any gradient.
         let mut open = None;
@@ -246,7 +289,7 @@ fn learn_own<T: Task>(
             };
             all.extend(said(&layout, 0..part.len(), &scores));
         }
-        let all = team::all_said(workers, all);
+        let all = team::of_all(workers, all)?;
         let mut judged = judge(0..units.len(), &all)?;
         rows.extend(judged.rows.drain(own.clone()));
         asked = judged.coefficients.iter().any(|c| *c != 0.0);
@@ -261,19 +304,21 @@ fn learn_own<T: Task>(
         match open {
             Some(pass) => {
                 balance(&mut rows, how, pass.aux_loss());
-                policy.close(pass, &mut next, &mut gradients);
+                begin(cuts.last(), gradients);
+                policy.close(pass, &mut next, gradients);
             }
             None => {
-                for range in cuts {
-                    let (engine, part) = (engine_of(&range), &units[range.clone()]);
-                    let learnt = policy.learn(&lay_out(part, how)?, engine, &mut next, &mut gradients);
-                    balance(&mut rows[of(range)], how, learnt.map_err(at(part))?);
+                for range in &cuts {
+                    let (engine, part) = (engine_of(range), &units[range.clone()]);
+                    begin(Some(range), gradients);
+                    let learnt = policy.learn(&lay_out(part, how)?, engine, &mut next, gradients);
+                    balance(&mut rows[of(range.clone())], how, learnt.map_err(at(part))?);
                 }
             }
         }
-        return Ok(Outcome { rows, said: all, gradients, asked });
+        return Ok(Learnt { rows, said: all, asked });
     }
-    for range in cuts {
+    for range in &cuts {
         let part = &units[range.clone()];
         let layout = lay_out(part, how)?;
         let mut fault = None;
@@ -290,13 +335,14 @@ fn learn_own<T: Task>(
             asked |= judged.coefficients.iter().any(|c| *c != 0.0);
             judged.coefficients
         };
-        let aux_loss = policy.learn(&layout, engine_of(&range), &mut ask, &mut gradients).map_err(at(part))?;
+        begin(Some(range), gradients);
+        let aux_loss = policy.learn(&layout, engine_of(range), &mut ask, gradients).map_err(at(part))?;
         if let Some(fault) = fault {
             return Err(fault);
         }
-        balance(&mut rows[of(range)], how, aux_loss);
+        balance(&mut rows[of(range.clone())], how, aux_loss);
     }
-    Ok(Outcome { rows, said: all, gradients, asked })
+    Ok(Learnt { rows, said: all, asked })
 }
 
 /// As [`run`], with the global norm of the gradient.
@@ -315,7 +361,10 @@ pub(crate) fn learn<T: Task>(
     loop {
         let how = How { engine: Options { headroom, ..how.engine }, ..how };
         let outcome = run(policy, task, items, how, workers)?;
-        let norm = policy.gradient_norm(&outcome.gradients);
+        let mut norm = policy.gradient_norm(&outcome.gradients);
+        if how.own_rows {
+            norm = team::norm(workers, norm)?;
+        }
         let overflowed = !norm.is_finite() && outcome.rows.iter().all(|r| r[0].is_finite());
         let vanished = norm == 0.0 && outcome.asked;
         if policy.precision() == Precision::F16 {
@@ -387,6 +436,7 @@ mod tests {
         units: 8,
         tokens: 0,
         share: true,
+        own_rows: false,
         engine: Options {
             logits: 1 << 24,
             recomputed: 0,

@@ -2,6 +2,7 @@
 
 use burn::tensor::Device;
 use collimate_model::{Error as ModelError, Layout};
+use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
 
@@ -86,7 +87,7 @@ impl<U: Unit + Clone> Source<U> for Vec<U> {
 }
 
 /// What a model says of one completion.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Said {
     /// ln π(y_t | x, y_<t) of each scored token, in nats; of a reward model, its number there.
     pub log_probs: Vec<f32>,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
+use burn::tensor::Tensor;
 use collimate_model::{AdamW, Decoder, Grads, Load, Memory, Moments, Options, Profile};
 use collimate_workers::{Solo, Workers};
 use rand::SeedableRng;
@@ -21,7 +22,7 @@ use crate::reference::{parse, record};
 use crate::settings::Settings;
 use crate::step::{self, How, Items};
 use crate::task::{Size, Source, Task, Unit};
-use crate::team;
+use crate::team::{self, Share};
 
 /// What a run tells whoever watches it.
 #[derive(Clone, Debug)]
@@ -87,7 +88,7 @@ impl StepInfo {
 pub struct State<'a> {
     /// The policy.
     pub policy: &'a Decoder,
-    /// The moments of the optimiser.
+    /// The moments of the optimiser; where they are split over workers, whole on the one that writes.
     pub moments: &'a Moments,
     /// Counters.
     pub progress: Progress,
@@ -148,11 +149,14 @@ pub struct Trainer<T: Task> {
     /// What the loss that balances experts is multiplied by.
     balance: f64,
     workers: Arc<dyn Workers>,
+    /// The rows of which this worker has the optimiser's state, where it is split over several.
+    share: Option<Share>,
 }
 
 fn how(s: &Settings, plan: Plan, units: usize) -> How {
     let Plan { tokens, logits, recomputed } = plan;
-    How { units, tokens, share: s.prefix_sharing, engine: Options { logits, recomputed, ..Options::default() } }
+    let engine = Options { logits, recomputed, ..Options::default() };
+    How { units, tokens, share: s.prefix_sharing, own_rows: false, engine }
 }
 
 /// What the loss that balances experts is multiplied by: as TRL has it, what the settings say, or else the configuration
@@ -208,7 +212,23 @@ where
 }
 
 impl<T: Task> Trainer<T> {
-    /// A run of `task` on `train`, evaluated on `eval`.
+    /// A run of `task` on `train`, evaluated on `eval`, in this process alone: see [`among`](Self::among).
+    ///
+    /// # Errors
+    /// As [`among`](Self::among).
+    pub fn new(
+        policy: Decoder,
+        task: impl Into<T>,
+        settings: Settings,
+        train: impl Source<T::Unit> + 'static,
+        eval: Option<Units<T>>,
+    ) -> Result<Self, Error> {
+        Self::among(Arc::new(Solo), policy, task, settings, train, eval)
+    }
+
+    /// A run of `task` on `train`, evaluated on `eval`, together with others, each of which has the same policy, task, settings
+    /// and units, and is offered the same events: one of them writes. A step has `per_device_train_batch_size` ×
+    /// `gradient_accumulation_steps` units for each worker.
     ///
     /// The reference is the policy as it is now, unless another is given by [`with_reference`](Self::with_reference).
     ///
@@ -216,7 +236,8 @@ impl<T: Task> Trainer<T> {
     ///
     /// # Errors
     /// A setting out of range, a device that lacks the numbers asked for, or no units.
-    pub fn new(
+    pub fn among(
+        workers: Arc<dyn Workers>,
         policy: Decoder,
         task: impl Into<T>,
         settings: Settings,
@@ -239,7 +260,7 @@ impl<T: Task> Trainer<T> {
         let balance = router_aux_loss_coef(&policy, &settings)?;
         let (moments, progress, train) = (Moments::new(&policy), Progress::default(), Box::new(train));
         let (reference, scores, stop, looks) = (None, None, None, None);
-        let workers: Arc<dyn Workers> = Arc::new(Solo);
+        let share = (settings.zero_stage > 0 && workers.size() > 1).then(|| Share::of(workers.as_ref()));
         let mut run = Self {
             policy,
             reference,
@@ -254,7 +275,9 @@ impl<T: Task> Trainer<T> {
             looks,
             balance,
             workers,
+            share,
         };
+        run.moments = run.own(run.moments.clone());
         if run.settings.max_memory_mib > 0 {
             run.progress.plan = Some(run.fitting()?);
         }
@@ -290,13 +313,6 @@ impl<T: Task> Trainer<T> {
         self
     }
 
-    /// Trains with others, each of which has the same policy, task, settings and units, and is offered the same events: one of
-    /// them writes. A step has `per_device_train_batch_size` × `gradient_accumulation_steps` units for each worker.
-    pub fn with_workers(mut self, workers: Arc<dyn Workers>) -> Self {
-        self.workers = workers;
-        self
-    }
-
     /// Stops after the step during which `stop` became other than 0, with a state saved: see [`Error::Stopped`].
     pub fn with_stop(mut self, stop: Arc<AtomicUsize>) -> Self {
         self.stop = Some(stop);
@@ -314,9 +330,17 @@ impl<T: Task> Trainer<T> {
     ///
     /// The reference must be given too, since the policy is not what it was at the start.
     pub fn resume(mut self, moments: Moments, progress: Progress) -> Self {
-        self.moments = moments;
+        self.moments = self.own(moments);
         self.progress = Progress { plan: progress.plan.or(self.progress.plan), ..progress };
         self
+    }
+
+    /// Of moments what this worker keeps.
+    fn own(&self, moments: Moments) -> Moments {
+        match self.share {
+            Some(share) => moments.rows(|n| share.rows(n)),
+            None => moments,
+        }
     }
 
     /// The policy as it is.
@@ -373,12 +397,17 @@ impl<T: Task> Trainer<T> {
     fn how(&self, plan: Plan, units: usize) -> How {
         let mut how = how(&self.settings, plan, units);
         how.engine.router_aux_loss_coef = self.balance;
+        how.own_rows = self.share.is_some();
         how
     }
 
     fn memory_of(&self, plan: Plan, sizes: &[Size]) -> Memory {
         let options = self.how(plan, self.settings.per_device_train_batch_size).engine;
-        self.policy.memory(self.load(plan, sizes), options)
+        let mut memory = self.policy.memory(self.load(plan, sizes), options);
+        if self.share.is_some() {
+            memory.moments = memory.moments.div_ceil(self.workers.size());
+        }
+        memory
     }
 
     /// A micro-batch of the largest units.
@@ -515,7 +544,9 @@ impl<T: Task> Trainer<T> {
             ));
         }
         let state = self.moments.first.iter().zip(&self.moments.second).map(|(m, v)| m.is_some() && v.is_some());
-        if !state.eq(self.policy.params().trainable().iter().copied()) {
+        let parameters = self.policy.parameters().0.iter().zip(self.policy.params().trainable());
+        let kept = |p: &Tensor<2>| self.share.is_none_or(|share| !share.rows(p.dims()[0]).is_empty());
+        if !state.eq(parameters.map(|(p, trained)| *trained && kept(p))) {
             return Err(Error::Resume(
                 "the optimiser's state is of other parameters than those that are trained".into(),
             ));
@@ -568,13 +599,16 @@ impl<T: Task> Trainer<T> {
                 self.look(observer)?;
             }
             let stopped = self.stop.as_ref().is_some_and(|stop| stop.load(Ordering::Relaxed) != 0);
-            let stopped = team::any(self.workers.as_ref(), stopped);
+            let stopped = team::any(self.workers.as_ref(), stopped)?;
             if save || (stopped && !last) {
                 let (progress, epoch) = (self.progress.clone(), self.epoch());
-                observer(Event::Save(&State { policy: &self.policy, moments: &self.moments, progress, epoch, steps }))?;
+                let workers = self.workers.as_ref();
+                let whole = self.share.map(|_| team::whole_moments(workers, &self.policy, &self.moments));
+                let moments = whole.as_ref().unwrap_or(&self.moments);
+                observer(Event::Save(&State { policy: &self.policy, moments, progress, epoch, steps }))?;
                 if stopped && !last {
                     // None leaves before the one that writes has written.
-                    team::any(self.workers.as_ref(), false);
+                    team::any(self.workers.as_ref(), false)?;
                     return Err(Error::Stopped(self.progress.step));
                 }
             }
@@ -624,7 +658,14 @@ impl<T: Task> Trainer<T> {
         let adamw =
             AdamW { beta1: s.adam_beta1, beta2: s.adam_beta2, epsilon: s.adam_epsilon, weight_decay: s.weight_decay };
         self.progress.window.add(&outcome.rows, &pools);
-        adamw.step(&mut self.policy, &mut self.moments, outcome.gradients, rate, scale);
+        match self.share {
+            None => adamw.step(&mut self.policy, &mut self.moments, outcome.gradients, rate, scale),
+            Some(share) => {
+                let (gradients, rows) = (outcome.gradients, |n| share.rows(n));
+                let own = adamw.step_rows(&self.policy, &mut self.moments, gradients, (rate, scale), rows);
+                team::share_values(self.workers.as_ref(), &mut self.policy, &outcome.given, &own);
+            }
+        }
         self.progress.step = number;
         let tokens: u64 = items.units.iter().map(|u| u.size(true).read as u64).sum();
         self.progress.num_tokens += tokens;
@@ -844,6 +885,83 @@ mod tests {
             .with_stop(Arc::new(AtomicUsize::new(1)));
         let stopped = trainer.run(&mut |_| Ok(())).unwrap_err();
         assert!(matches!(stopped, Error::Stopped(1)), "{stopped}");
+    }
+
+    /// Where the optimiser's state is split, workers hold a share of it, and train as where it is whole; what is saved is
+    /// whole, and goes on in one process.
+    #[test]
+    fn a_split_state_is_a_share_and_trains_as_a_whole_one() {
+        let run = |size: usize, zero_stage| {
+            let settings = Settings {
+                max_steps: 4,
+                save_steps: 2,
+                learning_rate: 1e-2,
+                per_device_train_batch_size: 6 / size,
+                zero_stage,
+                ..Settings::default()
+            };
+            let train = move |worker: Arc<dyn Workers>| {
+                let dpo = Method::find("dpo").unwrap().objective(&Map::new()).unwrap();
+                let new = Trainer::<Preference>::among(worker.clone(), decoder(), dpo, settings, pairs(), None);
+                let mut trainer = new.unwrap();
+                let mut saved = Vec::new();
+                trainer
+                    .run(&mut |event| {
+                        if let Event::Save(state) = event {
+                            saved.push((state.policy.clone(), state.moments.clone(), state.progress.clone()));
+                        }
+                        Ok(())
+                    })
+                    .unwrap();
+                let numbers = |t: &Vec<Option<Tensor<2>>>| t.iter().flatten().map(|t| t.shape().num_elements()).sum();
+                let held: usize = numbers(&trainer.moments.first);
+                assert_eq!(held, numbers(&trainer.moments.second));
+                (worker.rank(), held, trainer.memory().moments, saved)
+            };
+            let mut all: Vec<_> = std::thread::scope(|scope| {
+                let threads = collimate_workers::Threads::new(size).into_iter();
+                let threads: Vec<_> =
+                    threads.map(|w| (train.clone(), w)).map(|(t, w)| scope.spawn(move || t(Arc::new(w)))).collect();
+                threads.into_iter().map(|t| t.join().unwrap()).collect()
+            });
+            all.sort_by_key(|(rank, ..)| *rank);
+            all
+        };
+        let [one] = &run(1, 0)[..] else { panic!("one worker") };
+        let (all, bytes) = (one.1, one.2);
+        assert_eq!(run(1, 1)[0].1, all, "alone, a worker has all");
+        for size in [2, 3] {
+            let (whole, split) = (run(size, 0), run(size, 1));
+            assert!(whole.iter().all(|w| w.1 == all && w.2 == bytes));
+            assert_eq!(split.iter().map(|w| w.1).sum::<usize>(), all);
+            // Norms are a row each, and one worker has it; other parts differ by a row.
+            assert!(split.iter().all(|w| w.1.abs_diff(all / size) < 150 && w.2 == bytes.div_ceil(size)));
+            let near = |a: &[Tensor<2>], b: &[Tensor<2>]| {
+                let far = |(a, b): (&Tensor<2>, &Tensor<2>)| (a.clone() - b.clone()).abs().max().into_scalar::<f32>();
+                assert!(a.len() == b.len() && a.iter().zip(b).map(far).all(|d| d < 1e-5));
+            };
+            let flat = |t: &[Option<Tensor<2>>]| t.iter().map(|t| t.clone().unwrap()).collect::<Vec<_>>();
+            for worker in &split {
+                for ((policy, ..), (expected, ..)) in worker.3.iter().zip(&whole[0].3) {
+                    near(&policy.parameters().0, &expected.parameters().0);
+                }
+            }
+            for ((_, moments, _), (_, expected, _)) in split[0].3.iter().zip(&whole[0].3) {
+                near(&flat(&moments.first), &flat(&expected.first));
+                near(&flat(&moments.second), &flat(&expected.second));
+            }
+            let (policy, moments, progress) = split[0].3[0].clone();
+            let settings =
+                Settings { max_steps: 4, learning_rate: 1e-2, per_device_train_batch_size: 6, ..Settings::default() };
+            let dpo = Method::find("dpo").unwrap().objective(&Map::new()).unwrap();
+            let mut on = Trainer::<Preference>::new(policy, dpo, settings, pairs(), None)
+                .unwrap()
+                .with_reference(decoder())
+                .unwrap()
+                .resume(moments, progress);
+            on.run(&mut |_| Ok(())).unwrap();
+            near(&on.policy().parameters().0, &whole[0].3[1].0.parameters().0);
+        }
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Workers that talk by MPI, whose launcher is `mpirun`, or Slurm's `srun` where Slurm speaks its protocol.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use collimate_workers::{Joined, Link, Workers};
 use mpi::Threading;
@@ -15,6 +16,7 @@ inventory::submit! { Link { name: "MPI", join } }
 struct World {
     rank: usize,
     size: usize,
+    sent: AtomicU64,
 }
 
 fn join() -> Result<Joined, String> {
@@ -23,7 +25,7 @@ fn join() -> Result<Joined, String> {
         return Err("this MPI can't be called from more than one thread".into());
     }
     let world = universe.world();
-    let workers = Arc::new(World { rank: world.rank() as usize, size: world.size() as usize });
+    let workers = Arc::new(World { rank: world.rank() as usize, size: world.size() as usize, sent: AtomicU64::new(0) });
     // Kept from being dropped: a worker that fails leaves without a word, by which the launcher knows that it failed.
     let universe = std::mem::ManuallyDrop::new(universe);
     Ok(Joined { workers, leave: Box::new(move || drop(std::mem::ManuallyDrop::into_inner(universe))) })
@@ -45,10 +47,15 @@ fn count(n: usize) -> i32 {
 }
 
 impl World {
-    /// The numbers of a piece that each worker adds up.
-    fn owned(&self, numbers: usize) -> Vec<i32> {
-        (0..self.size).map(|r| count(numbers * (r + 1) / self.size - numbers * r / self.size)).collect()
+    /// Counts what goes out.
+    fn sends(&self, bytes: usize) {
+        self.sent.fetch_add(bytes as u64, Ordering::Relaxed);
     }
+}
+
+/// As MPI counts.
+fn counted(counts: &[usize]) -> Vec<i32> {
+    counts.iter().map(|n| count(*n)).collect()
 }
 
 impl Workers for World {
@@ -62,6 +69,7 @@ impl Workers for World {
 
     fn gather(&self, bytes: &[u8]) -> Vec<Vec<u8>> {
         let world = SimpleCommunicator::world();
+        self.sends((4 + bytes.len()) * (self.size - 1));
         let mut counts = vec![0i32; self.size];
         world.all_gather_into(&count(bytes.len()), &mut counts[..]);
         let starts = starts(&counts);
@@ -76,23 +84,38 @@ impl Workers for World {
         each.collect()
     }
 
-    /// Each worker is sent its part of the numbers by all, adds them in the order of ranks, and sends the sums to all. An
-    /// implementation's own reduction may add in another order, and in another one the next time.
-    fn sum(&self, numbers: &mut [f32]) {
+    /// Each is sent its own by all, and adds. An implementation's own reduction may add in another order, and in another one
+    /// the next time.
+    fn reduce_scatter(&self, numbers: &[f32], counts: &[usize]) -> Vec<f32> {
         let world = SimpleCommunicator::world();
-        let counts = self.owned(numbers.len());
-        let places = starts(&counts);
-        let own = counts[self.rank];
+        let counts = counted(counts);
+        let (places, own) = (starts(&counts), counts[self.rank]);
         let (from_each, from) = (vec![own; self.size], starts(&vec![own; self.size]));
         let mut parts = vec![0f32; own as usize * self.size];
+        self.sends(4 * (numbers.len() - own as usize));
         world.all_to_all_varcount_into(
-            &Partition::new(&*numbers, &counts[..], &places[..]),
+            &Partition::new(numbers, &counts[..], &places[..]),
             &mut PartitionMut::new(&mut parts[..], &from_each[..], &from[..]),
         );
-        let mut sums = vec![0f32; own as usize];
-        for part in parts.chunks_exact((own as usize).max(1)) {
+        let mut parts = parts.chunks_exact((own as usize).max(1));
+        let mut sums = parts.next().unwrap_or_default().to_vec();
+        for part in parts {
             sums.iter_mut().zip(part).for_each(|(sum, x)| *sum += x);
         }
-        world.all_gather_varcount_into(&sums[..], &mut PartitionMut::new(numbers, &counts[..], &places[..]));
+        sums
+    }
+
+    fn all_gather(&self, own: &[f32], counts: &[usize]) -> Vec<f32> {
+        let world = SimpleCommunicator::world();
+        let counts = counted(counts);
+        let places = starts(&counts);
+        let mut all = vec![0f32; counts.iter().map(|n| *n as usize).sum()];
+        self.sends(4 * own.len() * (self.size - 1));
+        world.all_gather_varcount_into(own, &mut PartitionMut::new(&mut all[..], &counts[..], &places[..]));
+        all
+    }
+
+    fn sent(&self) -> u64 {
+        self.sent.load(Ordering::Relaxed)
     }
 }

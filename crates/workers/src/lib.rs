@@ -7,6 +7,9 @@
 use std::fmt::Debug;
 use std::sync::{Arc, Mutex};
 
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
 /// The processes of a run, as one of them sees them. All of them make the same calls in the same order.
 pub trait Workers: Debug + Send + Sync {
     /// Which one this is, from 0 on; 0 is the one that writes.
@@ -18,15 +21,36 @@ pub trait Workers: Debug + Send + Sync {
     /// What each of them gives, in the order of their ranks.
     fn gather(&self, bytes: &[u8]) -> Vec<Vec<u8>>;
 
-    /// Numbers, as many on each, become their sums over all, added in the order of ranks: the same bits on each worker, and
-    /// each time.
-    fn sum(&self, numbers: &mut [f32]);
+    /// Numbers, as many on each, of which the first `counts[0]` are for worker 0, and so on: what is for this one, summed over
+    /// all in the order of ranks, so that the bits are the same each time.
+    fn reduce_scatter(&self, numbers: &[f32], counts: &[usize]) -> Vec<f32>;
+
+    /// What each has, one behind the other: `counts[r]` numbers of worker r.
+    fn all_gather(&self, own: &[f32], counts: &[usize]) -> Vec<f32>;
+
+    /// Bytes that this worker has sent so far.
+    fn sent(&self) -> u64;
+}
+
+/// What a worker has of `rows` rows, where each has a part of its own.
+pub fn part(rows: usize, rank: usize, size: usize) -> std::ops::Range<usize> {
+    rows * rank / size..rows * (rank + 1) / size
+}
+
+/// What each says, in the order of their ranks.
+///
+/// # Errors
+/// What one of them says can't be read as this: it is at another place of its work.
+pub fn exchange<T: Serialize + DeserializeOwned>(workers: &dyn Workers, own: &T) -> Result<Vec<T>, Error> {
+    let mut bytes = Vec::new();
+    ciborium::into_writer(own, &mut bytes).expect("memory takes all that is written");
+    let said = workers.gather(&bytes).into_iter().enumerate();
+    said.map(|(rank, bytes)| ciborium::from_reader(&bytes[..]).map_err(|_| Error::Astray { rank })).collect()
 }
 
 /// The units `from .. to` of `units` that a worker computes.
 pub fn share(units: usize, workers: &dyn Workers) -> std::ops::Range<usize> {
-    let (rank, size) = (workers.rank(), workers.size());
-    units * rank / size..units * (rank + 1) / size
+    part(units, workers.rank(), workers.size())
 }
 
 /// One process.
@@ -46,7 +70,17 @@ impl Workers for Solo {
         vec![bytes.to_vec()]
     }
 
-    fn sum(&self, _numbers: &mut [f32]) {}
+    fn reduce_scatter(&self, numbers: &[f32], _counts: &[usize]) -> Vec<f32> {
+        numbers.to_vec()
+    }
+
+    fn all_gather(&self, own: &[f32], _counts: &[usize]) -> Vec<f32> {
+        own.to_vec()
+    }
+
+    fn sent(&self) -> u64 {
+        0
+    }
 }
 
 /// What a launcher has told this process.
@@ -108,6 +142,12 @@ pub enum Error {
         launcher: &'static str,
         /// How many there are.
         size: usize,
+    },
+    /// They don't do the same.
+    #[error("worker {rank} does something else than this one: all must be the same program, and read the same files")]
+    Astray {
+        /// Which one.
+        rank: usize,
     },
     /// They don't find each other.
     #[error("{launcher} has started {size} of this command, but {link} finds {found} of them{why}")]
@@ -184,15 +224,33 @@ impl Workers for Threads {
         all
     }
 
-    fn sum(&self, numbers: &mut [f32]) {
-        let bytes: Vec<u8> = numbers.iter().flat_map(|x| x.to_le_bytes()).collect();
-        numbers.fill(0.0);
-        for given in self.gather(&bytes) {
-            for (sum, x) in numbers.iter_mut().zip(given.as_chunks::<4>().0) {
-                *sum += f32::from_le_bytes(*x);
-            }
+    fn reduce_scatter(&self, numbers: &[f32], counts: &[usize]) -> Vec<f32> {
+        let own = counts[..self.rank].iter().sum::<usize>()..counts[..=self.rank].iter().sum();
+        let mut sums = vec![0.0; own.len()];
+        for given in self.gather(&bytes(numbers)) {
+            sums.iter_mut().zip(&floats(&given)[own.clone()]).for_each(|(sum, x)| *sum += x);
         }
+        sums
     }
+
+    fn all_gather(&self, own: &[f32], counts: &[usize]) -> Vec<f32> {
+        let all = self.gather(&bytes(own));
+        assert!(all.iter().map(|x| x.len() / 4).eq(counts.iter().copied()), "each gives what it has");
+        floats(&all.concat())
+    }
+
+    /// Nothing leaves the process.
+    fn sent(&self) -> u64 {
+        0
+    }
+}
+
+fn bytes(numbers: &[f32]) -> Vec<u8> {
+    numbers.iter().flat_map(|x| x.to_le_bytes()).collect()
+}
+
+fn floats(bytes: &[u8]) -> Vec<f32> {
+    bytes.as_chunks::<4>().0.iter().map(|x| f32::from_le_bytes(*x)).collect()
 }
 
 #[cfg(test)]
@@ -232,7 +290,9 @@ mod tests {
             let work = |w: Threads| {
                 move || {
                     let mut x = vec![1e8 * w.rank() as f32 + 0.1, 1.0];
-                    (0..3).for_each(|_| w.sum(&mut x));
+                    for counts in [[2, 0, 0], [1, 0, 1], [0, 1, 1]] {
+                        x = w.all_gather(&w.reduce_scatter(&x, &counts), &counts);
+                    }
                     x
                 }
             };

@@ -110,9 +110,6 @@ fn go<T: Trained>(mut run: Run, task: T, quiet: bool, profile: Profile, workers:
     // One worker writes and says what there is to say.
     let leads = workers.rank() == 0;
     let quiet = quiet || !leads;
-    if !leads {
-        run.data_options.cache_dir = None;
-    }
     if workers.size() > 1 {
         run.effective.insert(output::WORKERS.into(), workers.size().into());
     }
@@ -130,7 +127,8 @@ fn go<T: Trained>(mut run: Run, task: T, quiet: bool, profile: Profile, workers:
         true => Output::check(&run.output_dir, &inputs, resume.as_deref(), run.overwrite)?,
         false => Output::of_another(&run.output_dir, resume.as_deref()),
     };
-    let _cache = run.data_options.cache_dir.as_deref().map(use_cache).transpose()?;
+    let cache = run.data_options.cache_dir.clone().filter(|_| leads);
+    let _cache = cache.as_deref().map(use_cache).transpose()?;
     let (backend, device) = super::device(run.backend.as_deref())?;
     let (precision, _) = run.settings.precision();
     precision.check(&device).with_context(|| format!("backend {backend}"))?;
@@ -197,10 +195,10 @@ fn go<T: Trained>(mut run: Run, task: T, quiet: bool, profile: Profile, workers:
     let config = run.to_toml()?;
 
     let options = &run.data_options;
-    let (data, report) = load::<T::Record>(&run.data, &tokenizer, options, quiet)?;
+    let (data, report) = load::<T::Record>(workers.as_ref(), &run.data, &tokenizer, options, quiet)?;
     let eval = match run.eval_data.is_empty() {
         true => None,
-        false => Some(load::<T::Record>(&run.eval_data, &tokenizer, options, quiet)?),
+        false => Some(load::<T::Record>(workers.as_ref(), &run.eval_data, &tokenizer, options, quiet)?),
     };
     let limit = checkpoint.config.max_position_embeddings;
     // Alone, a completion's last token is no input.
@@ -251,6 +249,12 @@ fn go<T: Trained>(mut run: Run, task: T, quiet: bool, profile: Profile, workers:
         tokens: content::tokens(&train),
         eval_tokens: eval.as_ref().map(content::tokens),
     };
+    // Several machines may have other files under the same names.
+    for (rank, other) in collimate_workers::exchange(workers.as_ref(), &content)?.iter().enumerate() {
+        if let Some(what) = content.difference(other) {
+            bail!("{what} of worker {rank} is not that of this one: all workers must read the same files");
+        }
+    }
 
     let longer = saved
         .as_ref()
@@ -287,7 +291,7 @@ fn go<T: Trained>(mut run: Run, task: T, quiet: bool, profile: Profile, workers:
         None => policy,
     };
     let mut watch = None;
-    if let Some(generations) = run.generations.as_ref().filter(|_| leads) {
+    if let Some(generations) = &run.generations {
         // In the numbers of the policy: what these alone make is no divergence.
         let reference = reference.as_ref().unwrap_or(&policy).clone().with_precision(precision, false)?;
         let new = Watch::new(generations, &checkpoint, &tokenizer, options, &ends, reference)?;
@@ -298,22 +302,21 @@ fn go<T: Trained>(mut run: Run, task: T, quiet: bool, profile: Profile, workers:
     }
     let (train, eval) = (T::units(train), eval.map(T::units));
     let settings = beside(&run.settings, process)?;
-    let mut trainer = Trainer::<T>::new(policy, task, settings, train, eval)
+    let mut trainer = Trainer::<T>::among(workers.clone(), policy, task, settings, train, eval)
         .map_err(|e| match e {
             TrainError::Memory { allowed, needed, fixed } => {
                 TrainError::Memory { allowed: allowed + process, needed: needed + process, fixed }
             }
             other => other,
         })?
-        .with_stop(signals.flag())
-        .with_workers(workers.clone());
+        .with_stop(signals.flag());
     if let Some(generations) = &run.generations {
         trainer = trainer.with_looks(generations.steps);
     }
     if let Some(reference) = reference {
         trainer = trainer.with_reference(reference)?;
     }
-    if let Some(cache) = &run.data_options.cache_dir {
+    if let Some(cache) = &cache {
         let name = reference_file_name(&content.reference, &backend, precision);
         trainer = trainer.with_reference_file(cache.join(name));
     }
@@ -343,7 +346,8 @@ fn go<T: Trained>(mut run: Run, task: T, quiet: bool, profile: Profile, workers:
             run.settings.per_device_train_batch_size * run.settings.gradient_accumulation_steps * workers.size()
         );
         if workers.size() > 1 {
-            say!("{} workers: each has its share of a step's {units}, and this one writes", workers.size());
+            let state = if run.settings.zero_stage > 0 { "; the optimiser's state is split over them" } else { "" };
+            say!("{} workers: each has its share of a step's {units}, and this one writes{state}", workers.size());
         }
         let kernels = Kernels::on(&device);
         match kernels.linear.half_unit() {
@@ -384,7 +388,7 @@ fn go<T: Trained>(mut run: Run, task: T, quiet: bool, profile: Profile, workers:
         );
     }
     let mut progress = Progress::new(quiet);
-    let mut steps = Vec::new();
+    let (mut steps, mut sent) = (Vec::new(), 0);
     let io = |e: anyhow::Error| TrainError::Observer(format!("{e:#}"));
     let mut told = false;
     // A line that can't be written now is no reason to lose the run: it is tried again, at last at the end.
@@ -398,18 +402,22 @@ fn go<T: Trained>(mut run: Run, task: T, quiet: bool, profile: Profile, workers:
     let held = signals.hold();
     let trained = trainer.run(&mut |event| {
         progress.event(&event);
-        if !leads && !matches!(event, Event::Metrics(_) | Event::Reference { .. }) {
+        if !leads && !matches!(event, Event::Metrics(_) | Event::Reference { .. } | Event::Look { .. }) {
             return Ok(());
         }
         match event {
             Event::Begin { from, .. } => {
                 // What scoring the reference took is no part of a step.
                 profile.clear();
+                sent = workers.sent();
                 output.begin(&config, from, run.generations.is_some(), run.tensorboard).map_err(io)
             }
             Event::Look { policy, step } => {
                 let watch = watch.as_mut().expect("looks are asked for where somebody watches");
-                let (line, samples) = watch.look(policy, step).map_err(io)?;
+                let (line, samples) = watch.look(policy, step, workers.as_ref()).map_err(io)?;
+                if !leads {
+                    return Ok(());
+                }
                 progress.line(&watch.said(&line));
                 later(output.metrics(&line));
                 later(output.generations(step, &samples));
@@ -493,7 +501,12 @@ fn go<T: Trained>(mut run: Run, task: T, quiet: bool, profile: Profile, workers:
         }
     }));
     let summary = progress.finish();
-    let mut text = format!("{summary}\nsaved to {}", output.folder().display());
+    let mut text = summary;
+    if workers.size() > 1 && !steps.is_empty() {
+        let each = (workers.sent() - sent) as f64 / steps.len() as f64;
+        text += &format!("\nsent to the other workers: {:.2} MiB a step", each / f64::from(1 << 20));
+    }
+    text += &format!("\nsaved to {}", output.folder().display());
     if let Some(shares) = shares {
         text += &format!("\n{shares}");
     }
@@ -634,6 +647,7 @@ impl Display for Shares {
 }
 
 fn load<T: Stored>(
+    workers: &dyn Workers,
     sources: &[Source],
     tokenizer: &Tokenizer,
     options: &Options,
@@ -643,7 +657,7 @@ fn load<T: Stored>(
         let style = ProgressStyle::with_template("tokenising {wide_bar} {bytes}/{total_bytes} {msg}");
         ProgressBar::new(0).with_style(style.expect("a valid template"))
     });
-    let (data, report) = collimate_data::load_with(sources, tokenizer, options, &mut |p| {
+    let (data, report) = collimate_data::load_among(workers, sources, tokenizer, options, &mut |p| {
         if let Some(bar) = &bar {
             bar.set_length(p.total_bytes);
             bar.set_position(p.bytes);

@@ -125,6 +125,41 @@ fn kernels_and_tensor_operations_agree() {
     }
 }
 
+/// Handed over as a pass is done with them, gradients are what they would have been, each once, frozen layers or not.
+#[test]
+fn gradients_are_whole_when_they_are_handed_over() {
+    for (name, config) in architectures() {
+        let whole = decoder(&config, &Device::flex());
+        let layers = config.network.layers.len();
+        let last = format!("layers.{}.", layers - 1);
+        let part = whole.clone().with_trainable(|spec| spec.name.contains(&last) || spec.role == Role::Embedding);
+        let top = whole.clone().with_trainable(|spec| spec.name.contains(&last));
+        for d in [whole, part, top] {
+            let l = layout(true);
+            let expected = gradients(&d, &l, Options::default(), 1.0);
+            let (send, receive) = std::sync::mpsc::channel();
+            let mut sum = d.no_gradients();
+            // Not of the passes before the last.
+            let mut judge = |_: std::ops::Range<usize>, scores: &Scores| coefficients(scores.log_probs.len());
+            d.learn(&l, Options::default(), &mut judge, &mut sum).unwrap();
+            sum.hand_over(send);
+            d.learn(&l, Options::default(), &mut judge, &mut sum).unwrap();
+            d.hand_over_rest(&mut sum);
+            assert!(sum.all().iter().all(Option::is_none), "{name}: none stays behind");
+            sum.take_back([]);
+            let handed: Vec<_> = receive.iter().collect();
+            let order = d.backward_order();
+            assert_eq!(handed.iter().map(|(id, _)| *id).collect::<Vec<_>>(), order);
+            assert_eq!(order.len(), d.params().trainable().iter().filter(|t| **t).count());
+            for (id, gradient) in &handed {
+                assert_close(gradient.as_ref().unwrap(), &(expected.get(*id).unwrap().clone() * 2.0));
+            }
+            sum.take_back(handed);
+            assert!(distance(&sum, &expected) > 0.0);
+        }
+    }
+}
+
 #[test]
 fn freezing_all_but_the_norms_is_one_line() {
     let (_, config) = architectures().remove(0);
