@@ -51,16 +51,15 @@ def run(options, workers, hosts, more, out):
     elif workers > 1:
         command = ["mpirun", "--allow-run-as-root", "--oversubscribe", "--bind-to", "none", "-n", workers, *command]
     environment = os.environ | {"RAYON_NUM_THREADS": str(threads)}
-    process = subprocess.Popen(
-        [str(part) for part in command], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    peak = 0
-    os.set_blocking(process.stdout.fileno(), False)
-    said = ""
-    while process.poll() is None:
-        peak = max(peak, rss_of_children(workers_of(options.collimate)))
-        said += process.stdout.read() or ""
-        time.sleep(0.05)
-    said += process.stdout.read() or ""
+    with tempfile.TemporaryFile("w+") as said:
+        process = subprocess.Popen(
+            [str(part) for part in command], env=environment, stdout=said, stderr=subprocess.STDOUT)
+        peak = 0
+        while process.poll() is None:
+            peak = max(peak, rss_of_children(workers_of(options.collimate)))
+            time.sleep(0.05)
+        said.seek(0)
+        said = said.read()
     if process.returncode != 0:
         sys.exit(f"{workers} workers: {said}")
     out = Path(out)

@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use burn::tensor::{DType, Tensor};
 use collimate_backend::kernels::Step;
+use collimate_backend::read;
 
 use crate::decoder::Decoder;
 use crate::params::{Grads, Tensors};
@@ -36,7 +37,9 @@ impl Moments {
     /// Rows `of(n)` of those of each parameter of n rows; where that is none of them, there is no state.
     pub fn rows(self, of: impl Fn(usize) -> Range<usize>) -> Self {
         let part = |all: Vec<Option<Tensor<2>>>| {
-            let part = |t: Tensor<2>| rows(&t, of(t.dims()[0]));
+            // A copy: a view would hold all of it.
+            let copy = |t: Tensor<2>| Tensor::from_data(read(t.clone()), (&t.device(), t.dtype()));
+            let part = |t: Tensor<2>| rows(&t, of(t.dims()[0])).map(copy);
             all.into_iter().map(|t| t.and_then(part)).collect()
         };
         Self { first: part(self.first), second: part(self.second), steps: self.steps }
@@ -44,9 +47,17 @@ impl Moments {
 
     /// No steps taken.
     pub fn new(decoder: &Decoder) -> Self {
+        Self::new_rows(decoder, |n| 0..n)
+    }
+
+    /// No steps taken, of rows `of(n)` of each parameter of n rows.
+    pub fn new_rows(decoder: &Decoder, of: impl Fn(usize) -> Range<usize>) -> Self {
         let params = decoder.parameters().0.iter().zip(decoder.params().trainable());
-        let zero =
-            |(p, trained): (&Tensor<2>, &bool)| trained.then(|| Tensor::zeros(p.dims(), (&p.device(), DType::F32)));
+        let zero = |(p, trained): (&Tensor<2>, &bool)| {
+            let [rows, columns] = p.dims();
+            let rows = of(rows).len();
+            (*trained && rows > 0).then(|| Tensor::zeros([rows, columns], (&p.device(), DType::F32)))
+        };
         let zeros: Vec<_> = params.map(zero).collect();
         Self { first: zeros.clone(), second: zeros, steps: 0 }
     }
@@ -66,7 +77,7 @@ impl AdamW {
     }
 
     /// The same, of the rows `of(n)` of each parameter of n rows, to which gradients and moments belong: what these become.
-    /// The network stays as it is until it has [all rows](Decoder::set_values).
+    /// The network stays as it is until it has [all rows](Decoder::set_value).
     pub fn step_rows(
         &self,
         decoder: &Decoder,

@@ -204,12 +204,9 @@ impl Decoder {
         gradients.done(&self.backward_order());
     }
 
-    /// Puts other values in the place of parameters, in the type in which they are kept.
-    pub fn set_values(&mut self, values: impl IntoIterator<Item = (ParamId, Tensor<2>)>) {
-        for (id, value) in values {
-            self.params.values_mut().0[id.index()] = value;
-        }
-        self.params.refresh();
+    /// Puts another value in the place of a parameter, in the type in which it is kept.
+    pub fn set_value(&mut self, id: ParamId, value: Tensor<2>) {
+        self.params.set(id, value);
     }
 
     /// √Σ g² over all gradients.

@@ -274,10 +274,17 @@ impl Params {
     }
 
     fn round(&mut self, which: impl Fn(usize) -> bool) {
-        let (values, dtype) = (&self.values.0, self.precision.dtype());
-        for (i, copy) in self.working.iter_mut().enumerate().filter(|(i, _)| which(*i)) {
-            *copy = (values[i].dtype() != dtype).then(|| values[i].clone().cast(dtype));
-        }
+        (0..self.working.len()).filter(|i| which(*i)).for_each(|i| self.round_one(i));
+    }
+
+    fn round_one(&mut self, i: usize) {
+        let (value, dtype) = (&self.values.0[i], self.precision.dtype());
+        self.working[i] = (value.dtype() != dtype).then(|| value.clone().cast(dtype));
+    }
+
+    pub(crate) fn set(&mut self, id: ParamId, value: Tensor<2>) {
+        self.values.0[id.0] = value;
+        self.round_one(id.0);
     }
 
     /// What is computed in.

@@ -1,5 +1,6 @@
 //! What workers tell each other of a step: each has computed its share of the units, and all are to know all of it.
 
+use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::mpsc::Receiver;
 
@@ -51,57 +52,74 @@ impl Share {
     }
 }
 
-/// Some parameters whose rows go over the wire together: first all that are worker 0's, and so on.
-struct Bucket<'a> {
+/// What goes over the wire of a parameter at a time: all of it, or, where it is large, one of several parts of each worker's
+/// rows.
+#[derive(Clone, Copy, Debug)]
+struct Piece {
+    id: ParamId,
+    shape: [usize; 2],
+    /// Which part, of how many.
+    at: usize,
+    of: usize,
+}
+
+impl Piece {
+    /// The numbers of the parameter that are worker `rank`'s.
+    fn numbers(&self, share: Share, rank: usize) -> Range<usize> {
+        let [rows, columns] = self.shape;
+        let own = share.rows_of(rank, rows);
+        let part = part(own.len(), self.at, self.of);
+        (own.start + part.start) * columns..(own.start + part.end) * columns
+    }
+
+    fn is_last(&self) -> bool {
+        self.at + 1 == self.of
+    }
+}
+
+/// Pieces that go together: first what is worker 0's of each, and so on.
+struct Message<'a> {
     share: Share,
-    parameters: &'a [(ParamId, [usize; 2])],
-    /// Numbers that each worker's rows stand behind.
+    pieces: &'a [Piece],
+    /// Numbers that stand before each worker's.
     ahead: usize,
 }
 
-/// Cuts parameters into messages of at most [`ROOM`] numbers, or one parameter.
-fn buckets(parameters: &[(ParamId, [usize; 2])]) -> Vec<&[(ParamId, [usize; 2])]> {
-    let sizes: Vec<usize> = parameters.iter().map(|(_, [rows, columns])| rows * columns).collect();
-    step::cut(&sizes, usize::MAX, ROOM).into_iter().map(|range| &parameters[range]).collect()
+/// Parameters in pieces, some for each message of about [`ROOM`] numbers.
+fn messages(parameters: &[(ParamId, [usize; 2])]) -> Vec<Vec<Piece>> {
+    let cut = |(id, shape): &(ParamId, [usize; 2])| {
+        let (id, shape) = (*id, *shape);
+        let of = (shape[0] * shape[1]).div_ceil(ROOM).max(1);
+        (0..of).map(move |at| Piece { id, shape, at, of })
+    };
+    let pieces: Vec<Piece> = parameters.iter().flat_map(cut).collect();
+    // Two pieces of one parameter are never in one message.
+    let sizes: Vec<usize> = pieces.iter().map(|p| (p.shape[0] * p.shape[1]).div_ceil(p.of)).collect();
+    step::cut(&sizes, usize::MAX, ROOM).into_iter().map(|range| pieces[range].to_vec()).collect()
 }
 
-impl Bucket<'_> {
-    fn numbers_of(&self, rank: usize) -> usize {
-        self.parameters.iter().map(|(_, [rows, columns])| self.share.rows_of(rank, *rows).len() * columns).sum()
-    }
-
+impl Message<'_> {
     /// How many numbers are each worker's.
     fn counts(&self) -> Vec<usize> {
-        (0..self.share.size).map(|rank| self.ahead + self.numbers_of(rank)).collect()
+        let of = |rank| self.pieces.iter().map(|p| p.numbers(self.share, rank).len()).sum::<usize>();
+        (0..self.share.size).map(|rank| self.ahead + of(rank)).collect()
     }
 
-    /// What a worker's part holds of each parameter, in its rows.
-    fn split<'b>(&self, rank: usize, part: &'b [f32]) -> Vec<&'b [f32]> {
-        let mut rest = &part[self.ahead..];
-        let each = self.parameters.iter().map(|(_, [rows, columns])| {
-            let (own, behind) = rest.split_at(self.share.rows_of(rank, *rows).len() * columns);
-            rest = behind;
-            own
-        });
-        each.collect()
-    }
-
-    /// Each parameter as a whole, from the parts of all.
-    fn join(&self, all: &[f32]) -> Vec<Vec<f32>> {
-        let mut whole: Vec<Vec<f32>> = self.parameters.iter().map(|(_, [r, c])| Vec::with_capacity(r * c)).collect();
-        let mut rest = all;
-        for (rank, count) in self.counts().into_iter().enumerate() {
-            let (part, behind) = rest.split_at(count);
-            rest = behind;
-            whole.iter_mut().zip(self.split(rank, part)).for_each(|(whole, rows)| whole.extend(rows));
+    /// Tells `visit` of the numbers of each piece that are worker `rank`'s, and where they lie in its part of the message.
+    fn each(&self, rank: usize, mut visit: impl FnMut(usize, Range<usize>, Range<usize>)) {
+        let mut at = self.ahead;
+        for (i, piece) in self.pieces.iter().enumerate() {
+            let numbers = piece.numbers(self.share, rank);
+            let here = at..at + numbers.len();
+            at = here.end;
+            visit(i, numbers, here);
         }
-        whole
     }
 }
 
 /// Numbers of a tensor, in f32 on the host.
 fn on_host(t: Tensor<2>) -> Vec<f32> {
-    read(t).convert::<f32>().try_to_vec::<f32>().expect("it was converted")
+    read(t).convert::<f32>().try_into_vec::<f32>().expect("it was converted")
 }
 
 fn on_device(numbers: Vec<f32>, shape: [usize; 2], device: &Device, dtype: DType) -> Tensor<2> {
@@ -132,75 +150,107 @@ pub(crate) fn add_up(
 ) -> Sums {
     let share = Share::of(workers);
     let mut sums = Sums { gradients: Vec::new(), given: Vec::new() };
-    for parameters in buckets(parameters) {
+    // The gradient of each parameter that is under way, if there is one, and what the sums are so far.
+    let mut held: VecDeque<(Option<Vec<f32>>, Vec<f32>)> = VecDeque::new();
+    for pieces in messages(parameters) {
         // Before the rows stands how many workers have a gradient of each parameter.
-        let bucket = Bucket { share, parameters, ahead: parameters.len() };
-        let counts = bucket.counts();
-        let starts: Vec<usize> = counts.iter().scan(0, |at, n| Some(std::mem::replace(at, *at + n))).collect();
-        let mut at: Vec<usize> = starts.iter().map(|start| start + bucket.ahead).collect();
-        let mut numbers = vec![0f32; counts.iter().sum()];
-        for (i, (id, [rows, columns])) in parameters.iter().enumerate() {
+        let message = Message { share, pieces: &pieces, ahead: pieces.len() };
+        for piece in pieces.iter().filter(|p| p.at == 0) {
             let Ok((ready, gradient)) = receiver.recv() else { return sums };
-            assert_eq!(ready, *id, "gradients come in the order of a backward pass");
-            let gradient = gradient.map(on_host);
-            for (rank, at) in at.iter_mut().enumerate() {
-                let rows = share.rows_of(rank, *rows);
-                let rows = rows.start * columns..rows.end * columns;
-                let here = *at..*at + rows.len();
-                *at = here.end;
-                if let Some(gradient) = &gradient {
-                    numbers[starts[rank] + i] = 1.0;
-                    numbers[here].copy_from_slice(&gradient[rows]);
+            assert_eq!(ready, piece.id, "gradients come in the order of a backward pass");
+            let [rows, columns] = piece.shape;
+            let sum = if own { Vec::new() } else { vec![0.0; rows * columns] };
+            held.push_back((gradient.map(on_host), sum));
+        }
+        let counts = message.counts();
+        let mut numbers = vec![0f32; counts.iter().sum()];
+        let mut rest = &mut numbers[..];
+        for (rank, count) in counts.iter().enumerate() {
+            let (part, behind) = rest.split_at_mut(*count);
+            rest = behind;
+            message.each(rank, |i, numbers, here| {
+                if let (Some(gradient), _) = &held[i] {
+                    part[i] = 1.0;
+                    part[here].copy_from_slice(&gradient[numbers]);
                 }
-            }
+            });
         }
         let part = workers.reduce_scatter(&numbers, &counts);
         drop(numbers);
-        let given: Vec<bool> = part[..bucket.ahead].iter().map(|n| *n > 0.0).collect();
-        sums.given.extend(parameters.iter().zip(&given).filter(|(_, given)| **given).map(|((id, _), _)| *id));
-        let whole = if own {
-            bucket.split(share.rank, &part).into_iter().map(<[f32]>::to_vec).collect()
+        if own {
+            message.each(share.rank, |i, _, here| held[i].1.extend_from_slice(&part[here]));
         } else {
-            bucket.join(&workers.all_gather(&part, &counts))
-        };
-        for (((id, [_, columns]), numbers), given) in parameters.iter().zip(whole).zip(given) {
-            let shape = [numbers.len() / columns, *columns];
-            let some = given && !numbers.is_empty();
-            sums.gradients.push((*id, some.then(|| on_device(numbers, shape, device, DType::F32))));
+            let all = workers.all_gather(&part, &counts);
+            let mut rest = &all[..];
+            for (rank, count) in counts.iter().enumerate() {
+                let (part, behind) = rest.split_at(*count);
+                rest = behind;
+                message.each(rank, |i, numbers, here| held[i].1[numbers].copy_from_slice(&part[here]));
+            }
+        }
+        for (piece, given) in pieces.iter().zip(&part).filter(|(p, _)| p.is_last()) {
+            let (_, sum) = held.pop_front().expect("what has begun ends");
+            let given = *given > 0.0;
+            if given {
+                sums.given.push(piece.id);
+            }
+            let shape = [sum.len() / piece.shape[1], piece.shape[1]];
+            let some = given && !sum.is_empty();
+            sums.gradients.push((piece.id, some.then(|| on_device(sum, shape, device, DType::F32))));
         }
     }
     sums
 }
+
 /// Hands the whole of each of `parameters` to `whole`, from the rows that each worker has of it.
 fn gather(
     workers: &dyn Workers,
     parameters: &[(ParamId, [usize; 2])],
-    own: impl Fn(ParamId) -> Option<Tensor<2>>,
+    mut own: impl FnMut(ParamId) -> Option<Tensor<2>>,
     mut whole: impl FnMut(ParamId, Vec<f32>, [usize; 2]),
 ) {
-    for parameters in buckets(parameters) {
-        let bucket = Bucket { share: Share::of(workers), parameters, ahead: 0 };
-        let part: Vec<f32> = parameters.iter().filter_map(|(id, _)| own(*id)).flat_map(on_host).collect();
-        let all = workers.all_gather(&part, &bucket.counts());
-        parameters.iter().zip(bucket.join(&all)).for_each(|((id, shape), numbers)| whole(*id, numbers, *shape));
+    let share = Share::of(workers);
+    let mut held: VecDeque<(Vec<f32>, Vec<f32>)> = VecDeque::new();
+    for pieces in messages(parameters) {
+        let message = Message { share, pieces: &pieces, ahead: 0 };
+        for piece in pieces.iter().filter(|p| p.at == 0) {
+            let [rows, columns] = piece.shape;
+            held.push_back((own(piece.id).map(on_host).unwrap_or_default(), vec![0.0; rows * columns]));
+        }
+        let mut part = Vec::new();
+        message.each(share.rank, |i, numbers, _| {
+            let begin = share.rows(pieces[i].shape[0]).start * pieces[i].shape[1];
+            part.extend_from_slice(&held[i].0[numbers.start - begin..numbers.end - begin]);
+        });
+        let counts = message.counts();
+        let all = workers.all_gather(&part, &counts);
+        let mut rest = &all[..];
+        for (rank, count) in counts.iter().enumerate() {
+            let (part, behind) = rest.split_at(*count);
+            rest = behind;
+            message.each(rank, |i, numbers, here| held[i].1[numbers].copy_from_slice(&part[here]));
+        }
+        for piece in pieces.iter().filter(|p| p.is_last()) {
+            let (_, numbers) = held.pop_front().expect("what has begun ends");
+            whole(piece.id, numbers, piece.shape);
+        }
     }
 }
 
 /// Puts the parameters `given`, of which each worker has changed its rows, in their place on all.
-pub(crate) fn share_values(workers: &dyn Workers, policy: &mut Decoder, given: &[ParamId], own: &[Option<Tensor<2>>]) {
+pub(crate) fn share_values(
+    workers: &dyn Workers,
+    policy: &mut Decoder,
+    given: &[ParamId],
+    mut own: Vec<Option<Tensor<2>>>,
+) {
     let parameters = shaped(policy, given.iter().copied());
     let device = policy.device().clone();
-    let mut values = Vec::with_capacity(parameters.len());
-    let kept = |id: ParamId| policy.parameters().0[id.index()].dtype();
-    gather(
-        workers,
-        &parameters,
-        |id| own[id.index()].clone(),
-        |id, numbers, shape| {
-            values.push((id, on_device(numbers, shape, &device, kept(id))));
-        },
-    );
-    policy.set_values(values);
+    let take = |id: ParamId| own[id.index()].take();
+    gather(workers, &parameters, take, |id, numbers, shape| {
+        let kept = policy.parameters().0[id.index()].dtype();
+        policy.set_value(id, on_device(numbers, shape, &device, kept));
+    });
 }
 
 /// The moments of all parameters, on the worker that writes; each has those of its rows.

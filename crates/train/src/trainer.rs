@@ -258,9 +258,10 @@ impl<T: Task> Trainer<T> {
         let (precision, masters) = settings.precision();
         let policy = policy.with_precision(precision, masters)?;
         let balance = router_aux_loss_coef(&policy, &settings)?;
-        let (moments, progress, train) = (Moments::new(&policy), Progress::default(), Box::new(train));
+        let (progress, train) = (Progress::default(), Box::new(train));
         let (reference, scores, stop, looks) = (None, None, None, None);
         let share = (settings.zero_stage > 0 && workers.size() > 1).then(|| Share::of(workers.as_ref()));
+        let moments = Moments::new_rows(&policy, |n| share.map_or(0..n, |share| share.rows(n)));
         let mut run = Self {
             policy,
             reference,
@@ -277,7 +278,6 @@ impl<T: Task> Trainer<T> {
             workers,
             share,
         };
-        run.moments = run.own(run.moments.clone());
         if run.settings.max_memory_mib > 0 {
             run.progress.plan = Some(run.fitting()?);
         }
@@ -663,7 +663,7 @@ impl<T: Task> Trainer<T> {
             Some(share) => {
                 let (gradients, rows) = (outcome.gradients, |n| share.rows(n));
                 let own = adamw.step_rows(&self.policy, &mut self.moments, gradients, (rate, scale), rows);
-                team::share_values(self.workers.as_ref(), &mut self.policy, &outcome.given, &own);
+                team::share_values(self.workers.as_ref(), &mut self.policy, &outcome.given, own);
             }
         }
         self.progress.step = number;
