@@ -59,6 +59,12 @@ pub(crate) fn has_avx512() -> bool {
         && is_x86_feature_detected!("avx512bf16")
 }
 
+/// Whether the processor is Intel's, by what it calls itself.
+pub(crate) fn is_intel() -> bool {
+    let leaf = std::arch::x86_64::__cpuid(0);
+    [leaf.ebx, leaf.edx, leaf.ecx].map(u32::to_le_bytes).as_flattened() == b"GenuineIntel"
+}
+
 /// Whether there is AMX with bf16, and Linux lets this process use its registers.
 #[allow(unsafe_code)]
 pub(crate) fn has_amx() -> bool {
