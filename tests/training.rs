@@ -11,7 +11,7 @@ use std::process::Output;
 
 use collimate::data::{Options as DataOptions, Source, Tokenizer, prompts};
 use collimate::model::{Checkpoint, Decoder, Layout, Options, Text};
-use command::{collimate, metrics, text};
+use command::{collimate, metrics, scalars, text};
 use common::{WORDS, any_device, small_checkpoint, small_pairs};
 use serde_json::{Value, json};
 
@@ -683,35 +683,15 @@ fn events(folder: &std::path::Path) -> Vec<(u64, String, f32)> {
     all
 }
 
-/// What `metrics.jsonl` says, as events have it.
-fn expected(folder: &std::path::Path) -> Vec<(u64, String, f32)> {
-    let tag = |name: &str| match name.strip_prefix("eval_") {
-        Some(name) => format!("eval/{name}"),
-        None => format!("train/{name}"),
-    };
-    let all = metrics(folder).into_iter().flat_map(|line| {
-        let step = line["step"].as_u64().unwrap();
-        let line = line.as_object().unwrap().clone();
-        line.into_iter().filter(|(k, _)| k != "step").map(move |(k, v)| (step, tag(&k), v.as_f64().unwrap() as f32))
-    });
-    all.collect()
-}
-
-/// A Python that has TensorBoard, if there is one: that of `PYTHON`, or `python3`.
-fn tensorboard() -> Option<String> {
-    let python = std::env::var("PYTHON").unwrap_or_else(|_| "python3".into());
-    let has = std::process::Command::new(&python).args(["-c", "import tensorboard"]).output();
-    has.is_ok_and(|o| o.status.success()).then_some(python)
-}
-
+/// That TensorBoard reads them too: tests/tensorboard.rs.
 #[test]
-fn events_are_what_tensorboard_reads() {
+fn events_are_the_lines_of_metrics() {
     let desk = Desk::new();
     let usual = ["--max_steps", "8", "--eval_split", "0.25", "--eval_steps", "3", "--report_to", "tensorboard"];
     let saved = ["--save_steps", "3", "--backend", "flex"];
     let more = [&usual[..], &saved].concat();
     desk.trained("align", "pairs.jsonl", "out", &more);
-    let (runs, all) = (desk.path("out/runs"), expected(&desk.path("out")));
+    let (runs, all) = (desk.path("out/runs"), scalars(&desk.path("out")));
     assert!(all.iter().any(|(_, t, _)| t == "train/rewards/margins") && all.iter().any(|(_, t, _)| t == "eval/loss"));
     assert_eq!(events(&runs), all);
     // What was beyond the checkpoint that the run goes on from counts no more.
@@ -722,25 +702,8 @@ fn events_are_what_tensorboard_reads() {
         &[&more[..], &["--resume_from_checkpoint", &desk.arg("out/checkpoint-3")]].concat(),
     );
     assert_eq!(fs::read_dir(&runs).unwrap().count(), 2);
-    assert_eq!(expected(&desk.path("out")), all);
+    assert_eq!(scalars(&desk.path("out")), all);
     assert_eq!(events(&runs), all);
-    match tensorboard() {
-        None => eprintln!("ignored: no Python with tensorboard (PYTHON names one)"),
-        Some(python) => {
-            let program = "import json, sys\n\
-                from tensorboard.backend.event_processing.event_accumulator import EventAccumulator\n\
-                a = EventAccumulator(sys.argv[1], size_guidance={'scalars': 0}).Reload()\n\
-                print(json.dumps([[e.step, t, e.value] for t in a.Tags()['scalars'] for e in a.Scalars(t)]))";
-            let run = std::process::Command::new(python).args(["-c", program]).arg(&runs).output().unwrap();
-            assert!(run.status.success(), "{}", text(&run.stderr));
-            let mut read: Vec<(u64, String, f32)> = serde_json::from_slice(&run.stdout).unwrap();
-            let mut all = all.clone();
-            let by_tag = |a: &(u64, String, f32), b: &(u64, String, f32)| (&a.1, a.0).cmp(&(&b.1, b.0));
-            read.sort_by(by_tag);
-            all.sort_by(by_tag);
-            assert_eq!(read, all);
-        }
-    }
     // A run that writes none leaves none of an earlier one.
     desk.trained("align", "pairs.jsonl", "out", &["--overwrite_output_dir", "true"]);
     assert!(!runs.exists());

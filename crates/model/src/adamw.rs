@@ -6,7 +6,7 @@ use burn::tensor::{DType, Tensor};
 use collimate_backend::kernels::Step;
 use collimate_backend::read;
 
-use crate::decoder::Decoder;
+use crate::decoder::{Decoder, pooled};
 use crate::params::{Grads, Tensors};
 
 /// The constants of the optimiser, under the names that transformers gives them.
@@ -73,7 +73,9 @@ impl AdamW {
     /// ([`Step`] has the formula). Norms and biases don't decay.
     pub fn step(&self, decoder: &mut Decoder, moments: &mut Moments, gradients: Grads, rate: f64, scale: f64) {
         let (profile, device) = (decoder.profile().clone(), decoder.device.clone());
-        profile.timed("optimiser", &device, || self.update(decoder, moments, gradients, rate, scale));
+        let kernels = decoder.kernels;
+        let update = || self.update(decoder, moments, gradients, rate, scale);
+        pooled(&kernels, || profile.timed("optimiser", &device, update));
     }
 
     /// The same, of the rows `of(n)` of each parameter of n rows, to which gradients and moments belong: what these become.
@@ -88,9 +90,8 @@ impl AdamW {
     ) -> Vec<Option<Tensor<2>>> {
         let mut own: Vec<_> = decoder.parameters().0.iter().map(|p| rows(p, of(p.dims()[0]))).collect();
         let has: Vec<bool> = gradients.all().iter().map(Option::is_some).collect();
-        decoder.profile().timed("optimiser", &decoder.device, || {
-            self.update_each(decoder, own.iter_mut().map(Option::as_mut), moments, gradients, rate, scale);
-        });
+        let update = || self.update_each(decoder, own.iter_mut().map(Option::as_mut), moments, gradients, rate, scale);
+        decoder.pooled(|| decoder.timed("optimiser", update));
         own.into_iter().zip(has).map(|(p, has)| p.filter(|_| has)).collect()
     }
 

@@ -1,6 +1,7 @@
 //! The decoder: a network, its parameters and the device that they are on.
 
 use std::any::Any;
+use std::sync::Mutex;
 
 use burn::tensor::{Device, Tensor};
 use collimate_backend::kernels::{Kernels, capped};
@@ -29,11 +30,28 @@ pub struct Decoder {
 pub(crate) struct Body {
     batch: Batch,
     /// The input of each layer and what else it keeps.
-    layers: Vec<(Tensor<2>, Option<Box<dyn Any>>)>,
+    layers: Vec<(Tensor<2>, Option<Box<dyn Any + Send>>)>,
     last: Tensor<2>,
     /// The first layer that was kept: below it nothing is trained.
     first: usize,
     options: Options,
+}
+
+/// Runs where kernels of the processor share their work out: of many small pieces each is handed over quicker there than from
+/// a thread that has to be woken behind it. It is the same thread each time, as they keep buffers by thread.
+pub(crate) fn pooled<R: Send>(kernels: &Kernels, run: impl FnOnce() -> R + Send) -> R {
+    if kernels.vectors.is_none() || rayon::current_thread_index().is_some() {
+        return run();
+    }
+    let (run, done) = (Mutex::new(Some(run)), Mutex::new(None));
+    rayon::broadcast(|thread| {
+        let run = (thread.index() == 0).then(|| run.lock().expect("nothing panics under the lock").take());
+        if let Some(run) = run.flatten() {
+            let result = run();
+            *done.lock().expect("nothing panics under the lock") = Some(result);
+        }
+    });
+    done.into_inner().expect("nothing panics under the lock").expect("the first thread has run it")
 }
 
 impl Body {
@@ -211,11 +229,16 @@ impl Decoder {
 
     /// √Σ g² over all gradients.
     pub fn gradient_norm(&self, gradients: &Grads) -> f64 {
-        self.timed("gradient norm", || gradients.norm(self.kernels.adamw))
+        self.pooled(|| self.timed("gradient norm", || gradients.norm(self.kernels.adamw)))
     }
 
     pub(crate) fn timed<R>(&self, piece: &'static str, run: impl FnOnce() -> R) -> R {
         self.profile.timed(piece, &self.device, run)
+    }
+
+    /// See [`pooled`].
+    pub(crate) fn pooled<R: Send>(&self, run: impl FnOnce() -> R + Send) -> R {
+        pooled(&self.kernels, run)
     }
 
     pub(crate) fn cx<'a>(&'a self, batch: &'a Batch, options: Options) -> Cx<'a> {

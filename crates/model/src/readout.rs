@@ -165,8 +165,11 @@ impl Decoder {
     }
 
     fn begin(&self, layout: &Layout, options: Options, keep: bool) -> Result<Pass, Error> {
-        let body = self.body(layout, keep, options)?;
-        let mut hidden = self.hidden(&body);
+        let (body, mut hidden) = self.pooled(|| {
+            let body = self.body(layout, keep, options)?;
+            let hidden = self.hidden(&body);
+            Ok::<_, Error>((body, hidden))
+        })?;
         if self.config.network.head_bias.is_some() {
             let ones = Tensor::ones([hidden.dims()[0], 1], (&self.device, hidden.dtype()));
             hidden = Tensor::cat(vec![hidden, ones], 1);
@@ -216,7 +219,8 @@ impl Decoder {
                     self.read(head.as_mut(), &pass, piece);
                 }
                 let c = &coefficients[piece.start - tokens.start..piece.end - tokens.start];
-                parts.push((self.timed("head backward", || self.head_gradient(head.as_mut(), c, gradients)), scale));
+                let back = || self.timed("head backward", || self.head_gradient(head.as_mut(), c, gradients));
+                parts.push((self.pooled(back), scale));
             }
         }
         drop(head);
@@ -231,7 +235,7 @@ impl Decoder {
             .collect();
         let d_hidden = if parts.len() == 1 { parts.remove(0) } else { Tensor::cat(parts, 0) };
         gradients.divide_by(common);
-        self.body_backward(pass.body, d_hidden, common, gradients);
+        self.pooled(|| self.body_backward(pass.body, d_hidden, common, gradients));
         gradients.divide_by(1.0);
     }
 
@@ -275,8 +279,8 @@ impl Decoder {
 
     fn read(&self, head: &mut dyn HeadPass, pass: &Pass, tokens: &Range<usize>) -> Scores {
         let weight = self.head_weight();
-        let targets = &pass.targets[tokens.clone()];
-        self.timed("head forward", || head.scores(&pass.rows(tokens), &weight, targets, pass.options.collision))
+        let (targets, rows, collision) = (&pass.targets[tokens.clone()], pass.rows(tokens), pass.options.collision);
+        self.pooled(|| self.timed("head forward", || head.scores(&rows, &weight, targets, collision)))
     }
 }
 

@@ -37,7 +37,7 @@ pub trait Head: Debug + Sync {
 
 /// The head on its way over the groups of a batch.
 #[doc = include_str!("../../equations/head.html")]
-pub trait HeadPass {
+pub trait HeadPass: Send {
     /// Computes the logits of a group, keeps them, and says what they give the targets.
     fn scores(&mut self, hidden: &Tensor<2>, weight: &Tensor<2>, targets: &[u32], collision: bool) -> Scores;
 

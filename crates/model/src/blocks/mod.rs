@@ -260,7 +260,7 @@ impl Numbers {
 /// are read).
 pub trait Block: Debug + Send + Sync {
     /// What the forward pass keeps for the backward pass, the input aside.
-    type Saved: 'static;
+    type Saved: Send + 'static;
 
     /// y, and what the backward pass wants.
     fn forward(&self, cx: &Cx<'_>, x: Tensor<2>) -> (Tensor<2>, Self::Saved);
@@ -283,9 +283,16 @@ pub trait Block: Debug + Send + Sync {
 /// A [`Block`] whose kind is known at run time only: what a stack of layers is made of.
 pub trait AnyBlock: Debug + Send + Sync {
     /// As [`Block::forward`].
-    fn forward(&self, cx: &Cx<'_>, x: Tensor<2>) -> (Tensor<2>, Box<dyn Any>);
+    fn forward(&self, cx: &Cx<'_>, x: Tensor<2>) -> (Tensor<2>, Box<dyn Any + Send>);
     /// As [`Block::backward`].
-    fn backward(&self, cx: &Cx<'_>, x: Tensor<2>, saved: Box<dyn Any>, dy: Tensor<2>, grads: &mut Grads) -> Tensor<2>;
+    fn backward(
+        &self,
+        cx: &Cx<'_>,
+        x: Tensor<2>,
+        saved: Box<dyn Any + Send>,
+        dy: Tensor<2>,
+        grads: &mut Grads,
+    ) -> Tensor<2>;
     /// As [`Block::extend`].
     fn extend(&self, cx: &Cx<'_>, x: Tensor<2>, cache: &mut Cache) -> Tensor<2>;
     /// As [`Block::params`].
@@ -295,11 +302,18 @@ pub trait AnyBlock: Debug + Send + Sync {
 }
 
 impl<B: Block> AnyBlock for B {
-    fn forward(&self, cx: &Cx<'_>, x: Tensor<2>) -> (Tensor<2>, Box<dyn Any>) {
+    fn forward(&self, cx: &Cx<'_>, x: Tensor<2>) -> (Tensor<2>, Box<dyn Any + Send>) {
         let (y, saved) = Block::forward(self, cx, x);
         (y, Box::new(saved))
     }
-    fn backward(&self, cx: &Cx<'_>, x: Tensor<2>, saved: Box<dyn Any>, dy: Tensor<2>, grads: &mut Grads) -> Tensor<2> {
+    fn backward(
+        &self,
+        cx: &Cx<'_>,
+        x: Tensor<2>,
+        saved: Box<dyn Any + Send>,
+        dy: Tensor<2>,
+        grads: &mut Grads,
+    ) -> Tensor<2> {
         let saved = saved.downcast::<B::Saved>().expect("a block is given back what it kept");
         Block::backward(self, cx, x, *saved, dy, grads)
     }
@@ -315,7 +329,7 @@ impl<B: Block> AnyBlock for B {
 }
 
 impl Block for Box<dyn AnyBlock> {
-    type Saved = Box<dyn Any>;
+    type Saved = Box<dyn Any + Send>;
 
     fn forward(&self, cx: &Cx<'_>, x: Tensor<2>) -> (Tensor<2>, Self::Saved) {
         (**self).forward(cx, x)
