@@ -331,7 +331,8 @@ fn main() {
             Some(why) => Trial::ignorable_test(name, move || Ok(Completion::ignored_with(format!("MPI: {why}")))),
         })
         .collect();
-    let hosts = || Command::new(HOSTS).args(["2", "true"]).output().is_ok_and(|o| o.status.success());
+    // Where namespaces can be made, but don't reach each other, nothing would end.
+    let hosts = || Command::new("timeout").args(["60", HOSTS, "2", "true"]).output().is_ok_and(|o| o.status.success());
     trials.push(match why {
         None if hosts() => Trial::test("two_hosts_are_as_one", run(two_hosts_are_as_one)),
         _ => Trial::ignorable_test("two_hosts_are_as_one", move || {
