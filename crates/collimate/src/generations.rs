@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 use collimate_data::{Options, Prompt, Source, Tokenizer, prompts};
 use collimate_model::{Checkpoint, Decoder, Sampling};
 use collimate_reward::AnyReward;
-use collimate_workers::{Workers, exchange, share};
+use collimate_workers::{Workers, of_all, share};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
@@ -180,7 +180,7 @@ impl Watch {
         };
         let own = &self.prompts[share(self.prompts.len(), workers)];
         let texts = if own.is_empty() { Vec::new() } else { measurement.run(own, &mut |_| Ok(()))? };
-        let texts = exchange(workers, &texts)?.concat();
+        let texts = of_all(workers, texts)?;
         let mean = |of: &dyn Fn(&Measured) -> f64| texts.iter().map(of).sum::<f64>() / texts.len() as f64;
         let mut line = Map::new();
         let mut put = |name: &str, value: f64| line.insert(format!("generations/{name}"), value.into());

@@ -1,12 +1,11 @@
 //! The decoder: a network, its parameters and the device that they are on.
 
-use std::any::Any;
 use std::sync::Mutex;
 
 use burn::tensor::{Device, Tensor};
 use collimate_backend::kernels::{Kernels, capped};
 
-use crate::blocks::{Balance, Batch, Block, Cx, scatter};
+use crate::blocks::{Balance, Batch, Block, Cx, Kept, scatter};
 use crate::checkpoint::Checkpoint;
 use crate::config::ModelConfig;
 use crate::error::Error;
@@ -30,7 +29,7 @@ pub struct Decoder {
 pub(crate) struct Body {
     batch: Batch,
     /// The input of each layer and what else it keeps.
-    layers: Vec<(Tensor<2>, Option<Box<dyn Any + Send>>)>,
+    layers: Vec<(Tensor<2>, Option<Kept>)>,
     last: Tensor<2>,
     /// The first layer that was kept: below it nothing is trained.
     first: usize,

@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::mpsc::{Sender, channel};
 
 use collimate_model::{Decoder, Error as ModelError, Grads, Layout, Options, ParamId, Precision, Ready, Scores};
-use collimate_workers::{Workers, share};
+use collimate_workers::{Workers, of_all, share};
 
 use crate::error::Error;
 use crate::task::{Judgement, Said, Seen, Task, Unit};
@@ -192,12 +192,12 @@ pub(crate) fn evaluate<T: Task>(
         }
     }
     if task.coupled() {
-        let all = team::of_all(workers, all)?;
+        let all = of_all(workers, all)?;
         rows = judge(model, task, &items.seen(0..all.len(), &all), totals)?.rows.drain(own.clone()).collect();
     }
     let of = |range: Range<usize>| range.start - own.start..range.end - own.start;
     balances.into_iter().for_each(|(range, aux_loss)| balance(&mut rows[of(range)], how, aux_loss));
-    team::of_all(workers, rows)
+    Ok(of_all(workers, rows)?)
 }
 
 /// Judges units and computes the gradient of their mean loss. However they are cut into micro-batches, loss and gradient
@@ -233,8 +233,8 @@ pub(crate) fn run<T: Task>(
     let Learnt { rows, said, asked } = learnt?;
     let team::Sums { gradients: sums, given } = sums;
     gradients.take_back(sums);
-    let (rows, asked) = (team::of_all(workers, rows)?, team::any(workers, asked)?);
-    let said = if task.coupled() { said } else { team::of_all(workers, said)? };
+    let (rows, asked) = (of_all(workers, rows)?, team::any(workers, asked)?);
+    let said = if task.coupled() { said } else { of_all(workers, said)? };
     Ok(Outcome { rows, said, gradients, given, asked })
 }
 
@@ -289,7 +289,7 @@ fn learn_own<T: Task>(
             };
             all.extend(said(&layout, 0..part.len(), &scores));
         }
-        let all = team::of_all(workers, all)?;
+        let all = of_all(workers, all)?;
         let mut judged = judge(0..units.len(), &all)?;
         rows.extend(judged.rows.drain(own.clone()));
         asked = judged.coefficients.iter().any(|c| *c != 0.0);

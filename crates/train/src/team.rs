@@ -7,9 +7,7 @@ use std::sync::mpsc::Receiver;
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use collimate_backend::read;
 use collimate_model::{Decoder, Moments, ParamId, Ready};
-use collimate_workers::{Workers, exchange, part};
-use serde::Serialize;
-use serde::de::DeserializeOwned;
+use collimate_workers::{Workers, of_all, part, share};
 
 use crate::error::Error;
 use crate::step;
@@ -17,39 +15,9 @@ use crate::step;
 /// Numbers of a message about gradients: large enough to fill a network, small beside a model.
 const ROOM: usize = if cfg!(test) { 100 } else { 25 << 18 };
 
-/// What was said of all units, or their metrics, from what each worker has of its own.
-pub(crate) fn of_all<X: Serialize + DeserializeOwned>(workers: &dyn Workers, own: Vec<X>) -> Result<Vec<X>, Error> {
-    match workers.size() {
-        1 => Ok(own),
-        _ => Ok(exchange(workers, &own)?.into_iter().flatten().collect()),
-    }
-}
-
 /// Whether it is so on any of them.
 pub(crate) fn any(workers: &dyn Workers, here: bool) -> Result<bool, Error> {
     Ok(of_all(workers, vec![here])?.contains(&true))
-}
-
-/// Which rows of each parameter a worker adds up, and (under ZeRO) keeps the optimiser's state of.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Share {
-    rank: usize,
-    size: usize,
-}
-
-impl Share {
-    pub fn of(workers: &dyn Workers) -> Self {
-        Self { rank: workers.rank(), size: workers.size() }
-    }
-
-    /// Of a parameter of so many rows.
-    pub fn rows(&self, rows: usize) -> Range<usize> {
-        self.rows_of(self.rank, rows)
-    }
-
-    fn rows_of(&self, rank: usize, rows: usize) -> Range<usize> {
-        part(rows, rank, self.size)
-    }
 }
 
 /// What goes over the wire of a parameter at a time: all of it, or, where it is large, one of several parts of each worker's
@@ -64,10 +32,10 @@ struct Piece {
 }
 
 impl Piece {
-    /// The numbers of the parameter that are worker `rank`'s.
-    fn numbers(&self, share: Share, rank: usize) -> Range<usize> {
+    /// The numbers of the parameter that are worker `rank`'s, of so many.
+    fn numbers(&self, rank: usize, size: usize) -> Range<usize> {
         let [rows, columns] = self.shape;
-        let own = share.rows_of(rank, rows);
+        let own = part(rows, rank, size);
         let part = part(own.len(), self.at, self.of);
         (own.start + part.start) * columns..(own.start + part.end) * columns
     }
@@ -79,7 +47,7 @@ impl Piece {
 
 /// Pieces that go together: first what is worker 0's of each, and so on.
 struct Message<'a> {
-    share: Share,
+    workers: &'a dyn Workers,
     pieces: &'a [Piece],
     /// Numbers that stand before each worker's.
     ahead: usize,
@@ -101,18 +69,30 @@ fn messages(parameters: &[(ParamId, [usize; 2])]) -> Vec<Vec<Piece>> {
 impl Message<'_> {
     /// How many numbers are each worker's.
     fn counts(&self) -> Vec<usize> {
-        let of = |rank| self.pieces.iter().map(|p| p.numbers(self.share, rank).len()).sum::<usize>();
-        (0..self.share.size).map(|rank| self.ahead + of(rank)).collect()
+        let of = |rank| self.pieces.iter().map(|p| p.numbers(rank, self.workers.size()).len()).sum::<usize>();
+        (0..self.workers.size()).map(|rank| self.ahead + of(rank)).collect()
     }
 
     /// Tells `visit` of the numbers of each piece that are worker `rank`'s, and where they lie in its part of the message.
     fn each(&self, rank: usize, mut visit: impl FnMut(usize, Range<usize>, Range<usize>)) {
         let mut at = self.ahead;
         for (i, piece) in self.pieces.iter().enumerate() {
-            let numbers = piece.numbers(self.share, rank);
+            let numbers = piece.numbers(rank, self.workers.size());
             let here = at..at + numbers.len();
             at = here.end;
             visit(i, numbers, here);
+        }
+    }
+
+    /// Gives each its part of the message, and hands the numbers of each piece to `put`, with where they belong.
+    fn all_gather(&self, part: &[f32], mut put: impl FnMut(usize, Range<usize>, &[f32])) {
+        let counts = self.counts();
+        let all = self.workers.all_gather(part, &counts);
+        let mut rest = &all[..];
+        for (rank, count) in counts.into_iter().enumerate() {
+            let (part, behind) = rest.split_at(count);
+            rest = behind;
+            self.each(rank, |i, numbers, here| put(i, numbers, &part[here]));
         }
     }
 }
@@ -148,13 +128,12 @@ pub(crate) fn add_up(
     own: bool,
     device: &Device,
 ) -> Sums {
-    let share = Share::of(workers);
     let mut sums = Sums { gradients: Vec::new(), given: Vec::new() };
     // The gradient of each parameter that is under way, if there is one, and what the sums are so far.
     let mut held: VecDeque<(Option<Vec<f32>>, Vec<f32>)> = VecDeque::new();
     for pieces in messages(parameters) {
         // Before the rows stands how many workers have a gradient of each parameter.
-        let message = Message { share, pieces: &pieces, ahead: pieces.len() };
+        let message = Message { workers, pieces: &pieces, ahead: pieces.len() };
         for piece in pieces.iter().filter(|p| p.at == 0) {
             let Ok((ready, gradient)) = receiver.recv() else { return sums };
             assert_eq!(ready, piece.id, "gradients come in the order of a backward pass");
@@ -178,15 +157,9 @@ pub(crate) fn add_up(
         let part = workers.reduce_scatter(&numbers, &counts);
         drop(numbers);
         if own {
-            message.each(share.rank, |i, _, here| held[i].1.extend_from_slice(&part[here]));
+            message.each(workers.rank(), |i, _, here| held[i].1.extend_from_slice(&part[here]));
         } else {
-            let all = workers.all_gather(&part, &counts);
-            let mut rest = &all[..];
-            for (rank, count) in counts.iter().enumerate() {
-                let (part, behind) = rest.split_at(*count);
-                rest = behind;
-                message.each(rank, |i, numbers, here| held[i].1[numbers].copy_from_slice(&part[here]));
-            }
+            message.all_gather(&part, |i, numbers, sums| held[i].1[numbers].copy_from_slice(sums));
         }
         for (piece, given) in pieces.iter().zip(&part).filter(|(p, _)| p.is_last()) {
             let (_, sum) = held.pop_front().expect("what has begun ends");
@@ -209,27 +182,20 @@ fn gather(
     mut own: impl FnMut(ParamId) -> Option<Tensor<2>>,
     mut whole: impl FnMut(ParamId, Vec<f32>, [usize; 2]),
 ) {
-    let share = Share::of(workers);
     let mut held: VecDeque<(Vec<f32>, Vec<f32>)> = VecDeque::new();
     for pieces in messages(parameters) {
-        let message = Message { share, pieces: &pieces, ahead: 0 };
+        let message = Message { workers, pieces: &pieces, ahead: 0 };
         for piece in pieces.iter().filter(|p| p.at == 0) {
             let [rows, columns] = piece.shape;
             held.push_back((own(piece.id).map(on_host).unwrap_or_default(), vec![0.0; rows * columns]));
         }
         let mut part = Vec::new();
-        message.each(share.rank, |i, numbers, _| {
-            let begin = share.rows(pieces[i].shape[0]).start * pieces[i].shape[1];
+        message.each(workers.rank(), |i, numbers, _| {
+            let [rows, columns] = pieces[i].shape;
+            let begin = share(rows, workers).start * columns;
             part.extend_from_slice(&held[i].0[numbers.start - begin..numbers.end - begin]);
         });
-        let counts = message.counts();
-        let all = workers.all_gather(&part, &counts);
-        let mut rest = &all[..];
-        for (rank, count) in counts.iter().enumerate() {
-            let (part, behind) = rest.split_at(*count);
-            rest = behind;
-            message.each(rank, |i, numbers, here| held[i].1[numbers].copy_from_slice(&part[here]));
-        }
+        message.all_gather(&part, |i, numbers, rows| held[i].1[numbers].copy_from_slice(rows));
         for piece in pieces.iter().filter(|p| p.is_last()) {
             let (_, numbers) = held.pop_front().expect("what has begun ends");
             whole(piece.id, numbers, piece.shape);

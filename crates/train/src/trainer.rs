@@ -1,5 +1,6 @@
 //! The training run: reference scores, steps, evaluation, events. It knows of no task in particular.
 
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -7,7 +8,7 @@ use std::time::Instant;
 
 use burn::tensor::Tensor;
 use collimate_model::{AdamW, Decoder, Grads, Load, Memory, Moments, Options, Profile};
-use collimate_workers::{Solo, Workers};
+use collimate_workers::{Solo, Workers, share};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
@@ -22,7 +23,7 @@ use crate::reference::{parse, record};
 use crate::settings::Settings;
 use crate::step::{self, How, Items};
 use crate::task::{Size, Source, Task, Unit};
-use crate::team::{self, Share};
+use crate::team;
 
 /// What a run tells whoever watches it.
 #[derive(Clone, Debug)]
@@ -149,8 +150,16 @@ pub struct Trainer<T: Task> {
     /// What the loss that balances experts is multiplied by.
     balance: f64,
     workers: Arc<dyn Workers>,
-    /// The rows of which this worker has the optimiser's state, where it is split over several.
-    share: Option<Share>,
+}
+
+/// Whether each of several workers keeps the optimiser's state of its rows alone.
+fn splits(s: &Settings, workers: &dyn Workers) -> bool {
+    s.zero_stage > 0 && workers.size() > 1
+}
+
+/// The rows, of a parameter of so many, of which a worker keeps it.
+fn kept(s: &Settings, workers: &dyn Workers, rows: usize) -> Range<usize> {
+    if splits(s, workers) { share(rows, workers) } else { 0..rows }
 }
 
 fn how(s: &Settings, plan: Plan, units: usize) -> How {
@@ -260,8 +269,7 @@ impl<T: Task> Trainer<T> {
         let balance = router_aux_loss_coef(&policy, &settings)?;
         let (progress, train) = (Progress::default(), Box::new(train));
         let (reference, scores, stop, looks) = (None, None, None, None);
-        let share = (settings.zero_stage > 0 && workers.size() > 1).then(|| Share::of(workers.as_ref()));
-        let moments = Moments::new_rows(&policy, |n| share.map_or(0..n, |share| share.rows(n)));
+        let moments = Moments::new_rows(&policy, |n| kept(&settings, workers.as_ref(), n));
         let mut run = Self {
             policy,
             reference,
@@ -276,7 +284,6 @@ impl<T: Task> Trainer<T> {
             looks,
             balance,
             workers,
-            share,
         };
         if run.settings.max_memory_mib > 0 {
             run.progress.plan = Some(run.fitting()?);
@@ -335,11 +342,15 @@ impl<T: Task> Trainer<T> {
         self
     }
 
+    fn splits(&self) -> bool {
+        splits(&self.settings, self.workers.as_ref())
+    }
+
     /// Of moments what this worker keeps.
     fn own(&self, moments: Moments) -> Moments {
-        match self.share {
-            Some(share) => moments.rows(|n| share.rows(n)),
-            None => moments,
+        match self.splits() {
+            true => moments.rows(|n| share(n, self.workers.as_ref())),
+            false => moments,
         }
     }
 
@@ -397,14 +408,14 @@ impl<T: Task> Trainer<T> {
     fn how(&self, plan: Plan, units: usize) -> How {
         let mut how = how(&self.settings, plan, units);
         how.engine.router_aux_loss_coef = self.balance;
-        how.own_rows = self.share.is_some();
+        how.own_rows = self.splits();
         how
     }
 
     fn memory_of(&self, plan: Plan, sizes: &[Size]) -> Memory {
         let options = self.how(plan, self.settings.per_device_train_batch_size).engine;
         let mut memory = self.policy.memory(self.load(plan, sizes), options);
-        if self.share.is_some() {
+        if self.splits() {
             memory.moments = memory.moments.div_ceil(self.workers.size());
         }
         memory
@@ -545,7 +556,7 @@ impl<T: Task> Trainer<T> {
         }
         let state = self.moments.first.iter().zip(&self.moments.second).map(|(m, v)| m.is_some() && v.is_some());
         let parameters = self.policy.parameters().0.iter().zip(self.policy.params().trainable());
-        let kept = |p: &Tensor<2>| self.share.is_none_or(|share| !share.rows(p.dims()[0]).is_empty());
+        let kept = |p: &Tensor<2>| !kept(&self.settings, self.workers.as_ref(), p.dims()[0]).is_empty();
         if !state.eq(parameters.map(|(p, trained)| *trained && kept(p))) {
             return Err(Error::Resume(
                 "the optimiser's state is of other parameters than those that are trained".into(),
@@ -603,7 +614,7 @@ impl<T: Task> Trainer<T> {
             if save || (stopped && !last) {
                 let (progress, epoch) = (self.progress.clone(), self.epoch());
                 let workers = self.workers.as_ref();
-                let whole = self.share.map(|_| team::whole_moments(workers, &self.policy, &self.moments));
+                let whole = self.splits().then(|| team::whole_moments(workers, &self.policy, &self.moments));
                 let moments = whole.as_ref().unwrap_or(&self.moments);
                 observer(Event::Save(&State { policy: &self.policy, moments, progress, epoch, steps }))?;
                 if stopped && !last {
@@ -658,10 +669,10 @@ impl<T: Task> Trainer<T> {
         let adamw =
             AdamW { beta1: s.adam_beta1, beta2: s.adam_beta2, epsilon: s.adam_epsilon, weight_decay: s.weight_decay };
         self.progress.window.add(&outcome.rows, &pools);
-        match self.share {
-            None => adamw.step(&mut self.policy, &mut self.moments, outcome.gradients, rate, scale),
-            Some(share) => {
-                let (gradients, rows) = (outcome.gradients, |n| share.rows(n));
+        match self.splits() {
+            false => adamw.step(&mut self.policy, &mut self.moments, outcome.gradients, rate, scale),
+            true => {
+                let (gradients, rows) = (outcome.gradients, |n| share(n, self.workers.as_ref()));
                 let own = adamw.step_rows(&self.policy, &mut self.moments, gradients, (rate, scale), rows);
                 team::share_values(self.workers.as_ref(), &mut self.policy, &outcome.given, own);
             }
@@ -831,6 +842,20 @@ mod tests {
         assert!(said.contains("router_aux_loss_coef is 0.1, and model_type \"llama\" has no experts"), "{said}");
     }
 
+    /// What a run saves on its way.
+    fn saved<T: Task>(trainer: &mut Trainer<T>) -> Vec<(Decoder, Moments, Progress)> {
+        let mut saved = Vec::new();
+        trainer
+            .run(&mut |event| {
+                if let Event::Save(state) = event {
+                    saved.push((state.policy.clone(), state.moments.clone(), state.progress.clone()));
+                }
+                Ok(())
+            })
+            .unwrap();
+        saved
+    }
+
     /// The lines of metrics of a run.
     fn lines<T: Task>(mut trainer: Trainer<T>) -> Vec<Map<String, Value>> {
         let mut lines = Vec::new();
@@ -904,15 +929,7 @@ mod tests {
                 let dpo = Method::find("dpo").unwrap().objective(&Map::new()).unwrap();
                 let new = Trainer::<Preference>::among(worker.clone(), decoder(), dpo, settings, pairs(), None);
                 let mut trainer = new.unwrap();
-                let mut saved = Vec::new();
-                trainer
-                    .run(&mut |event| {
-                        if let Event::Save(state) = event {
-                            saved.push((state.policy.clone(), state.moments.clone(), state.progress.clone()));
-                        }
-                        Ok(())
-                    })
-                    .unwrap();
+                let saved = saved(&mut trainer);
                 let numbers = |t: &Vec<Option<Tensor<2>>>| t.iter().flatten().map(|t| t.shape().num_elements()).sum();
                 let held: usize = numbers(&trainer.moments.first);
                 assert_eq!(held, numbers(&trainer.moments.second));
@@ -981,15 +998,8 @@ mod tests {
         let objective = || Method::find("dpo").unwrap().objective(&Map::new()).unwrap();
         let settings = Settings { max_steps: 4, save_steps: 2, ..Settings::default() };
         let new = |policy| Trainer::<Preference>::new(policy, objective(), settings.clone(), pairs(), None).unwrap();
-        let (mut saved, mut trainer) = (Vec::new(), new(decoder()));
-        trainer
-            .run(&mut |event| {
-                if let Event::Save(state) = event {
-                    saved.push((state.policy.clone(), state.moments.clone(), state.progress.clone()));
-                }
-                Ok(())
-            })
-            .unwrap();
+        let mut trainer = new(decoder());
+        let mut saved = saved(&mut trainer);
         // Also after the last step: the run may go on with more of them.
         assert_eq!(saved.iter().map(|(_, _, p)| p.step).collect::<Vec<_>>(), [2, 4]);
         let (policy, moments, progress) = saved.swap_remove(0);

@@ -48,6 +48,17 @@ pub fn exchange<T: Serialize + DeserializeOwned>(workers: &dyn Workers, own: &T)
     said.map(|(rank, bytes)| ciborium::from_reader(&bytes[..]).map_err(|_| Error::Astray { rank })).collect()
 }
 
+/// All of a list of which each has a part, in the order of their ranks.
+///
+/// # Errors
+/// As [`exchange`].
+pub fn of_all<T: Serialize + DeserializeOwned>(workers: &dyn Workers, own: Vec<T>) -> Result<Vec<T>, Error> {
+    match workers.size() {
+        1 => Ok(own),
+        _ => Ok(exchange(workers, &own)?.into_iter().flatten().collect()),
+    }
+}
+
 /// The units `from .. to` of `units` that a worker computes.
 pub fn share(units: usize, workers: &dyn Workers) -> std::ops::Range<usize> {
     part(units, workers.rank(), workers.size())

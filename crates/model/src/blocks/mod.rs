@@ -280,19 +280,15 @@ pub trait Block: Debug + Send + Sync {
     fn numbers(&self, on: &Site<'_>) -> Numbers;
 }
 
+/// What a layer keeps for its backward pass, whatever it is.
+pub type Kept = Box<dyn Any + Send>;
+
 /// A [`Block`] whose kind is known at run time only: what a stack of layers is made of.
 pub trait AnyBlock: Debug + Send + Sync {
     /// As [`Block::forward`].
-    fn forward(&self, cx: &Cx<'_>, x: Tensor<2>) -> (Tensor<2>, Box<dyn Any + Send>);
+    fn forward(&self, cx: &Cx<'_>, x: Tensor<2>) -> (Tensor<2>, Kept);
     /// As [`Block::backward`].
-    fn backward(
-        &self,
-        cx: &Cx<'_>,
-        x: Tensor<2>,
-        saved: Box<dyn Any + Send>,
-        dy: Tensor<2>,
-        grads: &mut Grads,
-    ) -> Tensor<2>;
+    fn backward(&self, cx: &Cx<'_>, x: Tensor<2>, saved: Kept, dy: Tensor<2>, grads: &mut Grads) -> Tensor<2>;
     /// As [`Block::extend`].
     fn extend(&self, cx: &Cx<'_>, x: Tensor<2>, cache: &mut Cache) -> Tensor<2>;
     /// As [`Block::params`].
@@ -302,18 +298,11 @@ pub trait AnyBlock: Debug + Send + Sync {
 }
 
 impl<B: Block> AnyBlock for B {
-    fn forward(&self, cx: &Cx<'_>, x: Tensor<2>) -> (Tensor<2>, Box<dyn Any + Send>) {
+    fn forward(&self, cx: &Cx<'_>, x: Tensor<2>) -> (Tensor<2>, Kept) {
         let (y, saved) = Block::forward(self, cx, x);
         (y, Box::new(saved))
     }
-    fn backward(
-        &self,
-        cx: &Cx<'_>,
-        x: Tensor<2>,
-        saved: Box<dyn Any + Send>,
-        dy: Tensor<2>,
-        grads: &mut Grads,
-    ) -> Tensor<2> {
+    fn backward(&self, cx: &Cx<'_>, x: Tensor<2>, saved: Kept, dy: Tensor<2>, grads: &mut Grads) -> Tensor<2> {
         let saved = saved.downcast::<B::Saved>().expect("a block is given back what it kept");
         Block::backward(self, cx, x, *saved, dy, grads)
     }
@@ -329,7 +318,7 @@ impl<B: Block> AnyBlock for B {
 }
 
 impl Block for Box<dyn AnyBlock> {
-    type Saved = Box<dyn Any + Send>;
+    type Saved = Kept;
 
     fn forward(&self, cx: &Cx<'_>, x: Tensor<2>) -> (Tensor<2>, Self::Saved) {
         (**self).forward(cx, x)

@@ -101,12 +101,8 @@ impl<'a> Pool<'a> {
         // Room is made for twice as much each time.
         growth.blocks = self.holders.len().next_power_of_two();
         self.cache.growth = growth;
-        if self.decoder.kernels.any() {
-            // On a thread of the pool that shares their work: many small pieces are handed over quicker from there.
-            rayon::scope(|_| self.step(&new));
-        } else {
-            self.step(&new);
-        }
+        let decoder = self.decoder;
+        decoder.pooled(|| self.step(&new));
         &mut self.logits
     }
 
